@@ -1,0 +1,49 @@
+# Everything installs into virtual environments of its own; nothing else on the machine changes.
+PYTHON ?= python3
+VENV ?= .venv
+TEST_VENV ?= .venv-test
+# The engine is also tested on these, where they are at hand (Slicer 5.10 and later run 3.12).
+ALSO := $(shell for v in 3.12; do python$$v -c '' 2>/dev/null && echo $$v; done)
+
+.PHONY: demo test test-engine lint sample clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/qmedsam demo -o demo
+
+$(VENV)/installed: pyproject.toml QMedSAMSegment/Resources/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet -e .
+	touch $@
+
+test: $(TEST_VENV)/installed
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/python -m pytest
+	for v in $(ALSO); do $(MAKE) test-engine PYTHON=python$$v TEST_VENV=.venv-test-$$v || exit 1; done
+
+# Without torch: the engine's own tests on another interpreter, e.g. make test-engine PYTHON=python3.9 TEST_VENV=.venv-39
+test-engine:
+	test -d $(TEST_VENV) || $(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
+	$(TEST_VENV)/bin/python -m pip install --quiet -e . pytest hypothesis jsonschema
+	$(TEST_VENV)/bin/python -m pytest Testing/engine
+
+# torch first and pinned: asked for as a range, pip takes a build with gigabytes of CUDA.
+$(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requirements.txt Testing/constraints.txt
+	$(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt torch
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r QMedSAMSegment/Resources/requirements.txt
+	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt -e . -e Training -r Testing/requirements.txt
+	touch $@
+
+# The phantom that ships under Resources/SampleData.
+sample: $(VENV)/installed
+	$(VENV)/bin/python -c "from qmedsam.phantom import write_sample; write_sample('Resources/SampleData')"
+
+lint: $(TEST_VENV)/installed
+	$(TEST_VENV)/bin/ruff check --fix .
+	$(TEST_VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(TEST_VENV) .venv-test-* demo
