@@ -1,0 +1,24 @@
+"""The one exception that a user can mend."""
+
+from __future__ import annotations
+
+
+class QMedSAMError(Exception):
+    """Something is wrong that the user can put right.
+
+    Attributes:
+        message: one sentence saying what is wrong, without a traceback's vocabulary.
+        hint: one sentence saying what to do about it (may be empty).
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class Cancelled(Exception):
+    """Raised between two slices when the caller's ``cancelled()`` turned true."""

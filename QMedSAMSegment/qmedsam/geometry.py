@@ -1,0 +1,380 @@
+"""Boxes, slices and the square that the network sees.
+
+Frames and units
+    *ijk*   continuous voxel coordinates of a volume; voxel centres lie at integers, so voxel ``i`` covers
+            ``[i - 0.5, i + 0.5]``. Arrays are stored *kji* (numpy order): ``array_kji[k, j, i]``.
+    *xy*    the same, on one slice: ``x`` runs along the columns, ``y`` along the rows. A *rectangle* is
+            ``(x0, y0, x1, y1)`` with its edges in these coordinates (a tight box around one pixel has the width 1).
+    *uv*    network pixels inside a :class:`Frame`, again with centres at integers.
+    *RAS*   patient coordinates in mm, as in 3D Slicer. Files and SimpleITK speak LPS; only ``files`` converts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Callable, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .errors import QMedSAMError
+
+Rectangle = Tuple[float, float, float, float]
+Pixels = Tuple[int, int, int, int]
+
+#: Slack in voxels when a plane touches a corner: keeps a box drawn from half-voxel edges stable against rounding.
+TOUCH = 1e-6
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image with its place in the patient.
+
+    Args:
+        array_kji: ``(k, j, i)`` grey values, or ``(k, j, i, 3)`` RGB. A 2D image has ``k == 1``. Never written to.
+        ijk_to_ras: ``4 x 4`` matrix from voxel indices to RAS in mm.
+        modality: DICOM-like name (``CT``, ``MR``, ``PET``, ``US`` ...) or ``""`` when the file does not say.
+        name: shown to the user and used for segment names.
+
+    Raises:
+        QMedSAMError: empty or wrongly shaped array, singular matrix, no finite value, or a complex type.
+    """
+
+    array_kji: np.ndarray
+    ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
+    modality: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        array = self.array_kji
+        if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] != 3):
+            raise QMedSAMError(
+                f"The image has the shape {tuple(array.shape)}; a grey 3D image or an RGB image is needed.",
+                "Extract one time point or channel first." if array.ndim >= 4 else "",
+            )
+        if array.size == 0:
+            raise QMedSAMError("The image is empty.", "Check that the file was exported completely.")
+        if array.dtype.kind not in "biuf":
+            raise QMedSAMError(f"Voxels of the type {array.dtype} are not grey values.", "Convert the image to a scalar type.")
+        matrix = np.asarray(self.ijk_to_ras, dtype=float)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+            raise QMedSAMError(
+                "The image has no valid geometry (a voxel axis is missing, not finite or parallel to another).",
+                "Check spacing and direction in the file's header.",
+            )
+        object.__setattr__(self, "ijk_to_ras", matrix)
+
+    @property
+    def shape_ijk(self) -> Tuple[int, int, int]:
+        """Number of voxels along i, j and k."""
+        k, j, i = self.array_kji.shape[:3]
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Distance of neighbouring voxel centres along i, j and k, in mm."""
+        return np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.array_kji.ndim == 4
+
+
+@dataclass(frozen=True)
+class Box:
+    """An oriented 3D box prompt: a parallelepiped in continuous voxel coordinates.
+
+    Args:
+        center_ijk: its centre.
+        half_axes_ijk: ``3 x 3``; column ``n`` is the vector from the centre to the middle of face ``n``. A rotated ROI is
+            a parallelepiped here (not a cuboid) as soon as voxels are anisotropic, which is why it is kept as vectors.
+        label: value of the object in the label array, from 1; 0 means "number me by position".
+        name: of the segment.
+        color: RGB in 0..1, or None for a default.
+    """
+
+    center_ijk: np.ndarray
+    half_axes_ijk: np.ndarray
+    label: int = 0
+    name: str = ""
+    color: Optional[Tuple[float, float, float]] = None
+
+    def __post_init__(self) -> None:
+        center = np.asarray(self.center_ijk, dtype=float).reshape(-1)
+        axes = np.asarray(self.half_axes_ijk, dtype=float)
+        if center.shape != (3,) or axes.shape != (3, 3) or not (np.isfinite(center).all() and np.isfinite(axes).all()):
+            raise QMedSAMError(f"The box {self.name or self.label or ''} has no valid position or size.", "Draw it again.")
+        object.__setattr__(self, "center_ijk", center)
+        object.__setattr__(self, "half_axes_ijk", axes)
+
+    @classmethod
+    def from_edges(cls, lower_ijk: Sequence[float], upper_ijk: Sequence[float], **attributes) -> Box:
+        """Axis-aligned box from its outer edges in continuous voxel coordinates (order of the corners is free)."""
+        a, b = np.asarray(lower_ijk, dtype=float), np.asarray(upper_ijk, dtype=float)
+        return cls((a + b) / 2, np.diag(np.abs(b - a) / 2), **attributes)
+
+    @classmethod
+    def from_voxels(cls, first_ijk: Sequence[float], last_ijk: Sequence[float], **attributes) -> Box:
+        """Axis-aligned box that contains the voxels ``first..last``, both included (what a mask's extent gives)."""
+        a, b = np.asarray(first_ijk, dtype=float), np.asarray(last_ijk, dtype=float)
+        return cls.from_edges(np.minimum(a, b) - 0.5, np.maximum(a, b) + 0.5, **attributes)
+
+    @classmethod
+    def from_ras(cls, center_ras: Sequence[float], half_axes_ras: np.ndarray, ijk_to_ras: np.ndarray, **attributes) -> Box:
+        """Box of a ROI given in RAS mm (``half_axes_ras``: columns) on a volume; exact for rotated and sheared grids."""
+        ras_to_ijk = np.linalg.inv(np.asarray(ijk_to_ras, dtype=float))
+        center = (ras_to_ijk @ np.append(np.asarray(center_ras, dtype=float), 1.0))[:3]
+        return cls(center, ras_to_ijk[:3, :3] @ np.asarray(half_axes_ras, dtype=float), **attributes)
+
+    @property
+    def corners_ijk(self) -> np.ndarray:
+        """The eight corners, ``8 x 3``, in the order of :func:`itertools.product` of (-1, 1)."""
+        return self.center_ijk + np.array(list(itertools.product((-1, 1), repeat=3))) @ self.half_axes_ijk.T
+
+    @property
+    def volume_voxels(self) -> float:
+        """Size in voxels."""
+        return float(8 * abs(np.linalg.det(self.half_axes_ijk)))
+
+    def slices(self, axis: int, count: int) -> range:
+        """Slices along ijk axis ``axis`` whose centre plane cuts the box, within ``0..count-1``."""
+        along = self.corners_ijk[:, axis]
+        first = int(np.ceil(along.min() - TOUCH))
+        last = int(np.floor(along.max() + TOUCH))
+        return range(max(first, 0), min(last, count - 1) + 1)
+
+    def cut(self, view: View, index: int) -> Optional[Rectangle]:
+        """Bounding rectangle (xy, edges) of the box's cut with a slice's centre plane; None where they do not meet."""
+        corners = self.corners_ijk
+        height = corners[:, view.axis] - index
+        points = [corners[np.abs(height) <= TOUCH]]
+        for a, b in _EDGES:  # where an edge passes through the plane
+            if height[a] * height[b] < 0:
+                t = height[a] / (height[a] - height[b])
+                points.append((corners[a] + t * (corners[b] - corners[a]))[None])
+        cut = np.concatenate(points)[:, view.in_plane]
+        if not len(cut):
+            return None
+        (x0, y0), (x1, y1) = cut.min(axis=0), cut.max(axis=0)
+        return float(x0), float(y0), float(x1), float(y1)
+
+    def inside(self, view: View, index: int, pixels: Pixels) -> np.ndarray:
+        """Which pixel centres of a slice lie in the box: boolean ``(y1 - y0) x (x1 - x0)`` for ``pixels`` (end excluded)."""
+        x0, y0, x1, y1 = pixels
+        points = np.empty((y1 - y0, x1 - x0, 3))
+        points[..., view.axis] = index
+        points[..., view.in_plane[0]] = np.arange(x0, x1)
+        points[..., view.in_plane[1]] = np.arange(y0, y1)[:, None]
+        # A flat ROI (a 2D box drawn on one slice) has one zero axis: give it one voxel of thickness, its plane decides.
+        axes = self.half_axes_ijk
+        if abs(np.linalg.det(axes)) < 1e-9:
+            axes = axes + 0.5 * _missing_directions(axes)
+        local = (points - self.center_ijk) @ np.linalg.inv(axes).T
+        return (np.abs(local) <= 1 + TOUCH).all(axis=-1)
+
+
+_EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
+
+
+def _missing_directions(axes: np.ndarray) -> np.ndarray:
+    """Unit columns that complete a rank-deficient set of axes; zero where a column is already there."""
+    u, s, vt = np.linalg.svd(axes)
+    weak = s < 1e-6 * max(s.max(), 1.0)
+    return (u[:, weak]) @ vt[weak]
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to slice a volume.
+
+    Args:
+        axis: the ijk axis along which the slices follow each other (2 = k, the acquisition's own slices).
+        shape_ijk: of the volume.
+        spacing_mm: of the volume, ijk order.
+    """
+
+    axis: int
+    shape_ijk: Tuple[int, int, int]
+    spacing_mm: Tuple[float, float, float]
+
+    @classmethod
+    def of(cls, volume: Volume, axis: int) -> View:
+        i, j, k = (float(s) for s in volume.spacing_mm)
+        return cls(axis, volume.shape_ijk, (i, j, k))
+
+    @property
+    def in_plane(self) -> Tuple[int, int]:
+        """ijk axes of x (columns) and y (rows)."""
+        return tuple(a for a in (0, 1, 2) if a != self.axis)  # type: ignore[return-value]
+
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return self.shape_ijk[self.axis]
+
+    @property
+    def shape_yx(self) -> Tuple[int, int]:
+        """Rows and columns of a slice."""
+        x, y = self.in_plane
+        return self.shape_ijk[y], self.shape_ijk[x]
+
+    @property
+    def pixel_mm(self) -> Tuple[float, float]:
+        """Size of a pixel along x and y in mm."""
+        x, y = self.in_plane
+        return self.spacing_mm[x], self.spacing_mm[y]
+
+    def slice_of(self, array_kji: np.ndarray, index: int) -> np.ndarray:
+        """A slice as ``rows x columns (x 3)``; a view into the array, not a copy."""
+        return array_kji[(slice(None),) * (2 - self.axis) + (index,)]
+
+    def pixels_of(self, rectangle: Rectangle) -> Pixels:
+        """Pixels whose centres lie in a rectangle, clipped to the slice: ``(x0, y0, x1, y1)``, end excluded."""
+        height, width = self.shape_yx
+        x0, y0 = (max(int(np.ceil(v - TOUCH)), 0) for v in rectangle[:2])
+        x1 = min(int(np.floor(rectangle[2] + TOUCH)) + 1, width)
+        y1 = min(int(np.floor(rectangle[3] + TOUCH)) + 1, height)
+        return x0, y0, max(x1, x0), max(y1, y0)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The square that the network sees: crop, isotropic-in-mm scale and pad of a slice, and the way back.
+
+    Sampling is separable: a row of weights per network pixel (a triangle as wide as the larger of a source and a
+    network pixel, so that shrinking averages and does not alias), which is two small matrix products per slice. The
+    papers' own code resamples differently in training and at run time; here both call this class.
+
+    Args:
+        left, top: outer edge of the square in slice coordinates (xy, centres at integers).
+        scale_x, scale_y: network pixels per slice pixel. They differ when pixels are not square in mm.
+        size: network pixels along a side.
+    """
+
+    left: float
+    top: float
+    scale_x: float
+    scale_y: float
+    size: int
+
+    @classmethod
+    def square(cls, center_xy: Tuple[float, float], side_mm: float, pixel_mm: Tuple[float, float], size: int) -> Frame:
+        """A square of ``side_mm`` around a point of the slice."""
+        per_mm = size / side_mm
+        scale_x, scale_y = per_mm * pixel_mm[0], per_mm * pixel_mm[1]
+        return cls(center_xy[0] - size / scale_x / 2, center_xy[1] - size / scale_y / 2, scale_x, scale_y, size)
+
+    @classmethod
+    def whole_slice(cls, view: View, size: int) -> Frame:
+        """The papers' frame: the longest side fills the square, padding goes right and bottom."""
+        height, width = view.shape_yx
+        mm_x, mm_y = view.pixel_mm
+        per_mm = size / max(width * mm_x, height * mm_y)
+        return cls(-0.5, -0.5, per_mm * mm_x, per_mm * mm_y, size)
+
+    @classmethod
+    def around(cls, rectangle: Rectangle, view: View, size: int, margin: float) -> Frame:
+        """A square around a rectangle, ``margin`` times its longer side (in mm) added on every side."""
+        x0, y0, x1, y1 = rectangle
+        mm_x, mm_y = view.pixel_mm
+        # One pixel at least: a box around a single pixel still needs a frame of finite size.
+        side = max((x1 - x0) * mm_x, (y1 - y0) * mm_y, mm_x, mm_y)
+        return cls.square(((x0 + x1) / 2, (y0 + y1) / 2), side * (1 + 2 * margin), view.pixel_mm, size)
+
+    def to_network(self, rectangle: Rectangle) -> Rectangle:
+        """A rectangle of the slice in network pixels (uv, edges)."""
+        x0, y0, x1, y1 = rectangle
+        return (
+            (x0 - self.left) * self.scale_x - 0.5,
+            (y0 - self.top) * self.scale_y - 0.5,
+            (x1 - self.left) * self.scale_x - 0.5,
+            (y1 - self.top) * self.scale_y - 0.5,
+        )
+
+    def to_slice(self, rectangle: Rectangle) -> Rectangle:
+        """The inverse of :meth:`to_network`."""
+        u0, v0, u1, v1 = rectangle
+        return (
+            (u0 + 0.5) / self.scale_x + self.left,
+            (v0 + 0.5) / self.scale_y + self.top,
+            (u1 + 0.5) / self.scale_x + self.left,
+            (v1 + 0.5) / self.scale_y + self.top,
+        )
+
+    def sample(
+        self, image: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray] = np.float32
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Draw a slice into the square.
+
+        Args:
+            image: ``rows x columns`` or ``rows x columns x channels``.
+            prepare: applied to the touched part before it is resampled (grey values to 0..1); returns float32.
+
+        Returns:
+            ``size x size (x channels)`` float32, zero outside the slice, and the boolean ``size x size`` map of the
+            pixels that lie on the slice.
+        """
+        height, width = image.shape[:2]
+        columns, valid_u = _sampling(self.left, self.scale_x, self.size, width)
+        rows, valid_v = _sampling(self.top, self.scale_y, self.size, height)
+        if not (valid_u.any() and valid_v.any()):
+            raise QMedSAMError("The frame around the box lies outside the slice.", "Move the box onto the image.")
+        # Only the touched rows and columns take part: a small ROI of a large slice costs what the ROI costs.
+        (x0, x1), (y0, y1) = _touched(columns), _touched(rows)
+        crop = prepare(image[y0:y1, x0:x1])
+        # channels first, so that colours are three grey pictures to the products
+        planes = np.moveaxis(crop, -1, 0) if image.ndim == 3 else crop
+        drawn = rows[:, y0:y1] @ planes @ columns[:, x0:x1].T
+        drawn = np.moveaxis(drawn, 0, -1) if image.ndim == 3 else drawn
+        return np.ascontiguousarray(drawn), valid_v[:, None] & valid_u[None, :]
+
+    def restore(self, values: np.ndarray, pixels: Pixels) -> np.ndarray:
+        """Bring network output back onto slice pixels by linear interpolation.
+
+        Args:
+            values: ``m x m`` (logits); ``m`` may be a fraction of ``size``.
+            pixels: the part of the slice wanted, ``(x0, y0, x1, y1)``, end excluded.
+
+        Returns:
+            ``(y1 - y0) x (x1 - x0)`` float32.
+        """
+        x0, y0, x1, y1 = pixels
+        ratio = values.shape[-1] / self.size
+        u = ((np.arange(x0, x1) - self.left) * self.scale_x) * ratio - 0.5
+        v = ((np.arange(y0, y1) - self.top) * self.scale_y) * ratio - 0.5
+        rows, columns = _interpolation(v, values.shape[0]), _interpolation(u, values.shape[1])
+        return rows @ np.asarray(values, dtype=np.float32) @ columns.T
+
+
+@lru_cache(maxsize=16)  # the same frame is drawn on every slice of a run
+def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Weights ``size x length`` of a triangle filter, and which of the ``size`` samples lie on the image."""
+    centers = start + (np.arange(size) + 0.5) / scale
+    radius = max(1.0, 1.0 / scale)
+    weights = 1 - np.abs(np.arange(length)[None, :] - centers[:, None]) / radius
+    np.clip(weights, 0, None, out=weights)
+    valid = (centers >= -0.5) & (centers <= length - 0.5)
+    weights[~valid] = 0
+    total = weights.sum(axis=1, keepdims=True)
+    return (weights / np.where(total > 0, total, 1)).astype(np.float32), valid
+
+
+def _touched(weights: np.ndarray) -> Tuple[int, int]:
+    used = np.flatnonzero(weights.any(axis=0))
+    return int(used[0]), int(used[-1]) + 1
+
+
+def _interpolation(position: np.ndarray, length: int) -> np.ndarray:
+    """Weights ``len(position) x length`` of linear interpolation, clamped at the border."""
+    position = np.clip(position, 0, length - 1)
+    weights = 1 - np.abs(np.arange(length)[None, :] - position[:, None])
+    return np.clip(weights, 0, None).astype(np.float32)
+
+
+def extent_of(mask: np.ndarray) -> Optional[Rectangle]:
+    """Tight rectangle (edges) around a 2D mask, or None when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5

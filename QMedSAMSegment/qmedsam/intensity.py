@@ -1,0 +1,151 @@
+"""Grey values and colours into the 0..1 that the network was trained on; one implementation for training and run time.
+
+CT is windowed; everything else is clipped to the 0.5 and 99.5 percentile of its voxels above zero, as the challenge's
+own preparation does; 8-bit pictures and RGB are taken as they are (they were windowed when they were saved).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Optional, Tuple
+
+import numpy as np
+
+from .errors import QMedSAMError
+from .geometry import Volume
+
+#: (width, level) in HU; the presets of MedSAM's preparation and of MedSAMSlicer.
+CT_WINDOWS: Dict[str, Tuple[float, float]] = {
+    "abdomen": (400, 40),
+    "lung": (1500, -600),
+    "brain": (80, 40),
+    "mediastinum": (350, 50),
+    "bone": (1800, 400),
+}
+
+#: Names a user or a DICOM header may use, and the one used in manifests.
+MODALITIES: Dict[str, str] = {
+    "CT": "CT",
+    "MR": "MR",
+    "MRI": "MR",
+    "PET": "PET",
+    "PT": "PET",
+    "NM": "PET",
+    "US": "US",
+    "ULTRASOUND": "US",
+    "XRAY": "XRay",
+    "X-RAY": "XRay",
+    "CR": "XRay",
+    "DX": "XRay",
+    "MG": "Mammography",
+    "MAMMOGRAPHY": "Mammography",
+    "ES": "Endoscopy",
+    "ENDOSCOPY": "Endoscopy",
+    "DERMOSCOPY": "Dermoscopy",
+    "XC": "Dermoscopy",
+    "FUNDUS": "Fundus",
+    "OP": "Fundus",
+    "OCT": "OCT",
+    "OPT": "OCT",
+    "MICROSCOPY": "Microscopy",
+    "MICROSCOPE": "Microscopy",
+    "SM": "Microscopy",
+    "GM": "Microscopy",
+}
+
+#: Voxels looked at for percentiles; more change the third digit at most and cost seconds on a whole-body scan.
+_SAMPLE = 2_000_000
+
+
+def known_modality(name: str) -> str:
+    """The manifest's name of a modality.
+
+    Raises:
+        QMedSAMError: the name is not known.
+    """
+    try:
+        return MODALITIES[name.strip().upper()]
+    except KeyError:
+        raise QMedSAMError(
+            f"The modality '{name}' is not known.", "Use one of: " + ", ".join(sorted(set(MODALITIES.values()))) + "."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """A linear map of grey values to 0..1, clipped: ``low`` becomes 0 and ``high`` 1. Applied slice by slice."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, volume: Volume, modality: str, window: Optional[Tuple[float, float]] = None) -> Intensity:
+        """The map for a volume.
+
+        Args:
+            volume: grey or RGB.
+            modality: a name of :data:`MODALITIES`' values.
+            window: (width, level) chosen by the user; overrules the modality.
+
+        Raises:
+            QMedSAMError: the image is constant or has no finite value.
+        """
+        array = volume.array_kji
+        if window is not None:
+            width, level = window
+            if not width > 0:
+                raise QMedSAMError(f"The window's width is {width}.", "It must be larger than 0.")
+            return cls(level - width / 2, level + width / 2)
+        values = array.reshape(-1)[:: max(1, array.size // _SAMPLE)]
+        values = values[np.isfinite(values)]
+        if not len(values):
+            raise QMedSAMError("The image has no finite value.", "Check how it was exported.")
+        lowest, highest = float(values.min()), float(values.max())
+        if lowest == highest and float(array.min()) == float(array.max()):
+            raise QMedSAMError("Every voxel of the image has the same value.", "There is nothing to segment in it.")
+        if volume.is_rgb or array.dtype in (np.uint8, np.bool_):
+            return cls(0.0, 255.0 if highest > 1 else 1.0)
+        # CT in HU always holds air or soft tissue below zero; a CT that does not was windowed before it was saved.
+        if modality == "CT" and lowest < -100:
+            width, level = CT_WINDOWS["abdomen"]
+            return cls(level - width / 2, level + width / 2)
+        # Zero is background (PET, skull-stripped MR) unless the image is signed, as z-scored exports are.
+        above = values[values > 0] if lowest >= 0 else values
+        low, high = (float(p) for p in np.percentile(above, (0.5, 99.5)))
+        if not high > low:  # e.g. a nearly binary image, whose 99.5 percentile is its background
+            low, high = lowest, highest
+        return cls(low, high)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 in 0..1, same shape; NaN and infinities become the nearer end (NaN: 0)."""
+        pixels = np.asarray(pixels)
+        # 8- and 16-bit values fit float32; an int64 or a float of 1e30 would overflow in the subtraction
+        exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
+        scaled = (pixels.astype(exact) - exact(self.low)) * exact(1 / (self.high - self.low))
+        np.clip(scaled, 0, 1, out=scaled)
+        if pixels.dtype.kind == "f":
+            scaled[np.isnan(scaled)] = 0
+        return scaled.astype(np.float32, copy=False)
+
+
+def normalise(drawn: np.ndarray, valid: np.ndarray, kind: str, mean: Tuple[float, ...], std: Tuple[float, ...]) -> np.ndarray:
+    """What a manifest's ``normalization`` says, on one frame.
+
+    Args:
+        drawn: ``size x size (x 3)`` in 0..1.
+        valid: ``size x size``, true on the slice; the rest is padding and becomes 0 in the result.
+        kind: ``zscore`` (of the valid pixels), ``minmax`` (of the valid pixels) or ``fixed`` (``mean`` and ``std``).
+        mean, std: per channel, for ``fixed``.
+
+    Returns:
+        ``3 x size x size`` float32.
+    """
+    image = drawn if drawn.ndim == 3 else np.repeat(drawn[..., None], 3, axis=2)
+    on_slice = image[valid]
+    if kind == "zscore":
+        image = (image - on_slice.mean()) / max(float(on_slice.std()), 1e-3)
+    elif kind == "minmax":
+        image = (image - on_slice.min()) / max(float(on_slice.max() - on_slice.min()), 1e-6)
+    else:
+        image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(np.where(valid[..., None], image, 0).transpose(2, 0, 1), dtype=np.float32)
