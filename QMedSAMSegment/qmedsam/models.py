@@ -1,0 +1,294 @@
+"""Model folders: what is in them (manifest), where they lie (store), and which one serves a modality (routing).
+
+A model is a folder with ``manifest.json`` (``manifest.schema.json`` describes it), the two networks as OpenVINO IR and a
+model card. The engine knows nothing about a network but its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from .errors import QMedSAMError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model's ``manifest.json`` says. Field by field as in ``manifest.schema.json``."""
+
+    name: str
+    title: str
+    version: str
+    license: str
+    architecture: str
+    precision: str
+    encoder: str
+    decoder: str
+    files: Dict[str, str]
+    input_size: int
+    prompt_size: int
+    normalization: Dict[str, Any]
+    frame: Dict[str, Any]
+    modalities: Tuple[str, ...]
+    priority: int = 0
+    description: str = ""
+    strategies: Dict[str, str] = field(default_factory=dict)
+    scores: Dict[str, Any] = field(default_factory=dict)
+    data: Tuple[Dict[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read and check a manifest.
+
+        Raises:
+            QMedSAMError: missing, not JSON, or a field is missing, unknown or of the wrong kind.
+        """
+        where = f"The manifest of '{path.parent.name}'"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise QMedSAMError(f"'{path.parent}' holds no {MANIFEST}.", "Choose the folder of an exported model.") from None
+        except (OSError, ValueError) as error:
+            raise QMedSAMError(f"{where} cannot be read: {error}.", "Export or download the model again.") from None
+        schema = json.loads((Path(__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
+        problem = _violation(values, schema, "manifest")
+        if problem:
+            raise QMedSAMError(f"{where} is not valid: {problem}.", "Export the model again with this version.")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
+    """The first way in which a value breaks the part of JSON Schema that our schema uses; empty when it fits.
+
+    Slicer's Python has no ``jsonschema``; a test holds this against it.
+    """
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+    kind = schema.get("type")
+    if kind and (not isinstance(value, kinds[kind]) or isinstance(value, bool)):
+        return f"{where} is not of the type {kind}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"{where} is '{value}', not one of {', '.join(map(str, schema['enum']))}"
+    if "minimum" in schema and value < schema["minimum"]:
+        return f"{where} is below {schema['minimum']}"
+    if isinstance(value, str) and len(value) < schema.get("minLength", 0):
+        return f"{where} is empty"
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            return f"{where} is empty"
+        return next(filter(None, (_violation(v, schema.get("items", {}), f"{where}[{n}]") for n, v in enumerate(value))), "")
+    if isinstance(value, dict):
+        known, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
+        for key in schema.get("required", []):
+            if key not in value:
+                return f"{where} lacks '{key}'"
+        for key, inner in value.items():
+            if key not in known and extra is False:
+                return f"{where} has the unknown field '{key}'"
+            rule = known.get(key, extra if isinstance(extra, dict) else {})
+            problem = _violation(inner, rule, f"{where}.{key}")
+            if problem:
+                return problem
+    return ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A manifest and the folder it lies in."""
+
+    manifest: Manifest
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: Union[str, Path]) -> Model:
+        return cls(Manifest.read(Path(folder) / MANIFEST), Path(folder))
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def encoder(self) -> Path:
+        return self.folder / self.manifest.encoder
+
+    @property
+    def decoder(self) -> Path:
+        return self.folder / self.manifest.decoder
+
+    @property
+    def bytes(self) -> int:
+        """Size of the listed files."""
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files if (self.folder / name).is_file())
+
+    def verify(self) -> None:
+        """Compare every listed file with its SHA-256.
+
+        Raises:
+            QMedSAMError: a file is missing, differs, or lies outside the folder.
+        """
+        for name in (self.manifest.encoder, self.manifest.decoder):
+            for file in (name, Path(name).with_suffix(".bin").name):
+                if file not in self.manifest.files:
+                    raise QMedSAMError(f"The manifest of '{self.name}' lists no checksum for '{file}'.", "Export it again.")
+        for name, expected in self.manifest.files.items():
+            path = self.folder / name
+            if Path(name).name != name:
+                raise QMedSAMError(f"The manifest of '{self.name}' points outside its folder ('{name}').", "Do not use it.")
+            if not path.is_file():
+                raise QMedSAMError(f"The model '{self.name}' lacks its file '{name}'.", "Add the model again.")
+            if hashlib.sha256(path.read_bytes()).hexdigest() != expected.lower():
+                raise QMedSAMError(
+                    f"The file '{name}' of the model '{self.name}' differs from its checksum.",
+                    "It is damaged or was changed: add the model again from its source.",
+                )
+
+
+def user_folder() -> Path:
+    """Where models added by the user are kept."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "QMedSAM" / "Models"
+
+
+def shipped_folder() -> Path:
+    """Where the models that come with the package lie: in a wheel, in an installed extension, or in the source tree."""
+    here = Path(__file__).resolve().parent
+    places = (here / "_resources" / "Models", here.parent / "Resources" / "Models", here.parents[1] / "Resources" / "Models")
+    return next((p for p in places if p.is_dir()), places[-1])
+
+
+class ModelStore:
+    """The models at hand, from the shipped folder, the user's folder and those named in ``QMEDSAM_MODELS``.
+
+    Args:
+        folders: folders whose sub-folders are models, most important first; default as said above (the variable's
+            folders first, then the user's, then the shipped ones). Models are added to ``user``.
+    """
+
+    def __init__(self, folders: Optional[Sequence[Path]] = None, user: Optional[Path] = None) -> None:
+        self.user = Path(user) if user else user_folder()
+        if folders is None:
+            extra = [Path(p) for p in os.environ.get("QMEDSAM_MODELS", "").split(os.pathsep) if p]
+            folders = [*extra, self.user, shipped_folder()]
+        self.folders = [Path(f) for f in folders]
+
+    def models(self) -> List[Model]:
+        """Every readable model, most important first; of two with the same name the first counts."""
+        found: Dict[str, Model] = {}
+        for folder in self.folders:
+            for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+                try:
+                    model = Model.read(manifest.parent)
+                except QMedSAMError:
+                    continue  # `broken` lists it; one bad folder must not hide the good ones
+                found.setdefault(model.name, model)
+        return sorted(found.values(), key=lambda m: -m.manifest.priority)
+
+    def broken(self) -> List[Tuple[Path, str]]:
+        """Model folders whose manifest cannot be used, and why."""
+        problems = []
+        for folder in self.folders:
+            for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+                try:
+                    Model.read(manifest.parent)
+                except QMedSAMError as error:
+                    problems.append((manifest.parent, str(error)))
+        return problems
+
+    def get(self, name: str) -> Model:
+        """A model by name, or by the path of its folder.
+
+        Raises:
+            QMedSAMError: there is none.
+        """
+        for model in self.models():
+            if model.name == name:
+                return model
+        if (Path(name) / MANIFEST).is_file():
+            return Model.read(name)
+        known = ", ".join(m.name for m in self.models()) or "none"
+        raise QMedSAMError(f"There is no model '{name}'.", f"Models at hand: {known}.")
+
+    def route(self, modality: str) -> Model:
+        """The model for a modality: one that names it before one that takes any (``*``), then by priority.
+
+        Raises:
+            QMedSAMError: no model serves it.
+        """
+        models = self.models()
+        for wanted in (modality, "*"):
+            for model in models:
+                if wanted in model.manifest.modalities:
+                    return model
+        raise QMedSAMError(
+            f"No model at hand serves {modality or 'images of an unknown modality'}.",
+            "Name one with --model, or add one with 'qmedsam models add'.",
+        )
+
+    def add(self, source: Union[str, Path]) -> Model:
+        """Copy a model folder, or unpack a zip of one, into the user's folder, after checking it.
+
+        Raises:
+            QMedSAMError: not a model, checksum mismatch, or a model of that name is there already.
+        """
+        source = Path(source)
+        self.user.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.user, prefix=".adding-") as scratch:
+            if source.is_dir():
+                found = source
+            elif zipfile.is_zipfile(source):
+                found = _unpacked(source, Path(scratch) / "zip")
+            else:
+                raise QMedSAMError(f"'{source}' is neither a model folder nor a zip file.", f"It must hold {MANIFEST}.")
+            model = Model.read(found)
+            model.verify()
+            if not model.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or model.name[0] == ".":
+                raise QMedSAMError(f"'{model.name}' is not a usable model name.", "Use letters, digits, '-', '_' and '.'.")
+            target = self.user / model.name
+            if target.exists():
+                raise QMedSAMError(f"A model '{model.name}' is there already.", "Remove it first.")
+            copy = Path(scratch) / "copy"
+            copy.mkdir()
+            for name in (MANIFEST, "MODEL_CARD.md", *model.manifest.files):
+                if (found / name).is_file():
+                    shutil.copyfile(found / name, copy / name)
+            os.replace(copy, target)
+        return Model.read(target)
+
+    def remove(self, name: str) -> None:
+        """Delete a model of the user's folder.
+
+        Raises:
+            QMedSAMError: it is not there (shipped models stay).
+        """
+        for manifest in self.user.glob(f"*/{MANIFEST}"):
+            if manifest.parent.name == name:
+                shutil.rmtree(manifest.parent)
+                return
+        raise QMedSAMError(f"There is no model '{name}' among those you added.", "Shipped models cannot be removed.")
+
+
+def _unpacked(archive: Path, scratch: Path) -> Path:
+    """Unpack a zip and return the folder of its manifest."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(scratch)  # zipfile itself strips '..' and absolute names
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        raise QMedSAMError(f"'{archive.name}' cannot be unpacked: {error}.", "Download it again.") from None
+    manifests = sorted(scratch.rglob(MANIFEST), key=lambda p: len(p.parts))
+    if not manifests:
+        raise QMedSAMError(f"'{archive.name}' holds no {MANIFEST}.", "Choose the zip of an exported model.")
+    return manifests[0].parent

@@ -1,0 +1,38 @@
+"""A network of numpy for tests: bright things inside the box are the object. Counts its calls."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+
+
+class FakeNetwork:
+    """Deterministic :class:`~qmedsam.network.Network`: the embedding is the image itself.
+
+    A pixel belongs to the object when it lies in the box and is brighter than halfway between the frame's extremes.
+
+    Args:
+        input_size: of the frame.
+        block: boxes per call.
+    """
+
+    def __init__(self, input_size: int = 64, block: int = 16) -> None:
+        self.input_size, self.block = input_size, block
+        self.encoded = 0
+        self.decoded: List[int] = []
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        self.encoded += 1
+        return image[0].copy()
+
+    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        self.decoded.append(len(boxes_uv))
+        middle = (embedding.max() + embedding.min()) / 2
+        axis = np.arange(self.input_size)
+        logits = np.full((len(boxes_uv), self.input_size, self.input_size), -5.0, np.float32)
+        for n, (u0, v0, u1, v1) in enumerate(boxes_uv):
+            inside = (axis >= u0)[None] & (axis <= u1)[None] & (axis >= v0)[:, None] & (axis <= v1)[:, None]
+            logits[n][inside] = (embedding - middle)[inside]
+        filled = (logits > 0).any(axis=(1, 2))
+        return logits, np.where(filled, 0.9, 0.1)

@@ -1,0 +1,128 @@
+"""The shipped implementation: OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from ..models import Model, user_folder
+
+_log = logging.getLogger("QMedSAM")
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry.
+
+    ``import openvino`` reports to an analytics service when the package ``openvino-telemetry`` is installed (it is a
+    declared dependency of the wheel; see openvino/tools/ovc/telemetry_utils.py). We install without it, and where
+    somebody else installed it, the entry below makes its import fail, upon which OpenVINO uses its own stub.
+
+    Raises:
+        QMedSAMError: it is not installed, or its libraries do not load.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise QMedSAMError(
+            f"OpenVINO, which runs the network, cannot be loaded ({error}).",
+            "Install it with: python -m pip install --no-deps 'openvino>=2025.3'",
+        ) from error
+    return openvino
+
+
+def cache_folder() -> Optional[Path]:
+    """Where compiled networks are kept between runs (``QMEDSAM_CACHE`` overrules; empty: no cache)."""
+    chosen = os.environ.get("QMEDSAM_CACHE")
+    if chosen == "":
+        return None
+    folder = Path(chosen) if chosen else user_folder().parent / "Cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # a read-only home costs a second per start, not the run
+    return folder
+
+
+class OpenVINONetwork:
+    """A model folder as a :class:`~qmedsam.network.Network`.
+
+    Args:
+        model: checked against its checksums before loading.
+        threads: CPU threads, 0 for all.
+        precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
+            takes bf16 where the processor has it.
+
+    Raises:
+        QMedSAMError: OpenVINO is missing, the files are damaged, or the networks cannot be compiled.
+    """
+
+    block = 16
+
+    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = None) -> None:
+        model.verify()
+        openvino = import_openvino()
+        self.model = model
+        self.input_size = model.manifest.input_size
+        self._core = openvino.Core()
+        self._options: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        if precision:
+            self._options["INFERENCE_PRECISION_HINT"] = precision
+        cache = cache_folder()
+        if cache:
+            self._options["CACHE_DIR"] = str(cache)
+        size = self.input_size
+        self._encoder = self._compiled(model.encoder, {"image": [1, 3, size, size]})
+        self._decoders: Dict[int, Any] = {}
+
+    def _compiled(self, path: Path, shapes: Dict[str, list]) -> Any:
+        try:
+            graph = self._core.read_model(path)
+            graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
+            return self._core.compile_model(graph, "CPU", self._options)
+        except RuntimeError as error:
+            _log.exception("OpenVINO refused %s", path.name)
+            raise QMedSAMError(
+                f"OpenVINO cannot load '{path.name}' of the model '{self.model.name}'.",
+                f"Update OpenVINO, or verify the model. ({str(error).strip().splitlines()[-1][:200]})",
+            ) from error
+
+    def _decoder(self, count: int) -> Any:
+        if count not in self._decoders:
+            shape = list(self._encoder.output(0).shape)
+            self._decoders[count] = self._compiled(self.model.decoder, {"embedding": shape, "boxes": [count, 4]})
+        return self._decoders[count]
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """See :class:`~qmedsam.network.Network`."""
+        # The plain call copies its outputs; an infer request's own tensors would change under the next request.
+        return self._encoder(image[None])[0]
+
+    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """See :class:`~qmedsam.network.Network`. Two shapes are compiled: one box, and a block (padded)."""
+        boxes = np.asarray(boxes_uv, np.float32) * (self.model.manifest.prompt_size / self.input_size)
+        logits, confidence = [], []
+        for start in range(0, len(boxes), self.block):
+            part = boxes[start : start + self.block]
+            shape = 1 if len(part) == 1 else self.block
+            padded = np.concatenate([part, np.repeat(part[-1:], shape - len(part), axis=0)])
+            out = self._decoder(shape)([embedding, padded])
+            logits.append(out[0][: len(part)])
+            # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
+            confidence.append(out[1][: len(part)] if len(out) > 1 else _pixel_confidence(logits[-1]))
+        return np.concatenate(logits), np.concatenate(confidence)
+
+
+def _pixel_confidence(logits: np.ndarray) -> np.ndarray:
+    """Mean probability inside the thresholded mask, per mask; 0 for an empty one."""
+    inside = logits > 0
+    probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    return (probability * inside).sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)
