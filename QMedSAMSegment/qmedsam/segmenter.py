@@ -1,0 +1,302 @@
+"""The public face: a volume and boxes go in, labels come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .errors import QMedSAMError
+from .geometry import Box, Frame, View, Volume
+from .intensity import Intensity, known_modality
+from .models import Model, ModelStore
+from .network import Network
+from .predictor import Clock, SlicePredictor
+from .strategies import STRATEGIES, Item, SliceMask
+
+#: ``progress(done, total)`` in box-slices; ``cancelled()`` is asked after every slice.
+Progress = Callable[[int, int], None]
+Cancelled = Callable[[], bool]
+
+#: What ``auto`` means where the model's manifest does not say otherwise.
+_AUTO_STRATEGY = "propagate"
+
+
+@dataclass
+class ObjectResult:
+    """What became of one box.
+
+    Attributes:
+        label: value in the label array.
+        name: of the box.
+        voxels: of its mask (also where a later box's label covers it).
+        volume_ml: the same in millilitres.
+        confidence: predicted IoU, averaged over its slices by area; 0 for an empty mask.
+        slices: how many slices it was prompted on.
+        crop: ``(k, j, i)`` slices of the voxels that the box can touch.
+        mask_kji_crop: its own mask in ``crop`` (only with ``keep_masks``).
+    """
+
+    label: int
+    name: str
+    crop: Tuple[slice, slice, slice]
+    voxels: int = 0
+    volume_ml: float = 0.0
+    confidence: float = 0.0
+    slices: int = 0
+    mask_kji_crop: Optional[np.ndarray] = None
+
+
+@dataclass
+class Segmentation:
+    """Result of :meth:`Segmenter.segment`.
+
+    Attributes:
+        labels_kji: uint8 (uint16 above 255 boxes), 0 = background. Where boxes overlap the smaller one lies on top.
+        objects: one per box, in the order given.
+        seconds: per stage (``prepare``, ``load``, ``frame``, ``encode``, ``decode``, ``restore``) and ``total``.
+        model, modality, strategy: what was used.
+        messages: sentences for the user (an assumption made, a box cut at the volume's border).
+        cancelled: true when stopped early; the labels then hold what was done so far.
+    """
+
+    labels_kji: np.ndarray
+    objects: List[ObjectResult]
+    model: str
+    modality: str
+    strategy: str
+    seconds: Dict[str, float] = field(default_factory=dict)
+    messages: List[str] = field(default_factory=list)
+    cancelled: bool = False
+
+
+class Segmenter:
+    """Segments boxes with a model of the store; keeps the loaded networks for the next call.
+
+    Args:
+        model: a name or folder; None routes by modality.
+        store: where models are looked up.
+        threads: CPU threads, 0 for all.
+        network: use this network (with ``manifest_model``'s settings) instead of loading one; for tests and other engines.
+    """
+
+    def __init__(
+        self,
+        model: Optional[str] = None,
+        store: Optional[ModelStore] = None,
+        threads: int = 0,
+        network: Optional[Network] = None,
+    ) -> None:
+        self._name, self._store, self._threads = model, store or ModelStore(), threads
+        self._given = network
+        self._networks: Dict[str, Network] = {}
+
+    def segment(
+        self,
+        volume: Volume,
+        boxes: Sequence[Box],
+        modality: str = "auto",
+        strategy: str = "auto",
+        frame: Optional[str] = None,
+        window: Optional[Tuple[float, float]] = None,
+        progress: Optional[Progress] = None,
+        cancelled: Optional[Cancelled] = None,
+        keep_masks: bool = False,
+    ) -> Segmentation:
+        """Segment the object in every box.
+
+        Args:
+            volume: grey or RGB, 3D or one slice; not modified.
+            boxes: in the volume's voxel coordinates; at least one.
+            modality: a known name, or ``auto`` for the volume's own.
+            strategy: ``fixed``, ``propagate`` or ``auto``.
+            frame: ``roi`` or ``slice``; None for what the model was trained for.
+            window: (width, level) that overrules the modality's.
+            progress: called with done and total box-slices.
+            cancelled: asked after every slice.
+            keep_masks: also return every box's own mask.
+
+        Raises:
+            QMedSAMError: something about the input or the model that the user can mend.
+        """
+        clock = Clock()
+        with clock.stage("total"):
+            boxes = _labelled(boxes)
+            messages: List[str] = []
+            with clock.stage("prepare"):
+                modality = _resolve_modality(volume, modality, messages)
+                model = self._model(modality)
+                settings = _settings(model)
+                strategy = _resolve_strategy(strategy, settings, modality, volume)
+                intensity = Intensity.of(volume, modality, window)
+                run = _Run(volume, boxes, keep_masks, messages)
+            with clock.stage("load"):
+                network = self._network(model)
+            kind = frame or settings["frame"]["kind"]
+            if kind not in ("roi", "slice"):
+                raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")
+            finished = True
+            for square, items in run.groups(kind, network.input_size, settings["frame"].get("margin", 0.3)).items():
+                predictor = SlicePredictor(network, volume, run.view, square, intensity, settings["normalization"], clock)
+                finished = STRATEGIES[strategy](predictor, items, run.ticker(progress, cancelled))
+                if not finished:
+                    break
+            run.finish()
+        return Segmentation(
+            run.labels_kji,
+            run.objects,
+            model.name if model else "",
+            modality,
+            strategy,
+            clock.seconds,
+            messages,
+            not finished,
+        )
+
+    def _model(self, modality: str) -> Optional[Model]:
+        if self._given is not None and self._name is None:
+            return None
+        return self._store.get(self._name) if self._name else self._store.route(modality)
+
+    def _network(self, model: Optional[Model]) -> Network:
+        if self._given is not None:
+            return self._given
+        assert model is not None
+        if model.name not in self._networks:
+            from .network.openvino_network import OpenVINONetwork
+
+            self._networks[model.name] = OpenVINONetwork(model, self._threads)
+        return self._networks[model.name]
+
+
+def _settings(model: Optional[Model]) -> Dict[str, Any]:
+    """What the engine needs of a manifest; plain defaults for a network given without one."""
+    if model is None:
+        return {"normalization": {"kind": "zscore"}, "frame": {"kind": "roi", "margin": 0.3}, "strategies": {}}
+    manifest = model.manifest
+    return {"normalization": manifest.normalization, "frame": manifest.frame, "strategies": manifest.strategies}
+
+
+def _labelled(boxes: Sequence[Box]) -> List[Box]:
+    """Boxes with labels: given ones kept, the others numbered by position."""
+    if not boxes:
+        raise QMedSAMError("There is no box to segment.", "Draw at least one.")
+    if len(boxes) > np.iinfo(np.uint16).max:
+        raise QMedSAMError(f"{len(boxes)} boxes are more than a label map can hold.", "Segment them in several runs.")
+    numbered = [replace(box, label=box.label or n) for n, box in enumerate(boxes, start=1)]
+    if len({box.label for box in numbered}) < len(numbered):
+        raise QMedSAMError("Two boxes have the same label.", "Give every box a label of its own, or none at all.")
+    return [replace(box, name=box.name or f"Segment_{box.label}") for box in numbered]
+
+
+def _resolve_modality(volume: Volume, asked: str, messages: List[str]) -> str:
+    """The modality to work with; says so when it had to be assumed. Empty means "none known"."""
+    if asked != "auto":
+        return known_modality(asked)
+    if volume.modality:
+        return known_modality(volume.modality)
+    if volume.is_rgb or volume.array_kji.dtype == np.uint8:
+        return ""  # taken as it is: no window depends on the modality
+    lowest = float(np.nanmin(volume.array_kji))
+    if lowest <= -500:
+        messages.append("The file names no modality; values below -500 look like CT, windowed as abdomen (W 400, L 40).")
+        return "CT"
+    messages.append("The file names no modality; grey values are scaled between their 0.5 and 99.5 percentile.")
+    return ""
+
+
+def _resolve_strategy(asked: str, settings: Dict[str, Any], modality: str, volume: Volume) -> str:
+    if asked != "auto" and asked not in STRATEGIES:
+        raise QMedSAMError(f"There is no strategy '{asked}'.", "Use one of: auto, " + ", ".join(STRATEGIES) + ".")
+    if volume.array_kji.shape[0] == 1:
+        return "fixed"  # one slice: nothing to walk through
+    return settings["strategies"].get(modality, _AUTO_STRATEGY) if asked == "auto" else asked
+
+
+class _Run:
+    """Boxes on their way into one label array."""
+
+    def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
+        self.view = View.of(volume, axis=2)
+        self.volume, self.boxes = volume, boxes
+        top = max(box.label for box in boxes)
+        self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
+        # Smaller boxes lie on top (a lesion drawn inside an organ), whatever the order of drawing and of computing.
+        self._size_of = np.full(top + 1, np.inf)
+        for box in boxes:
+            self._size_of[box.label] = box.volume_voxels
+        self.objects = [self._object(box, keep_masks, messages) for box in boxes]
+        self.items = [Item(box, self.view, self._writer(box, out)) for box, out in zip(boxes, self.objects)]
+        self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
+        self.total = sum(len(item.slices) for item in self.items)
+        self.done = 0
+
+    def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
+        corners, shape = box.corners_ijk, np.array(self.volume.shape_ijk)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        if (high < -0.5).any() or (low > shape - 0.5).any():
+            raise QMedSAMError(
+                f"The box '{box.name}' lies outside the image "
+                f"(voxels {np.round(low).astype(int).tolist()} to {np.round(high).astype(int).tolist()}; "
+                f"the image has {shape.tolist()}).",
+                "Move it onto the image, or check that it was drawn on this image.",
+            )
+        first = np.maximum(np.ceil(low - 1e-6), 0).astype(int)
+        stop = np.minimum(np.floor(high + 1e-6), shape - 1).astype(int) + 1
+        if (stop <= first).any():
+            axis = "ijk"[int(np.argmax(stop <= first))]
+            raise QMedSAMError(
+                f"The box '{box.name}' is thinner than a voxel along {axis} and contains no voxel centre.",
+                "Make it at least one voxel thick.",
+            )
+        if (low < -1).any() or (high > shape).any():
+            messages.append(f"The box '{box.name}' reaches beyond the image and was cut at its border.")
+        crop = tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], stop[::-1]))
+        out = ObjectResult(box.label, box.name, crop)  # type: ignore[arg-type]
+        if keep_masks:
+            out.mask_kji_crop = np.zeros([c.stop - c.start for c in crop], bool)
+        return out
+
+    def _writer(self, box: Box, out: ObjectResult) -> Callable[[SliceMask], None]:
+        def emit(found: SliceMask) -> None:
+            x0, y0, x1, y1 = found.pixels
+            area = int(found.mask.sum())
+            out.slices += 1
+            out.voxels += area
+            out.confidence += found.confidence * area
+            region = self.view.slice_of(self.labels_kji, found.index)[y0:y1, x0:x1]
+            region[found.mask & (self._size_of[region] >= self._size_of[box.label])] = box.label
+            if out.mask_kji_crop is not None:
+                k, j, i = out.crop
+                out.mask_kji_crop[found.index - k.start, y0 - j.start : y1 - j.start, x0 - i.start : x1 - i.start] = found.mask
+
+        return emit
+
+    def groups(self, kind: str, size: int, margin: float) -> Dict[Frame, List[Item]]:
+        """Items by the frame they share."""
+        groups: Dict[Frame, List[Item]] = {}
+        for item in self.items:
+            if kind == "slice":
+                frame = Frame.whole_slice(self.view, size)
+            else:
+                x, y = self.view.in_plane
+                corners = item.box.corners_ijk
+                low, high = corners.min(axis=0), corners.max(axis=0)
+                frame = Frame.around((low[x], low[y], high[x], high[y]), self.view, size, margin)
+            groups.setdefault(frame, []).append(item)
+        return groups
+
+    def ticker(self, progress: Optional[Progress], cancelled: Optional[Cancelled]) -> Callable[[int], bool]:
+        def tick(count: int) -> bool:
+            self.done += count
+            if progress:
+                progress(self.done, self.total)
+            return bool(cancelled and cancelled())
+
+        return tick
+
+    def finish(self) -> None:
+        for out in self.objects:
+            out.confidence = out.confidence / out.voxels if out.voxels else 0.0
+            out.volume_ml = out.voxels * self._voxel_ml

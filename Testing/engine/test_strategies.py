@@ -1,0 +1,217 @@
+"""Prompts on their way through the slices, on phantoms whose truth is known, with the numpy network."""
+
+from __future__ import annotations
+
+from typing import List
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qmedsam import Box, QMedSAMError, Segmenter, Volume
+from qmedsam.network.fake import FakeNetwork
+from qmedsam.strategies import LEAST_SHARE, STRATEGIES, grown_within
+from shapes import ball, dsc, phantom, rotation, tight
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("frame", ["roi", "slice"])
+def test_a_ball_is_found(strategy, frame) -> None:
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [tight(truth)], strategy=strategy, frame=frame)
+    assert dsc(result.labels_kji == 1, truth) > 0.97
+    assert result.objects[0].slices == 17 and result.objects[0].voxels == (result.labels_kji == 1).sum()
+
+
+@given(st.tuples(*[st.floats(-1.5, 1.5)] * 3), st.sampled_from(sorted(STRATEGIES)), st.sampled_from(["roi", "slice"]))
+@settings(max_examples=15, deadline=None)
+def test_no_voxel_leaves_a_rotated_roi(angles, strategy, frame) -> None:
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.uniform(0, 100, (24, 30, 34)), modality="MR")
+    box = Box(np.array([17.0, 15.0, 12.0]), rotation(angles) @ np.diag([8.0, 5.0, 6.0]))
+    result = Segmenter(network=FakeNetwork(48)).segment(volume, [box], strategy=strategy, frame=frame)
+    k, j, i = np.nonzero(result.labels_kji)
+    assert len(k) > 20
+    local = (np.stack([i, j, k], axis=1) - box.center_ijk) @ np.linalg.inv(box.half_axes_ijk).T
+    assert np.abs(local).max() <= 1 + 1e-5
+
+
+@given(st.sampled_from([(0, 1), (0, 2), (1, 2)]), st.sampled_from([0, 1, 2]))
+@settings(max_examples=9, deadline=None)
+def test_flips_and_transposed_planes_change_nothing(plane, flip) -> None:
+    """A ball off the middle, the array flipped or its rows and columns swapped with the box."""
+    truth = ball((17, 41, 41), (18, 23, 8), (10, 7, 6))
+    volume = phantom(truth)
+    expected = Segmenter(network=FakeNetwork(64)).segment(volume, [tight(truth)], strategy="fixed").labels_kji
+    flipped = np.flip(truth, flip)
+    got = Segmenter(network=FakeNetwork(64)).segment(phantom(flipped), [tight(flipped)], strategy="fixed").labels_kji
+    assert (np.flip(got, flip) != expected).mean() < 1e-3
+    if plane == (1, 2):
+        swapped = np.swapaxes(truth, 1, 2)
+        got = Segmenter(network=FakeNetwork(64)).segment(phantom(swapped), [tight(swapped)], strategy="fixed").labels_kji
+        assert (np.swapaxes(got, 1, 2) != expected).mean() < 1e-3
+
+
+def test_propagation_ends_where_the_object_ends() -> None:
+    """A second object higher up in the same box, off to the side, is not picked up once the first has ended."""
+    truth = ball((30, 40, 40), (20, 20, 10), (9, 9, 6))
+    volume = phantom(truth)
+    box = Box.from_voxels((8, 8, 2), (32, 32, 27))  # the box goes on for 11 slices after the object
+    result = Segmenter(network=FakeNetwork(64)).segment(volume, [box], strategy="propagate")
+    assert dsc(result.labels_kji == 1, truth) > 0.95
+    assert result.objects[0].slices < 26, "it should have stopped prompting"
+
+
+def test_propagation_survives_a_gap() -> None:
+    """One dark slice in the middle (a motion artefact): the fallback to the ROI's rectangle finds the object again."""
+    truth = np.zeros((20, 40, 40), bool)
+    truth[2:18, 12:28, 12:28] = True
+    array = (truth * 100).astype(np.int16)
+    array[13, 20:, :] = 0
+    result = Segmenter(network=FakeNetwork(64)).segment(Volume(array, modality="MR"), [tight(truth)], strategy="propagate")
+    assert (result.labels_kji[17] == 1).sum() == 256
+
+
+def test_the_next_prompt_stays_inside_and_above_the_least_size() -> None:
+    roi = (0.0, 0.0, 100.0, 50.0)
+    x0, y0, x1, y1 = grown_within((40, 20, 60, 30), roi)
+    assert (x0, x1) == (37, 63) and (y0, y1) == (18, 32)
+    x0, y0, x1, y1 = grown_within((99, 49, 100, 50), roi)
+    assert x1 == 100 and y1 == 50 and x1 - x0 >= LEAST_SHARE * 100 / 2
+    assert grown_within((-30, -30, 200, 200), roi) == roi
+
+
+def test_a_slice_is_encoded_once_for_all_boxes_of_a_frame() -> None:
+    truth = ball((12, 60, 60), (30, 30, 6), (25, 25, 5))
+    boxes = [Box.from_voxels((5 + n, 5, 1), (40 + n, 50, 10 - n % 3)) for n in range(7)]
+    for strategy in STRATEGIES:
+        network = FakeNetwork(48)
+        Segmenter(network=network).segment(phantom(truth), boxes, strategy=strategy, frame="slice")
+        assert network.encoded == 10, strategy
+
+
+def test_boxes_are_decoded_in_blocks_and_overlap_by_size() -> None:
+    """241 boxes, the papers' case: blocks of 16, uint8 labels, the smaller box on top."""
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.uniform(50, 100, (1, 200, 200)), modality="Microscopy")
+    boxes: List[Box] = [Box.from_voxels((0, 0, 0), (199, 199, 0))]
+    boxes += [Box.from_voxels((x, y, 0), (x + 9, y + 9, 0)) for x in range(0, 192, 12) for y in range(0, 180, 12)]
+    network = FakeNetwork(256)
+    result = Segmenter(network=network).segment(volume, boxes, frame="slice")
+    assert len(boxes) == 241 and network.encoded == 1
+    assert network.decoded == [16] * 15 + [1]
+    assert result.labels_kji.dtype == np.uint8
+    assert all(o.voxels > 0 and (result.labels_kji == o.label).sum() == o.voxels for o in result.objects[1:])
+
+
+def test_more_than_255_boxes_get_wider_labels() -> None:
+    volume = Volume(np.random.default_rng(0).uniform(0, 1, (1, 300, 20)), modality="US")
+    boxes = [Box.from_voxels((2, y, 0), (9, y, 0)) for y in range(300)]
+    result = Segmenter(network=FakeNetwork(320)).segment(volume, boxes, frame="slice")
+    assert result.labels_kji.dtype == np.uint16 and result.labels_kji.max() == 300
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_cancelling_stops_within_one_slice_and_keeps_what_was_done(strategy) -> None:
+    truth = ball((30, 40, 40), (20, 20, 15), (12, 12, 13))
+    network = FakeNetwork(32)
+    seen = []
+    result = Segmenter(network=network).segment(
+        phantom(truth),
+        [tight(truth)],
+        strategy=strategy,
+        progress=lambda done, total: seen.append((done, total)),
+        cancelled=lambda: network.encoded >= 4,
+    )
+    assert result.cancelled and network.encoded == 4
+    assert seen[-1] == (4, 27) and len(np.unique(np.nonzero(result.labels_kji)[0])) == 4
+
+
+def test_the_users_arrays_are_not_touched_and_masks_can_be_kept() -> None:
+    truth = ball((10, 30, 30), (15, 15, 5), (8, 8, 4))
+    volume = phantom(truth)
+    before = volume.array_kji.copy()
+    volume.array_kji.flags.writeable = False
+    result = Segmenter(network=FakeNetwork(64)).segment(volume, [tight(truth), tight(truth, 1.0)], keep_masks=True)
+    assert (volume.array_kji == before).all()
+    for found in result.objects:
+        assert found.mask_kji_crop.sum() == found.voxels
+        assert dsc(found.mask_kji_crop, truth[found.crop]) > 0.95
+
+
+def test_the_same_object_in_a_rotated_volume() -> None:
+    """The box is drawn in RAS; the volume's grid is turned about its k axis: the same millilitres are found."""
+    volumes = []
+    for angle in (0.0, 0.5):
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation((0, 0, angle)) @ np.diag([1.0, 1.0, 2.5])
+        matrix[:3, 3] = -matrix[:3, :3] @ np.array([32, 32, 10])  # the volume's middle at RAS 0
+        k, j, i = np.mgrid[:21, :65, :65]
+        ras = np.stack([i, j, k, np.ones_like(i)], axis=-1) @ matrix.T
+        truth = (ras[..., 0] / 18) ** 2 + (ras[..., 1] / 12) ** 2 + (ras[..., 2] / 15) ** 2 <= 1
+        box = Box.from_ras(np.zeros(3), np.diag([18.5, 12.5, 15.5]), matrix)
+        result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth, matrix), [box])
+        assert dsc(result.labels_kji == 1, truth) > 0.95
+        volumes.append(result.objects[0].volume_ml)
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "box,word",
+    [
+        (Box.from_voxels((100, 5, 2), (110, 9, 4)), "outside"),
+        (Box.from_edges((5, 5, 2.2), (9, 9, 2.4)), "thinner"),
+        (Box.from_edges((5, 5, 40), (9, 9, 60)), "outside"),
+    ],
+)
+def test_boxes_that_cannot_be_segmented_say_so(box, word) -> None:
+    volume = phantom(ball((10, 30, 30), (15, 15, 5), (8, 8, 4)))
+    with pytest.raises(QMedSAMError, match=word):
+        Segmenter(network=FakeNetwork(32)).segment(volume, [box])
+
+
+def test_a_box_partly_outside_is_cut_with_a_message() -> None:
+    truth = ball((10, 30, 30), (26, 15, 5), (8, 8, 4))
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [Box.from_voxels((17, 6, 0), (40, 24, 12))])
+    assert dsc(result.labels_kji == 1, truth) > 0.9 and any("cut at its border" in m for m in result.messages)
+
+
+def test_a_box_of_one_voxel() -> None:
+    volume = phantom(ball((10, 30, 30), (15, 15, 5), (8, 8, 4)))
+    result = Segmenter(network=FakeNetwork(32)).segment(volume, [Box.from_voxels((15, 15, 5), (15, 15, 5))])
+    assert result.labels_kji.sum() <= 1 and result.objects[0].slices == 1
+
+
+def test_wrong_words_are_refused() -> None:
+    volume, box = phantom(ball((5, 20, 20), (10, 10, 2), (5, 5, 2))), Box.from_voxels((4, 4, 0), (15, 15, 4))
+    segmenter = Segmenter(network=FakeNetwork(32))
+    for arguments, word in (
+        ({"strategy": "magic"}, "magic"),
+        ({"frame": "hexagon"}, "hexagon"),
+        ({"modality": "sonar"}, "sonar"),
+        ({"window": (0, 10)}, "width"),
+    ):
+        with pytest.raises(QMedSAMError, match=word):
+            segmenter.segment(volume, [box], **arguments)
+    with pytest.raises(QMedSAMError, match="no box"):
+        segmenter.segment(volume, [])
+    with pytest.raises(QMedSAMError, match="same label"):
+        segmenter.segment(volume, [Box.from_voxels((4, 4, 0), (15, 15, 4), label=3)] * 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64, bool])
+def test_types_of_voxels(dtype) -> None:
+    truth = ball((8, 30, 30), (15, 15, 4), (8, 8, 3))
+    volume = Volume(truth.astype(dtype) * (1 if dtype is bool else dtype(90)), modality="MR")
+    result = Segmenter(network=FakeNetwork(64)).segment(volume, [tight(truth)])
+    assert dsc(result.labels_kji == 1, truth) > 0.95
+
+
+def test_an_unknown_modality_is_named_in_a_message() -> None:
+    truth = ball((8, 30, 30), (15, 15, 4), (8, 8, 3))
+    box = tight(truth)
+    hu = Volume((truth * 100 - 1000 * (~truth)).astype(np.int16))
+    result = Segmenter(network=FakeNetwork(64)).segment(hu, [box])
+    assert result.modality == "CT" and "look like CT" in result.messages[0]
+    result = Segmenter(network=FakeNetwork(64)).segment(Volume((truth * 100).astype(np.int16)), [box])
+    assert result.modality == "" and "percentile" in result.messages[0]
