@@ -1,0 +1,24 @@
+"""Volumes, boxes and segmentations on disk. The only room that knows LPS and file formats."""
+
+from __future__ import annotations
+
+from .boxes import read_boxes, write_boxes
+from .paths import PathLike, name_of, writing
+from .segmentations import DEFAULT_COLORS, Segment, read_labels, write_segmentation
+from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
+
+__all__ = [
+    "DEFAULT_COLORS",
+    "PathLike",
+    "Segment",
+    "ijk_to_ras_of",
+    "image_of",
+    "name_of",
+    "read_boxes",
+    "read_labels",
+    "read_volume",
+    "volume_of",
+    "write_boxes",
+    "write_segmentation",
+    "writing",
+]

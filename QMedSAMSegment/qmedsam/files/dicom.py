@@ -1,0 +1,150 @@
+"""DICOM series from a folder or from one of their files; only regular stacks of slices are accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from ..geometry import Volume
+from .paths import name_of
+from .volumes import modality_of, read_image, unreadable, volume_of
+
+_MODALITY = "0008|0060"
+_DESCRIPTION = "0008|103e"
+_SERIES_UID = "0020|000e"
+_POSITION = "0020|0032"
+
+#: Part of the slice distance by which a slice may miss its place on the regular grid: room for rounded positions. A missing
+#: slice is farther off in a stack of any length, a gantry tilt of 1 degree from the sixth slice on (tan 1 degree = 0.017).
+_TOLERANCE = 0.1
+
+
+def read_dicom_folder(folder: Path, series: Optional[str] = None) -> Volume:
+    """The series in a folder (its subfolders are not looked at).
+
+    Args:
+        folder: holds the files of one series, or of several.
+        series: UID of the one wanted.
+
+    Raises:
+        QMedSAMError: no series, several without ``series``, another UID, or slices that are no regular stack.
+    """
+    import SimpleITK as sitk
+
+    found = [str(uid) for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))]
+    if not found:
+        raise QMedSAMError(
+            f"The folder '{folder}' holds no DICOM images.", "Give the folder that directly holds the files of a series."
+        )
+    if series is not None and series not in found:
+        raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {series}.", _listing(folder, found))
+    if series is None and len(found) > 1:
+        raise QMedSAMError(
+            f"The folder '{folder}' holds {len(found)} DICOM series.",
+            f"Give the folder of one, or its UID. {_listing(folder, found)}",
+        )
+    return _read(_files(folder, series or found[0]), folder.name)
+
+
+def read_dicom_file(path: Path, series: Optional[str] = None) -> Volume:
+    """The series that a file belongs to; the file alone when it is a multi-frame image or says nothing of its place.
+
+    Raises:
+        QMedSAMError: damaged file, a UID that is not the file's, or slices that are no regular stack.
+    """
+    header = _header(path)
+    uid = _tag(header, _SERIES_UID)
+    if series is not None and series != uid:
+        raise QMedSAMError(f"'{path.name}' does not belong to the DICOM series {series}.", f"Its series is {uid}.")
+    files = _files(path.parent, uid) if uid else ()
+    alone = header.GetSize()[2:] > (1,) or not _tag(header, _POSITION) or len(files) < 2
+    return _read((str(path),) if alone else files, name_of(path))
+
+
+def _files(folder: Path, uid: str) -> Tuple[str, ...]:
+    import SimpleITK as sitk
+
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
+
+
+def _header(path: Path):
+    """A SimpleITK reader that knows size and tags of a file, but not its voxels."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path.name, error) from error
+    return reader
+
+
+def _tag(header, key: str) -> str:
+    return header.GetMetaData(key).strip(" \0") if header.HasMetaDataKey(key) else ""
+
+
+def _listing(folder: Path, uids: List[str]) -> str:
+    lines = []
+    for uid in uids:
+        files = _files(folder, uid)
+        description = _tag(_header(Path(files[0])), _DESCRIPTION) or "no description"
+        lines.append(f"{description} ({len(files)} file{'s' * (len(files) != 1)}, {uid})")
+    return "There are: " + "; ".join(lines) + "."
+
+
+def _read(files: Tuple[str, ...], name: str) -> Volume:
+    import SimpleITK as sitk
+
+    header = _header(Path(files[0]))
+    modality, name = modality_of(_tag(header, _MODALITY)), _tag(header, _DESCRIPTION) or name
+    if len(files) == 1:
+        return volume_of(read_image(Path(files[0])), modality, name)
+    if header.GetSize()[2:] > (1,):
+        raise QMedSAMError(f"The series '{name}' consists of several multi-frame files.", "Give one of the files.")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    if modality == "PET":  # every slice has its own slope; ITK would take the voxel type of the first one for all
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        if "size mismatch" in str(error).lower():
+            raise QMedSAMError(f"The slices of the series '{name}' differ in size.", "Give the folder of one scan.") from error
+        raise unreadable(name, error) from error
+    _check_stack(reader, image, name)
+    return volume_of(image, modality, name)
+
+
+def _check_stack(reader, image, name: str) -> None:
+    """Compare the position that every slice's header gives with the grid that was made of them."""
+    count = image.GetSize()[2]
+    texts = [reader.GetMetaData(k, _POSITION) if reader.HasMetaDataKey(k, _POSITION) else "" for k in range(count)]
+    try:
+        positions = np.array([[float(v) for v in text.strip(" \0").split("\\")] for text in texts]).reshape(count, 3)
+    except ValueError:
+        raise QMedSAMError(f"The slices of the series '{name}' do not say where they lie.", "Give one of the files.") from None
+    direction, spacing = np.array(image.GetDirection()).reshape(3, 3), image.GetSpacing()[2]
+    normal = direction[:, 2]
+    along = (positions - positions[0]) @ normal
+    steps = np.abs(np.diff(along))
+    if steps.min() < 1e-3:
+        raise QMedSAMError(
+            f"The series '{name}' has several images at the same position (time points or echoes).",
+            "Give a folder that holds one of them.",
+        )
+    miss = positions - np.array(image.GetOrigin()) - np.outer(np.arange(count) * spacing, normal)
+    if np.abs(along - along[-1] * np.arange(count) / (count - 1)).max() > _TOLERANCE * np.median(steps):
+        raise QMedSAMError(
+            f"The slices of the series '{name}' are not evenly spaced ({steps.min():.2f} to {steps.max():.2f} mm apart).",
+            "Slices may be missing: export the series again, or resample it onto a regular grid.",
+        )
+    if np.linalg.norm(miss, axis=1).max() > _TOLERANCE * spacing:
+        raise QMedSAMError(
+            f"The slices of the series '{name}' are shifted against each other (gantry tilt).",
+            "Resample it onto a regular grid first (in Slicer: load it, harden its acquisition transform).",
+        )

@@ -1,0 +1,93 @@
+"""Names of files, what is wrong with them before they are opened, and writing that leaves no half file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Union
+
+from ..errors import QMedSAMError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+#: Endings that belong together: the name of ``liver.seg.nrrd`` is ``liver``.
+_DOUBLE = (".nii.gz", ".seg.nrrd", ".mrk.json", ".seg.nii.gz")
+
+
+def name_of(path: PathLike) -> str:
+    """The file's name without its (possibly double) suffix; dots inside the name stay. Folders keep their whole name."""
+    path = Path(path)
+    if path.is_dir():
+        return path.name
+    lower = path.name.lower()
+    double = max((len(end) for end in _DOUBLE if lower.endswith(end)), default=0)
+    return path.name[:-double] if double else path.stem
+
+
+def existing_file(path: PathLike, what: str) -> Path:
+    """The path, if a file with something in it is there.
+
+    Args:
+        path: where to look.
+        what: what the file should be, for the message ("an image", "a box file").
+
+    Raises:
+        QMedSAMError: nothing there, a folder, empty, or not readable by this user.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise QMedSAMError(f"'{path}' is a folder, not {what}.", "Give the path of a file.")
+        if not path.exists():
+            raise QMedSAMError(f"There is no file '{path}'.", "Check the path for a typing error.")
+        if path.stat().st_size == 0:
+            raise QMedSAMError(f"'{path.name}' is an empty file.", "Copy or export it again.")
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise QMedSAMError(f"'{path}' cannot be opened ({reason_of(error)}).", "Check the path and its permissions.") from error
+    return path
+
+
+@contextmanager
+def writing(path: PathLike) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
+
+    The temporary file lies in a folder beside the target (renaming is atomic on one file system only) and carries the
+    target's name, because writers choose the format by the suffix.
+
+    Raises:
+        QMedSAMError: the folder is missing or not writable, the disk is full, or the writer failed; an older file at
+            ``path`` is then still whole.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
+    if path.is_dir():
+        raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+    folder = None
+    try:
+        folder = tempfile.mkdtemp(prefix=".qmedsam-", dir=path.parent)
+        beside = Path(folder) / path.name
+        yield beside
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError is how SimpleITK reports a full disk
+        raise QMedSAMError(
+            f"'{path}' could not be written ({reason_of(error)}).", "Check free space and the folder's permissions."
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """The last line of an exception's text that says something, without what ITK puts in front of it."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = [line.strip() for line in text.splitlines()]
+    # "Reason:" is ITK's errno, left over from another call: a truncated .mha gets "No such file or directory"
+    lines = [line for line in lines if line and not line.startswith("Reason:")] or [type(error).__name__]
+    return re.sub(r"^(ITK ERROR: \w+\(\w+\)|ITK ERROR|sitk::ERROR): ", "", lines[-1]).rstrip(".:")
