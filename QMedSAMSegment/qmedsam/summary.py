@@ -1,0 +1,222 @@
+"""From scores to tables: means, intervals, which cases to show. Nothing here touches an image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from .scores import bootstrap_interval
+
+#: Sources whose targets are thin lines or hardly visible: no box says what is meant. Reported apart.
+NOT_PROMPTABLE = ("fives", "hvdropdb_ridge", "cpaisd_stroke")
+#: Below a disc and a ball of 20 voxels diameter, where half a voxel of border costs 5 and 8 DSC.
+SMALL = {2: 314, 3: 4189}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of ``scores.csv``: one prompt.
+
+    Attributes:
+        case: its id.
+        label: of the object in the case's mask.
+        component: number of the connected component within the label, the largest is 1.
+        source: data set.
+        modality: of the case.
+        dim: 2 when scored on one slice, 3 when scored in 3D.
+        voxels: size of the target.
+        dsc: of the prediction.
+        nsd: of the prediction, tolerance 2 mm or 2 px.
+        ellipse_dsc: of the ellipse or ellipsoid inscribed in the prompt.
+        confidence: that the model gave itself.
+        seconds: the case's time without loading the model, shared evenly among its prompts.
+    """
+
+    case: str
+    label: int
+    component: int
+    source: str
+    modality: str
+    dim: int
+    voxels: int
+    dsc: float
+    nsd: float
+    ellipse_dsc: float
+    confidence: float
+    seconds: float
+
+    @property
+    def group(self) -> str:
+        """Modality and source: what is averaged over before the mean over sources."""
+        return f"{self.modality}/{self.source}"
+
+    @property
+    def gain(self) -> float:
+        """DSC above the ellipse's."""
+        return self.dsc - self.ellipse_dsc
+
+
+def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTABLE) -> dict[str, Any]:
+    """Means of scores.
+
+    A source's mean is over its prompts. The means above it are over the sources' means, so that a source with many
+    prompts counts as much as one with few; their intervals resample the prompts within every source.
+
+    Args:
+        rows: one per prompt.
+        not_promptable: names of sources that only the list of sources and the mean over all sources contain.
+
+    Returns:
+        ``mean`` (over promptable sources), ``mean_all``, ``small`` (the mean over promptable sources' small targets),
+        each None without rows, ``modalities`` and ``sources`` (lists). Every entry holds ``sources``, ``cases``,
+        ``prompts``, ``dsc``, ``dsc_interval``, ``nsd``, ``ellipse_dsc``, ``gain``, ``gain_interval``, ``seconds``.
+    """
+    promptable = [row for row in rows if row.source not in not_promptable]
+    sources = []
+    for members in _split(rows, lambda row: row.group):
+        first = members[0]
+        kind = {"modality": first.modality, "source": first.source, "promptable": first.source not in not_promptable}
+        sources.append({**kind, **_mean(members)})
+    return {
+        "mean": _mean(promptable) if promptable else None,
+        "mean_all": _mean(rows) if rows else None,
+        "small": _mean(small) if (small := [row for row in promptable if row.voxels < SMALL[row.dim]]) else None,
+        "modalities": [{"modality": m[0].modality, **_mean(m)} for m in _split(promptable, lambda row: row.modality)],
+        "sources": sources,
+    }
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The summary as a page of tables (what ``evaluate`` returns, or ``summarize`` alone)."""
+    head = ["DSC", "95 % interval", "NSD", "ellipse DSC", "gain over ellipse", "95 % interval", "s / prompt"]
+    lines = ["# Evaluation", ""]
+    if summary.get("settings"):
+        lines += [", ".join(f"{key}: {value}" for key, value in summary["settings"].items()), ""]
+    totals = (
+        ("mean over promptable sources", summary["mean"]),
+        ("mean over all sources", summary["mean_all"]),
+        ("small targets of promptable sources", summary["small"]),
+    )
+    body = [[name, m["sources"], m["prompts"], *_cells(m)] for name, m in totals if m]
+    lines += _table(["", "sources", "prompts", *head], body)
+    lines += ["", "A source's mean is over its prompts, every mean above it over the sources' means. Intervals: bootstrap of the"]
+    lines += ["prompts within their sources. The ellipse (ellipsoid) is the one inscribed in the prompt. NSD: 2 mm, or 2 px"]
+    lines += [f"on pictures without spacing. Small: below {SMALL[2]} pixels, or {SMALL[3]} voxels in 3D.", ""]
+    lines += ["## By modality (promptable sources)", ""]
+    body = [[m["modality"], m["sources"], m["prompts"], *_cells(m)] for m in summary["modalities"]]
+    lines += _table(["modality", "sources", "prompts", *head], body)
+    for title, promptable in (("By source", True), ("Sources that a box cannot prompt", False)):
+        chosen = [s for s in summary["sources"] if s["promptable"] == promptable]
+        if chosen:
+            lines += ["", f"## {title}", ""]
+            body = [[s["modality"], s["source"], s["cases"], s["prompts"], *_cells(s)] for s in chosen]
+            lines += _table(["modality", "source", "cases", "prompts", *head], body)
+    if summary.get("failed"):
+        lines += ["", "## Cases that could not be scored", ""]
+        lines += [f"- {f['case']}: {f['reason']}" for f in summary["failed"]]
+    if summary.get("without_prompt"):
+        lines += ["", "## Cases without an object large enough for a prompt", "", ", ".join(summary["without_prompt"])]
+    return "\n".join(lines) + "\n"
+
+
+def scores_csv(rows: Sequence[Score]) -> str:
+    """The rows as CSV text, five decimals."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Score)])
+    for row in rows:
+        writer.writerow([round(v, 5) if isinstance(v, float) else v for v in asdict(row).values()])
+    return out.getvalue()
+
+
+def choose(
+    rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTABLE, columns: int = 6
+) -> list[tuple[str, list[int]]]:
+    """Positions of the best, the median and the worst rows for a sheet: of different sources as far as there are any."""
+    pool = [n for n, row in enumerate(rows) if row.source not in not_promptable] or list(range(len(rows)))
+    count = min(columns, math.ceil(len(pool) / 3))
+    median = float(np.median([rows[n].dsc for n in pool])) if pool else 0.0
+    result, taken = [], set()
+    orders: tuple[tuple[str, Callable[[int], float]], ...] = (
+        ("best", lambda n: -rows[n].dsc),
+        ("worst", lambda n: rows[n].dsc),
+        (f"around the median DSC ({median:.2f})", lambda n: abs(rows[n].dsc - median)),
+    )
+    for name, key in orders:
+        ranked = sorted((n for n in pool if n not in taken), key=key)
+        seen: set[str] = set()
+        fresh = [n for n in ranked if not (rows[n].group in seen or seen.add(rows[n].group))]
+        chosen = sorted((fresh + [n for n in ranked if n not in fresh])[:count], key=key)
+        taken.update(chosen)
+        result.append((name, chosen))
+    return [result[0], result[2], result[1]]
+
+
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _split(rows: Sequence[Score], key: Callable[[Score], str]) -> Iterator[list[Score]]:
+    """Rows with the same key, keys in alphabetical order."""
+    groups: dict[str, list[Score]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    for name in sorted(groups):
+        yield groups[name]
+
+
+def _mean(rows: Sequence[Score]) -> dict[str, Any]:
+    """Mean over sources of the mean over prompts."""
+    groups = list(_split(rows, lambda row: row.group))
+
+    def mean(name: str) -> float:
+        values = [[v for v in (getattr(row, name) for row in group) if math.isfinite(v)] for group in groups]
+        return float(np.mean([np.mean(v) for v in values if v])) if any(values) else math.nan
+
+    def interval(name: str) -> list[float]:
+        return list(bootstrap_interval(*([getattr(row, name) for row in group] for group in groups)))
+
+    return {
+        "sources": len(groups),
+        "cases": len({(row.group, row.case) for row in rows}),
+        "prompts": len(rows),
+        "dsc": mean("dsc"),
+        "dsc_interval": interval("dsc"),
+        "nsd": mean("nsd"),
+        "ellipse_dsc": mean("ellipse_dsc"),
+        "gain": mean("gain"),
+        "gain_interval": interval("gain"),
+        "seconds": mean("seconds"),
+    }
+
+
+def _cells(mean: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{mean['dsc']:.3f}",
+        _range(mean["dsc_interval"], ".3f"),
+        f"{mean['nsd']:.3f}",
+        f"{mean['ellipse_dsc']:.3f}",
+        f"{mean['gain']:+.3f}",
+        _range(mean["gain_interval"], "+.3f"),
+        f"{mean['seconds']:.3f}",
+    ]
+
+
+def _range(interval: Sequence[float], spec: str) -> str:
+    low, high = interval
+    return f"{low:{spec}} to {high:{spec}}" if math.isfinite(low) else "-"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> list[str]:
+    return ["| " + " | ".join(str(cell) for cell in row) + " |" for row in (head, ["---"] * len(head), *body)]

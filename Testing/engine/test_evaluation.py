@@ -1,0 +1,281 @@
+"""An evaluation whose segmenter is known: truth, ellipse or nothing, so that every number is known too."""
+
+from __future__ import annotations
+
+import csv
+import json
+from types import SimpleNamespace
+from typing import Callable, List
+
+import numpy as np
+import pytest
+from qmedsam import Box, QMedSAMError, Volume
+from qmedsam.cases import Case, read_manifest
+from qmedsam.errors import Cancelled
+from qmedsam.evaluation import evaluate, prompts_of
+from qmedsam.scores import ellipsoid_mask
+from shapes import ball
+
+SPACING_3D = (1.0, 1.5, 4.0)
+
+
+@pytest.fixture(autouse=True)
+def small_sheets(monkeypatch) -> None:
+    """Drawing is tested elsewhere; at 30 dpi it does not take most of the time here."""
+    monkeypatch.setattr("qmedsam.pictures._DPI", 30)
+
+
+class FakeSegmenter:
+    """Answers every box with ``paint(volume, box)``: a mask of the whole volume, cropped to the box as the real one does."""
+
+    def __init__(self, paint: Callable[[Volume, Box], np.ndarray]) -> None:
+        self.paint, self.calls = paint, []
+
+    def segment(self, volume: Volume, boxes: List[Box], **settings) -> SimpleNamespace:
+        self.calls.append((volume, boxes, settings))
+        objects = []
+        for box in boxes:
+            _, crop = ellipsoid_mask(box, volume.array_kji.shape[:3])
+            objects.append(
+                SimpleNamespace(mask_kji_crop=self.paint(volume, box)[crop], crop=crop, confidence=0.7, label=box.label)
+            )
+        return SimpleNamespace(objects=objects, seconds={"total": 3.0, "load": 1.0})
+
+
+def truth_of(volume: Volume, box: Box) -> np.ndarray:
+    return volume.array_kji > 50  # the objects of ``folder`` are bright and far apart
+
+
+def ellipse_of(volume: Volume, box: Box) -> np.ndarray:
+    whole = np.zeros(volume.array_kji.shape[:3], bool)
+    mask, crop = ellipsoid_mask(box, whole.shape)
+    whole[crop] = mask
+    return whole
+
+
+def nothing(volume: Volume, box: Box) -> np.ndarray:
+    return np.zeros(volume.array_kji.shape[:3], bool)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A manifest of two 2D cases, one 3D case with three objects, one broken file and one whose mask is too small."""
+    import SimpleITK as sitk
+
+    def write(name: str, array: np.ndarray, spacing=None) -> None:
+        image = sitk.GetImageFromArray(array)
+        if spacing:
+            image.SetSpacing(spacing)
+        sitk.WriteImage(image, str(tmp_path / name))
+
+    def write_2d(name: str, labels: np.ndarray) -> None:
+        write(f"{name}_image.png", np.where(labels > 0, 120, 10).astype(np.uint8))
+        write(f"{name}_mask.png", labels.astype(np.uint8))
+
+    flat = np.zeros((64, 80), int)
+    flat[8:28, 10:40] = 1  # a rectangle: its ellipse has pi / 4 of its area
+    flat[40:60, 50:70] = 1
+    write_2d("two", flat)
+    write_2d("line", flat * 0 + np.pad(np.ones((2, 60), int), ((30, 32), (10, 10))))
+    write_2d("tiny", np.pad(np.ones((5, 5), int), ((10, 49), (10, 65))))
+    solid = ball((16, 60, 60), (18, 20, 8), (9, 12, 5)).astype(int) + 2 * ball((16, 60, 60), (45, 20, 8), (8, 8, 4))
+    solid += ball((16, 60, 60), (30, 48, 7), (7, 6, 5)).astype(int)
+    write("solid_image.nii.gz", np.where(solid > 0, 90, 5).astype(np.int16), SPACING_3D)
+    write("solid_mask.nii.gz", solid.astype(np.uint8), SPACING_3D)
+    (tmp_path / "broken_image.png").write_bytes(b"no picture")
+    rows = [
+        ("two", "Endoscopy", "2D", "polyps", "png"),
+        ("line", "Fundus", "2D", "fives", "png"),
+        ("tiny", "Endoscopy", "2D", "polyps", "png"),
+        ("solid", "CT", "3D", "organs", "nii.gz"),
+        ("broken", "Endoscopy", "2D", "polyps", "png"),
+    ]
+    with (tmp_path / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case_id", "modality", "dim", "source", "split", "path_image", "path_mask"])
+        for name, modality, dim, source, end in rows:
+            writer.writerow([name, modality, dim, source, "validation", f"{name}_image.{end}", f"{name}_mask.{end}"])
+    return tmp_path
+
+
+def run(folder, paint=truth_of, **options):
+    cases = read_manifest(folder / "manifest.csv")
+    segmenter = FakeSegmenter(paint)
+    return evaluate(cases, segmenter, folder / "out", **options), segmenter
+
+
+def rows_of(folder) -> List[dict]:
+    with (folder / "out" / "scores.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("prompt", ["volume", "slice"])
+def test_the_truth_scores_one_everywhere(folder, prompt) -> None:
+    summary, _ = run(folder, prompt=prompt, jitter=0.1)
+    rows = rows_of(folder)
+    assert [(r["case"], r["label"], r["component"]) for r in rows] == [
+        ("two", "1", "1"), ("two", "1", "2"), ("line", "1", "1"), ("solid", "1", "1"), ("solid", "1", "2"), ("solid", "2", "1"),
+    ]  # fmt: skip
+    assert all(float(r["dsc"]) == float(r["nsd"]) == 1 for r in rows)
+    assert summary["mean"]["dsc"] == summary["mean"]["nsd"] == 1
+    assert summary["mean"]["dsc_interval"] == pytest.approx([1, 1])
+    assert [int(r["dim"]) for r in rows] == [2, 2, 2] + [3 if prompt == "volume" else 2] * 3
+
+
+def test_an_object_beside_the_target_counts_against_the_prediction(folder) -> None:
+    """Scored against the component alone: the neighbour of the same label in the prediction is an error."""
+
+    def both_of_case_two(volume: Volume, box: Box) -> np.ndarray:
+        return truth_of(volume, box)
+
+    cases = [c for c in read_manifest(folder / "manifest.csv") if c.case_id == "two"]
+    wide = FakeSegmenter(both_of_case_two)
+    found = wide.segment
+
+    def whole_picture(volume, boxes, **settings):
+        result = found(volume, boxes, **settings)
+        for o in result.objects:
+            o.crop, o.mask_kji_crop = tuple(slice(0, n) for n in volume.array_kji.shape), volume.array_kji > 50
+        return result
+
+    wide.segment = whole_picture
+    evaluate(cases, wide, folder / "out")
+    first, second = rows_of(folder)
+    assert float(first["dsc"]) == pytest.approx(2 * 600 / (600 + 1000), abs=1e-5)
+    assert float(second["dsc"]) == pytest.approx(2 * 400 / (400 + 1000), abs=1e-5)
+
+
+def test_the_ellipse_is_worth_what_it_is(folder) -> None:
+    summary, _ = run(folder, ellipse_of)
+    rows = rows_of(folder)
+    assert all(r["dsc"] == r["ellipse_dsc"] for r in rows)
+    share = np.pi / 4
+    assert float(rows[0]["dsc"]) == pytest.approx(2 * share / (1 + share), abs=0.01)
+    assert all(float(r["dsc"]) > 0.85 for r in rows[3:])  # ellipsoids, half a voxel smaller than their boxes
+    assert summary["mean"]["gain"] == 0
+
+
+def test_an_empty_prediction_scores_zero(folder) -> None:
+    summary, _ = run(folder, nothing)
+    assert summary["mean"]["dsc"] == summary["mean"]["nsd"] == 0
+    assert summary["mean"]["gain"] == pytest.approx(-summary["mean"]["ellipse_dsc"])
+
+
+def test_all_boxes_of_a_case_go_in_one_call_with_the_settings(folder) -> None:
+    _, segmenter = run(folder, strategy="fixed", frame="slice")
+    assert [len(boxes) for _, boxes, _ in segmenter.calls] == [2, 1, 3]
+    for volume, boxes, settings in segmenter.calls:
+        assert [box.label for box in boxes] == list(range(1, len(boxes) + 1))
+        assert settings["modality"] == volume.modality
+        assert (settings["strategy"], settings["frame"], settings["keep_masks"]) == ("fixed", "slice", True)
+    assert {r["seconds"] for r in rows_of(folder)} == {"1.0", "2.0", "0.66667"}  # shared; loading left out
+
+
+def test_nsd_is_in_millimetres_in_3d_and_in_pixels_in_2d(folder) -> None:
+    def shifted(volume: Volume, box: Box) -> np.ndarray:
+        return np.roll(truth_of(volume, box), 1, axis=0 if volume.array_kji.shape[0] > 1 else 2)
+
+    run(folder, shifted, jitter=1.0)
+    rows = rows_of(folder)
+    assert all(float(r["nsd"]) == 1 for r in rows[:3])  # one pixel off, tolerance 2
+    assert all(float(r["nsd"]) < 0.97 for r in rows[3:])  # one slice off is 4 mm
+
+
+def test_broken_and_too_small_cases_are_listed_and_do_not_stop_the_run(folder) -> None:
+    summary, _ = run(folder)
+    (failure,) = summary["failed"]
+    assert failure["case"] == "broken" and "broken_image.png" in failure["reason"]
+    assert summary["without_prompt"] == ["tiny"]
+    page = (folder / "out" / "summary.md").read_text()
+    assert "broken_image.png" in page and "tiny" in page
+
+
+def test_unpromptable_sources_are_reported_apart(folder) -> None:
+    summary, _ = run(folder, lambda v, b: ellipse_of(v, b) if v.name == "line" else truth_of(v, b))
+    assert summary["mean"]["dsc"] == 1 and summary["mean"]["sources"] == 2
+    assert summary["mean_all"]["sources"] == 3 and summary["mean_all"]["dsc"] < 1
+    assert [m["modality"] for m in summary["modalities"]] == ["CT", "Endoscopy"]
+    assert [s["source"] for s in summary["sources"] if not s["promptable"]] == ["fives"]
+
+
+def test_four_files_are_written_and_nothing_else(folder) -> None:
+    summary, _ = run(folder, about={"model": "fake"})
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["scores.csv", "sheet.png", "summary.json", "summary.md"]
+    stored = json.loads((folder / "out" / "summary.json").read_text())
+    assert stored["settings"]["model"] == "fake"
+    assert stored["mean"]["dsc"] == summary["mean"]["dsc"]
+    assert (folder / "out" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_progress_and_cancelling(folder) -> None:
+    steps: list = []
+    run(folder, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(n, 5) for n in range(6)]
+    with pytest.raises(Cancelled):
+        evaluate(read_manifest(folder / "manifest.csv"), FakeSegmenter(truth_of), folder / "no", cancelled=lambda: len(steps) > 0)
+    assert not any((folder / "no").iterdir())
+
+
+def test_wrong_options_and_hopeless_manifests_are_mendable_errors(folder) -> None:
+    cases = read_manifest(folder / "manifest.csv")
+    for options in ({"prompt": "point"}, {"jitter": -0.1}, {"jitter": 2}):
+        with pytest.raises(QMedSAMError):
+            evaluate(cases, FakeSegmenter(truth_of), folder / "out", **options)
+    with pytest.raises(QMedSAMError, match="broken_image"):
+        evaluate([c for c in cases if c.case_id == "broken"], FakeSegmenter(truth_of), folder / "out")
+    with pytest.raises(QMedSAMError):
+        evaluate(cases, FakeSegmenter(truth_of), folder / "manifest.csv")
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------------
+
+
+def case(name: str = "a", is_3d: bool = True) -> Case:
+    return Case(name, "CT", is_3d, "s", "", name, None, None)  # type: ignore[arg-type]
+
+
+def edges(prompt) -> np.ndarray:
+    corners = prompt.box.corners_ijk
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+LABELS = ball((16, 60, 60), (18, 20, 8), (9, 12, 5)).astype(int) + 2 * ball((16, 60, 60), (45, 20, 8), (8, 8, 4))
+
+
+def test_prompts_are_tight() -> None:
+    first, second = prompts_of(case(), LABELS)
+    np.testing.assert_array_equal(edges(first), [[8.5, 7.5, 2.5], [27.5, 32.5, 13.5]])
+    assert (first.label, second.label) == (1, 2)
+    assert (first.truth == (LABELS == 1)[first.crop]).all()
+    assert first.truth.sum() == (LABELS == 1).sum()
+
+
+def test_slice_prompts_lie_on_the_largest_axial_slice() -> None:
+    (prompt, _) = prompts_of(case(), LABELS, "slice", 0.2)
+    assert prompt.crop[0] == slice(8, 9)
+    low, high = edges(prompt)
+    assert (low[2], high[2]) == (7.5, 8.5)  # the jitter stays in the plane
+    assert prompt.truth.sum() == (LABELS[8] == 1).sum()
+
+
+@pytest.mark.parametrize("prompt", ["volume", "slice"])
+def test_jitter_moves_outward_by_at_most_its_share_and_depends_on_the_object_alone(prompt) -> None:
+    tight, loose = (prompts_of(case(), LABELS, prompt, jitter) for jitter in (0, 0.2))
+    again, elsewhere = prompts_of(case(), LABELS, prompt, 0.2), prompts_of(case("b"), LABELS, prompt, 0.2)
+    for t, m, same, other in zip(tight, loose, again, elsewhere):
+        moved = (edges(m) - edges(t)) * [[-1], [1]] / (edges(t)[1] - edges(t)[0])
+        assert (moved >= 0).all() and (moved <= 0.2 + 1e-12).all() and moved.max() > 0.02
+        np.testing.assert_array_equal(edges(m), edges(same))
+        assert (edges(m) != edges(other)).any()
+    alone = prompts_of(case(), np.where(LABELS == 2, 2, 0), prompt, 0.2)  # the other object is gone
+    np.testing.assert_array_equal(edges(alone[0]), edges(loose[1]))
+    assert len({round(float(x), 6) for x in (edges(loose[0]) - edges(tight[0])).ravel()[:2]}) == 2
+
+
+def test_jitter_stops_at_the_images_border() -> None:
+    labels = np.zeros((1, 40, 40), int)
+    labels[0, :30, :30] = 1
+    (prompt,) = prompts_of(case(is_3d=False), labels, jitter=1.0)
+    low, high = edges(prompt)
+    np.testing.assert_array_equal(low, [-0.5, -0.5, -0.5])
+    assert (high <= [39.5, 39.5, 0.5]).all() and high[2] == 0.5
