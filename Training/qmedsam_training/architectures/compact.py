@@ -1,0 +1,232 @@
+"""``qmedsam-compact``: SAM's shape (image encoder -> embedding, box prompt, two-way decoder) at about 1 GMAC a slice.
+
+What differs from LiteMedSAM, and why:
+    * dense 3 x 3 convolutions with ReLU instead of depthwise ones and window attention: int8 runs them near peak, and
+      exact GELU over a stride-1 stem is two thirds of LiteMedSAM's elements (model facts 0.7);
+    * the box also enters *densely*, as maps of where each pixel lies relative to the box: a small network does not have
+      to learn localisation from two tokens;
+    * the decoder is a two-level U around the two-way attention, so that the prompted object is looked at with context;
+    * a predicted IoU per mask, trained, as the confidence.
+
+The prompt is scale free (relative to the box), so the weights work at any input size that is a multiple of 32.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..quantization import KeptFloat, SignedPoint, UnsignedPoint
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch normalisation (folded away before quantization) and ReLU."""
+
+    def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> None:
+        super().__init__()
+        self.add_module("conv", nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False))
+        self.add_module("norm", nn.BatchNorm2d(cout))
+        if relu:
+            self.add_module("act", nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(width, width)
+        self.second = ConvNorm(width, width, relu=False)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.second(self.first(x)))
+
+
+class ImageEncoder(nn.Module):
+    """``B x 3 x S x S`` -> ``B x 2 embed x S/4 x S/4``.
+
+    The first half of the channels is the top-down pyramid at stride 4; the second is the stride-2 feature map, folded
+    (space to depth), which the decoder unfolds for sharp borders. One tensor, so that callers cache and pass one thing.
+    """
+
+    def __init__(self, widths: Tuple[int, ...], depths: Tuple[int, ...], embed: int) -> None:
+        super().__init__()
+        stem, *levels = widths
+        self.stem = ConvNorm(3, stem, stride=2)
+        self.skip = ConvNorm(stem, embed // 4, kernel=1)
+        stages, previous = [], stem
+        for width, depth in zip(levels, depths):
+            stages.append(nn.Sequential(ConvNorm(previous, width, stride=2), *(Residual(width) for _ in range(depth))))
+            previous = width
+        self.stages = nn.ModuleList(stages)
+        self.lateral = nn.ModuleList(ConvNorm(width, embed, kernel=1, relu=False) for width in levels)
+        self.smooth = nn.ModuleList(Residual(embed) for _ in levels[:-1])
+        self.fold = nn.PixelUnshuffle(2)
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        fine = self.fold(self.skip(x))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        top = self.lateral[-1](maps[-1])
+        for lateral, smooth, feature in zip(reversed(self.lateral[:-1]), reversed(self.smooth), reversed(maps[:-1])):
+            top = smooth(lateral(feature) + self.up(top))
+        return torch.cat([top, fine], dim=1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose two products carry their own quantization points."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_point, self.k_point, self.v_point = SignedPoint(), SignedPoint(), SignedPoint()
+        self.weight_point = UnsignedPoint()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+        query = self.q_point(split(self.q_proj(q)))
+        key = self.k_point(split(self.k_proj(k)).transpose(2, 3))
+        weights = self.weight_point(((query @ key) * self.scale).softmax(dim=-1))
+        mixed = weights @ self.v_point(split(self.v_proj(v)))
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class TwoWayBlock(nn.Module):
+    """SAM's decoder block: tokens look at themselves, at the image, think, and the image looks back."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.token_to_image = Attention(width, heads)
+        self.image_to_token = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
+
+    def forward(self, tokens: Tensor, image: Tensor, position: Tensor) -> Tuple[Tensor, Tensor]:
+        tokens = self.norm1(tokens + self.self_attn(tokens, tokens, tokens))
+        tokens = self.norm2(tokens + self.token_to_image(tokens, image + position, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.image_to_token(image + position, tokens, tokens))
+        return tokens, image
+
+
+class BoxPrompt(KeptFloat, nn.Module):
+    """A box as tokens (its corners) and as maps (every pixel's place relative to the box). Stays float when quantized."""
+
+    def __init__(self, embed: int, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(nn.Conv2d(9, embed, 1), nn.ReLU(inplace=True), nn.Conv2d(embed, embed, 1))
+        self.corner = nn.Sequential(nn.Linear(8, width), nn.ReLU(inplace=True), nn.Linear(width, 2 * width))
+
+    def forward(self, boxes: Tensor, grid: int, size: int) -> Tuple[Tensor, Tensor]:
+        """``boxes``: ``N x 4`` xyxy edges in network pixels (centres at integers) of an input of ``size`` pixels."""
+        centers = (torch.arange(grid, dtype=boxes.dtype, device=boxes.device) + 0.5) * (size / grid) - 0.5
+        lower, upper = boxes[:, :2], boxes[:, 2:]
+        half = (upper - lower).clamp(min=1.0) / 2
+        middle = (lower + upper) / 2
+        # -1 and 1 on the box's sides; clamped so that pixels far away look alike
+        x = ((centers[None, :] - middle[:, :1]) / half[:, :1]).clamp(-3, 3)[:, None, :].expand(-1, grid, -1)
+        y = ((centers[None, :] - middle[:, 1:]) / half[:, 1:]).clamp(-3, 3)[:, :, None].expand(-1, -1, grid)
+        relative = half / size
+        wide = relative[:, :, None, None].expand(-1, -1, grid, grid)
+        inside = torch.minimum(1 - x.abs(), 1 - y.abs())
+        radius = (x * x + y * y).clamp(max=4)
+        maps = torch.stack([x, y, x.abs(), y.abs(), radius, inside, (inside * 8).clamp(-1, 1), wide[:, 0], wide[:, 1]], dim=1)
+        centre = middle / size * 2 - 1
+        aspect = torch.log(half[:, :1] / half[:, 1:]).clamp(-3, 3)
+        corners = torch.cat([centre, relative * 2, torch.log(relative * 2 + 1e-3), aspect, aspect.abs()], dim=1)
+        return self.corner(corners).reshape(boxes.shape[0], 2, -1), self.dense(maps)
+
+
+class Position(KeptFloat, nn.Linear):
+    """Where an image token lies. Depends on nothing but the grid, so there is nothing to gain from quantizing it."""
+
+
+class MaskDecoder(nn.Module):
+    """Embedding and box to mask logits at stride 2 and a predicted IoU."""
+
+    def __init__(self, embed: int, width: int, deep: int, heads: int = 4, blocks: int = 2) -> None:
+        super().__init__()
+        self.embed = embed
+        self.prompt = BoxPrompt(embed, width)
+        self.merge = Residual(embed)
+        self.down = ConvNorm(embed, width, stride=2)
+        self.context_down = nn.Sequential(ConvNorm(width, deep, stride=2), Residual(deep))
+        self.context_up = ConvNorm(deep, width, kernel=1, relu=False)
+        self.local = Residual(width)
+        self.output_tokens = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.position = Position(2, width)
+        self.blocks = nn.ModuleList(TwoWayBlock(width, heads, 2 * width) for _ in range(blocks))
+        self.lift = ConvNorm(width, embed, kernel=1, relu=False)
+        self.refine = Residual(embed)
+        self.unfold = nn.PixelShuffle(2)
+        self.upscale = nn.ConvTranspose2d(embed, embed // 2, 2, 2)
+        self.fine = ConvNorm(embed // 4, embed // 2, kernel=1, relu=False)
+        self.sharpen = Residual(embed // 2)
+        self.hyper = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, embed // 2 + 1))
+        self.iou = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, 1))
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
+        """``embedding``: ``1 x 2 embed x G x G`` (or ``N x ...``, one per box); returns logits ``N x 2G x 2G`` and IoU ``N``."""
+        count, grid = boxes.shape[0], embedding.shape[-1]
+        coarse, fine = embedding[:, : self.embed], embedding[:, self.embed :]
+        prompt_tokens, dense = self.prompt(boxes, grid, grid * 4)
+        x = self.merge(coarse + dense)
+        middle = self.down(x)
+        middle = self.local(self.act(middle + self.up(self.context_up(self.context_down(middle)))))
+        side = middle.shape[-1]
+        axis = torch.linspace(-1, 1, side, dtype=boxes.dtype, device=boxes.device)
+        place = torch.stack([axis[None, :].expand(side, side), axis[:, None].expand(side, side)], dim=-1)
+        position = self.position(place.reshape(1, side * side, 2))
+        tokens = torch.cat([self.output_tokens[None].expand(count, -1, -1), prompt_tokens], dim=1)
+        image = middle.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens, image = block(tokens, image, position)
+        middle = image.transpose(1, 2).reshape(count, -1, side, side)
+        x = self.refine(self.act(x + self.up(self.lift(middle))))
+        x = self.sharpen(self.act(self.upscale(x) + self.fine(self.unfold(fine))))
+        weights = self.hyper(tokens[:, 0])
+        logits = (weights[:, None, :-1] @ x.flatten(2)).reshape(count, 2 * grid, 2 * grid) + weights[:, -1:, None]
+        return logits, self.iou(tokens[:, 1])[:, 0].sigmoid()
+
+
+class CompactSAM(nn.Module):
+    """The shipped network. ``encode`` once per slice, ``decode`` once per box (or per block of boxes)."""
+
+    def __init__(
+        self,
+        widths: Tuple[int, ...] = (24, 48, 96, 160, 160),
+        depths: Tuple[int, ...] = (2, 2, 2, 1),
+        embed: int = 64,
+        width: int = 96,
+        deep: int = 128,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = ImageEncoder(widths, depths, embed)
+        self.mask_decoder = MaskDecoder(embed, width, deep)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """``B x 3 x S x S`` normalised images to ``B x C x S/4 x S/4`` embeddings."""
+        return self.image_encoder(image)
+
+    def decode(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
+        """Embedding and boxes (``N x 4``, xyxy network pixels) to logits ``N x S/2 x S/2`` and predicted IoU ``N``."""
+        return self.mask_decoder(embedding, boxes)
+
+    def forward(self, image: Tensor, boxes: Tensor, image_of_box: Tensor) -> Tuple[Tensor, Tensor]:
+        """Training: boxes of several images at once; ``image_of_box`` (``N``) says which image a box belongs to."""
+        return self.decode(self.encode(image)[image_of_box], boxes)

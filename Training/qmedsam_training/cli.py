@@ -1,0 +1,103 @@
+"""``qmedsam-train``: from labelled images to a model folder that the engine loads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Optional
+
+import typer
+from qmedsam import QMedSAMError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+console = Console()
+
+
+@app.command()
+def train(
+    config: Path = typer.Option(..., exists=True, dir_okay=False, help="YAML of the stage (see Training/configs)."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder of the run; continues there when it was interrupted."),
+    init: Optional[Path] = typer.Option(None, help="Start from this checkpoint instead of the configuration's."),
+    manifest: Optional[Path] = typer.Option(None, help="Labelled cases, instead of the configuration's."),
+    minutes: Optional[float] = typer.Option(None, help="Wall-clock budget in minutes."),
+    steps: Optional[int] = typer.Option(None, help="Number of steps."),
+    dry_run: bool = typer.Option(False, help="Print the plan and stop."),
+) -> None:
+    """Train one stage (float, or quantization aware)."""
+    from .config import TrainConfig
+
+    settings = TrainConfig.read(config, init=init, minutes=minutes, steps=steps)
+    if manifest:
+        settings.data.manifest = manifest
+    console.print(settings.model_dump(mode="json"))
+    if dry_run:
+        from .train import make_model
+
+        parameters = sum(p.numel() for p in make_model(settings).parameters())
+        console.print(f"{parameters:,} parameters; {settings.steps * settings.batch_size:,} samples at most")
+        return
+    from .plots import plot_log
+    from .train import run
+
+    with Progress(console=console) as bar:
+        task = bar.add_task("Training", total=1.0)
+        best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
+    plot_log(output / "log.csv", output / "log.png")
+    console.print(f"Best checkpoint: {best}")
+
+
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(..., exists=True, help="best.pt of a quantization-aware or a float run."),
+    config: Path = typer.Option(..., exists=True, help="YAML of the stage that made it."),
+    recipe: Path = typer.Option(..., exists=True, help="YAML with the manifest's fields and the model card."),
+    output: Path = typer.Option(..., "-o", "--output", help="Model folder to write."),
+    keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
+) -> None:
+    """Write the OpenVINO model folder and show what precision every layer really runs in."""
+    import yaml
+
+    from .config import TrainConfig
+    from .export import write_model
+    from .train import load_trained
+
+    settings = TrainConfig.read(config)
+    fields = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    card = (recipe.parent / fields.pop("card_file")).read_text(encoding="utf-8")
+    fields.update(
+        architecture=settings.architecture,
+        input_size=settings.input_size,
+        precision="int8" if settings.stage == "qat" else "float32",
+        frame={"kind": "roi", "margin": settings.data.margin},
+        normalization={"kind": "zscore"},
+    )
+    write_model(output, load_trained(settings, checkpoint), fields, card, keep_onnx)
+    census(output)
+
+
+@app.command()
+def census(model: Path = typer.Argument(..., exists=True, file_okay=False, help="Model folder.")) -> None:
+    """Count the layers that multiply, by the precision that OpenVINO runs them in."""
+    from .export import census as count
+
+    table = Table("network", "layer", "precision", "count")
+    for part in ("encoder", "decoder"):
+        for (kind, precision), number in sorted(Counter(row[1:] for row in count(model / f"{part}.xml")).items()):
+            table.add_row(part, kind, precision, str(number))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one sentence and a hint."""
+    try:
+        app()
+    except QMedSAMError as error:
+        console.print(f"[bold red]Error:[/] {error.message} {error.hint}")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""A trained network to a model folder: ONNX with QDQ nodes -> mended graph -> OpenVINO IR -> manifest and card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from qmedsam.models import Model
+from qmedsam.network.openvino_network import import_openvino
+from torch import Tensor, nn
+
+#: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
+_TRACED_BOXES = 2
+_OPSET = 17
+#: OpenVINO's runtime names of the layers that multiply.
+PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
+        return self.model.decode(embedding, boxes)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.encode(image)
+
+
+def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onnx.ModelProto]:
+    """``encoder`` and ``decoder`` as ONNX graphs (QCDQ for a quantized model), already mended for OpenVINO."""
+    model = model.eval().cpu()
+    image = torch.zeros(1, 3, input_size, input_size)
+    with torch.no_grad():
+        embedding = model.encode(image)
+    # Traced with two *different* boxes: equal ones could be folded into one.
+    boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.1, 0.3, 0.7, 0.9]])[:_TRACED_BOXES] * input_size
+    parts = {
+        "encoder": (_Encoder(model), (image,), ["image"], ["embedding"], {}),
+        "decoder": (
+            _Decoder(model),
+            (embedding, boxes),
+            ["embedding", "boxes"],
+            ["logits", "confidence"],
+            {"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
+        ),
+    }
+    graphs = {}
+    for name, (module, arguments, inputs, outputs, dynamic) in parts.items():
+        options = {"input_names": inputs, "output_names": outputs, "dynamic_axes": dynamic, "opset_version": _OPSET}
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+            warnings.simplefilter("ignore")  # the TorchScript exporter's deprecation and tracer notes
+            path = Path(scratch) / "graph.onnx"
+            # dynamo=False: the TorchScript path stores weights as int8; dynamo keeps them float behind a QuantizeLinear
+            if quantized:
+                from brevitas.export import export_onnx_qcdq
+
+                export_onnx_qcdq(module.eval(), args=arguments, export_path=str(path), dynamo=False, **options)
+            else:
+                torch.onnx.export(module.eval(), arguments, str(path), dynamo=False, **options)
+            graph = onnx.load(path)
+        graphs[name] = mend(graph)
+    return graphs
+
+
+def mend(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """What OpenVINO needs to run a QCDQ graph in int8, in place.
+
+    1. Constant weights are stored as int8: ``QuantizeLinear`` and ``Clip`` on a constant are folded into its initialiser.
+       A Clip left between int8 weights and their DequantizeLinear makes OpenVINO run the layer in float.
+    2. Every weight's DequantizeLinear loses its (all-zero) zero point: exporters merge equal zero-point vectors of several
+       layers into one initialiser, upon which OpenVINO refuses int8 to all of them.
+
+    Raises:
+        ValueError: a weight has a zero point that is not zero.
+    """
+    nodes = graph.graph
+    constants = {i.name: numpy_helper.to_array(i) for i in nodes.initializer}
+    constants.update({n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in nodes.node if n.op_type == "Constant"})
+    folded: Dict[str, np.ndarray] = {}
+    gone: List[onnx.NodeProto] = []
+    for node in nodes.node:
+        source = folded.get(node.input[0], constants.get(node.input[0])) if node.input else None
+        if source is None:
+            continue
+        if node.op_type == "QuantizeLinear":
+            scale = constants[node.input[1]]
+            zero = constants[node.input[2]]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            shape = [1] * source.ndim
+            if scale.ndim:
+                shape[axis] = -1
+            limits = np.iinfo(zero.dtype)
+            values = np.clip(
+                np.rint(source / scale.reshape(shape)) + zero.reshape(shape if zero.ndim else ()), limits.min, limits.max
+            )
+            folded[node.output[0]] = values.astype(zero.dtype)
+            gone.append(node)
+        elif node.op_type == "Clip" and source.dtype in (np.int8, np.uint8):
+            folded[node.output[0]] = np.clip(source, constants[node.input[1]], constants[node.input[2]]).astype(source.dtype)
+            gone.append(node)
+        elif node.op_type == "DequantizeLinear":
+            if len(node.input) > 2:
+                if constants[node.input[2]].any():
+                    raise ValueError(f"The weight of {node.name} is not symmetric.")
+                del node.input[2:]
+            if node.input[0] in folded:
+                nodes.initializer.append(numpy_helper.from_array(folded[node.input[0]], node.input[0]))
+                del folded[node.input[0]]
+    for node in gone:
+        nodes.node.remove(node)
+    _drop_unused(graph)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def _drop_unused(graph: onnx.ModelProto) -> None:
+    """Remove constants that nothing reads any more."""
+    used = {name for node in graph.graph.node for name in node.input} | {o.name for o in graph.graph.output}
+    for initializer in [i for i in graph.graph.initializer if i.name not in used]:
+        graph.graph.initializer.remove(initializer)
+    for node in [n for n in graph.graph.node if n.op_type == "Constant" and n.output[0] not in used]:
+        graph.graph.node.remove(node)
+
+
+def census(ir: Path, shapes: Optional[Dict[str, list]] = None) -> List[Tuple[str, str, str]]:
+    """What precision each matrix product really runs in: ``(layer, type, precision)`` of the compiled graph.
+
+    Read from OpenVINO's runtime graph under the f32 hint, so that "int8" cannot be confused with a bf16 default.
+    """
+    ov = import_openvino()
+    core = ov.Core()
+    model = core.read_model(ir)
+    model.reshape(shapes or {i.any_name: [d.get_length() if d.is_static else 1 for d in i.partial_shape] for i in model.inputs})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    rows = []
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: str(value.value) for key, value in op.get_rt_info().items()}
+        kind, names = info.get("layerType", ""), info.get("originalLayersNames", "")
+        if kind.startswith(PRODUCTS):
+            rows.append((op.get_friendly_name(), kind, info["runtimePrecision"]))
+        elif kind == "Subgraph" and "MatMul" in names:
+            rows.append((op.get_friendly_name(), "Attention", info["runtimePrecision"]))
+    return rows
+
+
+def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: str, keep_onnx: bool = False) -> Path:
+    """Export a network into a model folder that the engine loads. Written beside and renamed when complete.
+
+    Args:
+        folder: of the model; replaced when it is there.
+        model: float, or quantized by :func:`~qmedsam_training.quantization.quantize` (``precision`` of the fields says which).
+        fields: of the manifest (``manifest.schema.json`` of the engine), without the files that are written here.
+        card: text of the model card.
+        keep_onnx: also keep the mended ONNX files (for ONNX Runtime).
+
+    Returns:
+        ``folder``.
+    """
+    ov = import_openvino()
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        for part, graph in to_onnx(model, fields["input_size"], fields["precision"] == "int8").items():
+            path = scratch / f"{part}.onnx"
+            onnx.save(graph, path)
+            ov.save_model(ov.convert_model(path), scratch / f"{part}.xml", compress_to_fp16=False)
+            if not keep_onnx:
+                path.unlink()
+        manifest = {
+            **fields,
+            "encoder": "encoder.xml",
+            "decoder": "decoder.xml",
+            "prompt_size": fields["input_size"],
+            "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(scratch.iterdir())},
+        }
+        (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (scratch / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        scratch.chmod(0o755)  # mkdtemp's 0700 would hide a model installed for all users
+        Model.read(scratch).verify()
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder

@@ -1,0 +1,113 @@
+"""Any float network of :mod:`~qmedsam_training.architectures` into its quantization-aware form, with Brevitas.
+
+One definition serves both: a float network is built, trained, its batch normalisations are folded, and then every
+Conv2d, ConvTranspose2d and Linear is *replaced* by Brevitas' quantized layer holding the same weights, and every point
+that marks a factor of an attention product by a quantizer. Biases, norms, activations and prompt encoder stay float
+(QMedSAM paper, section 2.2).
+
+Departures from the published code, each with its reason (measured; see Docs/Decisions):
+    * weights per channel and *full range* (-128..127): a narrow range exports a Clip between the int8 weights and their
+      DequantizeLinear, and OpenVINO then silently runs the layer in float;
+    * softmax output unsigned: signed int8 wastes half of its range there;
+    * batch normalisation folded before quantization, so that what is quantized is what is deployed.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Tuple
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class SignedPoint(nn.Identity):
+    """Marks a tensor that enters a matrix product and has both signs."""
+
+
+class UnsignedPoint(nn.Identity):
+    """Marks a tensor that enters a matrix product and is never negative (a softmax)."""
+
+
+class KeptFloat:
+    """Mixin for a part whose layers stay float when the rest is quantized (the prompt encoder)."""
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Fold every ``conv`` + ``norm`` pair of children into the convolution, in place. The result equals ``model.eval()``."""
+    model.eval()
+    for module in list(model.modules()):
+        norm = getattr(module, "norm", None)
+        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, norm)
+            module.norm = nn.Identity()
+    return model
+
+
+def quantize(model: nn.Module, skip: Tuple[str, ...] = (), narrow_range: bool = False) -> nn.Module:
+    """Replace the layers of a folded float network by 8-bit quantized ones, in place.
+
+    Args:
+        model: batch normalisations already folded (:func:`fold_batch_norms`).
+        skip: dotted names of layers to leave float (the image's first convolution, where accuracy needs it).
+        narrow_range: weights in -127..127, as Brevitas' default and the paper have it; only for comparisons, see above.
+
+    Raises:
+        ValueError: a batch normalisation is left, or a name in ``skip`` does not exist.
+    """
+    from brevitas import config
+
+    config.IGNORE_MISSING_KEYS = True  # a float checkpoint has no scales; they come from statistics
+    modules = dict(model.named_modules())
+    unknown = [name for name in skip if name not in modules]
+    if unknown:
+        raise ValueError(f"No such layer to skip: {', '.join(unknown)}.")
+    if any(isinstance(m, nn.BatchNorm2d) for m in modules.values()):
+        raise ValueError("Fold the batch normalisations before quantizing.")
+    for owner, name, child, path in list(_replaceable(model)):
+        if path not in skip:
+            setattr(owner, name, _quantized(child, narrow_range))
+    return model
+
+
+def _replaceable(model: nn.Module, prefix: str = "") -> Iterator[Tuple[nn.Module, str, nn.Module, str]]:
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, KeptFloat):
+            continue
+        if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SignedPoint, UnsignedPoint)):
+            yield model, name, child, path
+        else:
+            yield from _replaceable(child, path + ".")
+
+
+def _quantized(layer: nn.Module, narrow: bool) -> nn.Module:
+    from brevitas import nn as qnn
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
+
+    class Weight(Int8WeightPerChannelFloat):
+        narrow_range = narrow
+
+    if isinstance(layer, SignedPoint):
+        return qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat)
+    if isinstance(layer, UnsignedPoint):
+        return qnn.QuantIdentity(act_quant=Uint8ActPerTensorFloat)
+    shared = {"bias": layer.bias is not None, "weight_quant": Weight, "input_quant": Int8ActPerTensorFloat}
+    if isinstance(layer, nn.Linear):
+        new = qnn.QuantLinear(layer.in_features, layer.out_features, **shared)
+    else:
+        kind = qnn.QuantConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else qnn.QuantConv2d
+        new = kind(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            groups=layer.groups,
+            **shared,
+        )
+    with torch.no_grad():
+        new.weight.copy_(layer.weight)
+        if layer.bias is not None:
+            new.bias.copy_(layer.bias)
+    return new
