@@ -7,7 +7,7 @@ voxel outside the box is ever written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
@@ -20,7 +20,8 @@ from .predictor import SlicePredictor
 MARGIN = 0.10
 #: A propagated prompt never gets smaller than this share of the ROI's rectangle (sides), so a thin slice cannot trap it.
 LEAST_SHARE = 0.15
-#: Below this predicted IoU a mask found with the fallback prompt does not restart an object that had vanished.
+#: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
+END_CONFIDENCE = 0.3
 RESTART_CONFIDENCE = 0.5
 
 
@@ -32,6 +33,16 @@ class SliceMask:
     pixels: Pixels
     mask: np.ndarray
     confidence: float
+
+    def on(self, pixels: Pixels) -> np.ndarray:
+        """The mask on another part of the slice plane; false where it was not defined."""
+        out = np.zeros((pixels[3] - pixels[1], pixels[2] - pixels[0]), bool)
+        x0, y0 = max(pixels[0], self.pixels[0]), max(pixels[1], self.pixels[1])
+        x1, y1 = min(pixels[2], self.pixels[2]), min(pixels[3], self.pixels[3])
+        if x1 > x0 and y1 > y0:
+            mine = self.mask[y0 - self.pixels[1] : y1 - self.pixels[1], x0 - self.pixels[0] : x1 - self.pixels[0]]
+            out[y0 - pixels[1] : y1 - pixels[1], x0 - pixels[0] : x1 - pixels[0]] = mine
+        return out
 
 
 @dataclass
@@ -81,9 +92,10 @@ def fixed(predictor: SlicePredictor, items: Sequence[Item], tick: Tick) -> bool:
 def propagate(predictor: SlicePredictor, items: Sequence[Item], tick: Tick) -> bool:
     """From the middle slice both ways; the next prompt is the previous mask's extent, grown a little.
 
-    The prompt is clamped to the ROI's rectangle and never falls below a minimum size. An empty mask falls back to the
-    ROI's rectangle; when that finds nothing convincing either, the object has ended in that direction, though the box
-    goes on. Two sweeps over all boxes together (up, then down), so that boxes share encoded slices.
+    The prompt is clamped to the ROI's rectangle and never falls below a minimum size; of the mask only what lies in it and
+    touches the object of the neighbouring slice continues the object. When nothing does, the ROI's rectangle is tried;
+    when that finds nothing convincing either, the object has ended in that direction, though the box goes on. Two sweeps
+    over all boxes together (up, then down), so that boxes share encoded slices.
 
     Arguments and result as for :func:`fixed`.
     """
@@ -108,7 +120,7 @@ class _Walker:
     def __init__(self, item: Item) -> None:
         self.item = item
         self.key = item.slices[len(item.slices) // 2]
-        self.at_key: Optional[Rectangle] = None
+        self.at_key: Optional[SliceMask] = None
 
     def start(self, step: int) -> None:
         """Set out from the key slice: upwards with it, downwards from below it with what was found on it."""
@@ -118,33 +130,62 @@ class _Walker:
         self.ended = False
 
     def prompt(self, index: int) -> Rectangle:
+        """For a slice: the neighbour's extent, grown; the ROI's rectangle where there is no neighbour yet."""
         roi = self.item.rectangle(index)
-        return roi if self.previous is None else grown_within(self.previous, roi)
+        extent = extent_of(self.previous.mask) if self.previous else None
+        if self.previous is None or extent is None:
+            return roi
+        x, y = self.previous.pixels[:2]
+        return grown_within((extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y), roi)
+
+    def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
+        """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
+        from scipy import ndimage
+
+        if self.previous is None:
+            return found
+        x0, y0, x1, y1 = self.item.view.pixels_of(prompt)
+        before = self.previous.on(found.pixels)
+        reach = int(np.ceil(1 + MARGIN * np.sqrt(before.sum())))
+        before = ndimage.binary_dilation(before, iterations=reach)
+        mask = np.zeros_like(found.mask)
+        x, y = found.pixels[:2]
+        part = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
+        mask[part] = found.mask[part]
+        parts, _ = ndimage.label(mask, np.ones((3, 3)))
+        touching = np.unique(parts[before & mask])
+        return replace(found, mask=np.isin(parts, touching) & mask)
 
     def arrive(self, found: SliceMask) -> None:
         """Take over the mask of a slice as the start for the next."""
         self.item.emit(found)
-        extent = extent_of(found.mask)
-        if extent is not None:
-            x, y = found.pixels[:2]
-            self.previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
+        if found.mask.any():
+            self.previous = found
         if found.index == self.key:
             self.at_key = self.previous
 
 
 def _advance(predictor: SlicePredictor, index: int, walkers: Sequence[_Walker]) -> None:
-    """One slice of a sweep: prompt, fall back to the ROI where the mask came out empty, or end."""
-    first = list(_masks(predictor, index, [(w.item, w.prompt(index)) for w in walkers]))
-    lost = [w for w, found in zip(walkers, first) if w.previous is not None and not found.mask.any()]
-    again = dict(zip(map(id, lost), _masks(predictor, index, [(w.item, w.item.rectangle(index)) for w in lost])))
-    for walker, found in zip(walkers, first):
+    """One slice of a sweep: prompt, fall back to the ROI where nothing continues the object, or end."""
+    prompts = [walker.prompt(index) for walker in walkers]
+    first = _masks(predictor, index, [(walker.item, prompt) for walker, prompt in zip(walkers, prompts)])
+    found = [walker.continuing(mask, prompt) for walker, mask, prompt in zip(walkers, first, prompts)]
+    lost = [walker for walker, mask in zip(walkers, found) if walker.previous and not _convincing(mask, END_CONFIDENCE)]
+    rectangles = [walker.item.rectangle(index) for walker in lost]
+    retries = _masks(predictor, index, [(walker.item, roi) for walker, roi in zip(lost, rectangles)])
+    again = {id(walker): walker.continuing(mask, roi) for walker, mask, roi in zip(lost, retries, rectangles)}
+    for walker, mask in zip(walkers, found):
         retry = again.get(id(walker))
         if retry is None:
-            walker.arrive(found)
-        elif retry.mask.any() and retry.confidence >= RESTART_CONFIDENCE:
+            walker.arrive(mask)
+        elif _convincing(retry, RESTART_CONFIDENCE):
             walker.arrive(retry)
         else:
             walker.ended = True
+
+
+def _convincing(found: SliceMask, least: float) -> bool:
+    return bool(found.mask.any()) and found.confidence >= least
 
 
 def grown_within(previous: Rectangle, roi: Rectangle) -> Rectangle:

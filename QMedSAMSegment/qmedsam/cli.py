@@ -1,0 +1,300 @@
+"""``qmedsam``: the engine on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Tuple
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .errors import QMedSAMError
+from .geometry import Box, Volume
+from .intensity import CT_WINDOWS, Intensity, known_modality
+from .models import ModelStore, shipped_folder
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
+models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
+app.add_typer(models_app, name="models")
+console = Console()
+
+_STRATEGY = typer.Option("auto", help="auto, fixed (the box on every slice) or propagate (from the middle slice outwards).")
+_MODEL = typer.Option(None, help="Name or folder of a model; default: by modality.")
+_FRAME = typer.Option(None, help="What the network sees: roi (the box with a margin) or slice; default: the model's own.")
+_THREADS = typer.Option(0, min=0, help="CPU threads; 0 takes all.")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def segment(
+    volume: Path = typer.Argument(..., help="NIfTI, NRRD, MHA, DICOM folder, PNG, JPEG or challenge .npz."),
+    output: Path = typer.Option(..., "-o", "--output", help="Segmentation to write: .seg.nrrd, or .nii.gz, .nrrd, .mha, .npz."),
+    box: List[str] = typer.Option(
+        [], "--box", help="Voxels i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
+    ),
+    boxes: Optional[Path] = typer.Option(None, "--boxes", help="Boxes file: Slicer ROI .mrk.json, plain .json, or .npz."),
+    modality: str = typer.Option("auto", help="CT, MR, PET, US, XRay, ... or auto (from the file)."),
+    strategy: str = _STRATEGY,
+    model: Optional[str] = _MODEL,
+    frame: Optional[str] = _FRAME,
+    window: Optional[str] = typer.Option(None, help=f"WIDTH,LEVEL, or one of {', '.join(CT_WINDOWS)}."),
+    series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
+    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
+    report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
+    threads: int = _THREADS,
+) -> None:
+    """Segment the object inside every box of a volume."""
+    from .files import read_boxes, read_volume, write_segmentation
+    from .segmenter import Segmenter
+
+    image = read_volume(volume, series)
+    prompts = [_parse_box(text, image, n) for n, text in enumerate(box, start=1)]
+    if boxes:
+        prompts += read_boxes(boxes, image)
+    if box and boxes:  # numbered anew: the file's labels start at 1 as well
+        prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+    chosen = _parse_window(window)
+    segmenter = Segmenter(model, threads=threads)
+    with _bar("Segmenting") as progress:
+        result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress)
+    segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+    write_segmentation(output, result.labels_kji, image, segments)
+    for message in result.messages:
+        console.print(f"[yellow]Note:[/] {message}")
+    _print_objects(result.objects)
+    total = result.seconds["total"]
+    console.print(f"[green]{output}[/]  {result.model}, {result.modality or 'no modality'}, {result.strategy}, {total:.2f} s")
+    if png:
+        _draw(png, image, result, segments, prompts, chosen, volume.name)
+    if report:
+        from .files import writing
+
+        content = {
+            "volume": str(volume),
+            "output": str(output),
+            "model": result.model,
+            "modality": result.modality,
+            "strategy": result.strategy,
+            "seconds": result.seconds,
+            "messages": result.messages,
+            "objects": [
+                {key: getattr(o, key) for key in ("label", "name", "voxels", "volume_ml", "confidence", "slices")}
+                for o in result.objects
+            ],
+        }
+        with writing(report) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def demo(
+    output: Path = typer.Option(Path("demo"), "-o", "--output", help="Folder for the segmentation and the picture."),
+    model: Optional[str] = _MODEL,
+    strategy: str = _STRATEGY,
+    threads: int = _THREADS,
+) -> None:
+    """Segment the shipped phantom: six organs of an oblique, noisy CT that was generated and whose truth is known."""
+    from .files import read_boxes, read_labels, read_volume, write_segmentation
+    from .scores import dsc
+    from .segmenter import Segmenter
+
+    sample = shipped_folder().parent / "SampleData"
+    image = read_volume(sample / "QMedSAMPhantom.nrrd")
+    image = Volume(image.array_kji, image.ijk_to_ras, "CT", image.name)
+    prompts = read_boxes(sample / "QMedSAMPhantom-boxes.mrk.json", image)
+    truth = read_labels(sample / "QMedSAMPhantom-truth.seg.nrrd")
+    before = _peak_mib()
+    with _bar("Segmenting") as progress:
+        result = Segmenter(model, threads=threads).segment(image, prompts, strategy=strategy, progress=progress, keep_masks=True)
+    output.mkdir(parents=True, exist_ok=True)
+    segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+    write_segmentation(output / "phantom.seg.nrrd", result.labels_kji, image, segments)
+    scores = {o.label: dsc(result.labels_kji == o.label, truth == o.label) for o in result.objects}
+    _print_objects(result.objects, scores)
+    _draw(output / "phantom.png", image, result, segments, prompts, None, "QMedSAM phantom")
+    total = result.seconds["total"]
+    console.print(
+        f"{sum(o.slices for o in result.objects)} box-slices in {total:.2f} s "
+        f"(of which {result.seconds.get('load', 0):.2f} s loading {result.model}), "
+        f"mean DSC {sum(scores.values()) / len(scores):.3f}"
+    )
+    if before is not None:
+        console.print(f"Peak memory {_peak_mib():.0f} MiB, of which the run added {_peak_mib() - before:.0f} MiB")
+    console.print(f"[green]{output / 'phantom.seg.nrrd'}[/] and [green]{output / 'phantom.png'}[/]")
+
+
+@app.command()
+def evaluate(
+    manifest: Path = typer.Argument(..., help="CSV of labelled cases."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for scores.csv, summary.json, summary.md and sheet.png."),
+    split: Optional[str] = typer.Option(None, help="Only the cases of this split."),
+    modality: Optional[List[str]] = typer.Option(None, help="Only these modalities."),
+    source: Optional[List[str]] = typer.Option(None, help="Only these sources."),
+    model: Optional[str] = _MODEL,
+    strategy: str = _STRATEGY,
+    frame: Optional[str] = _FRAME,
+    prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
+    jitter: float = typer.Option(0.0, min=0, help="Move every side outward by 0 to this share of its length."),
+    threads: int = _THREADS,
+) -> None:
+    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt."""
+    from .cases import read_manifest
+    from .evaluation import evaluate as run
+    from .segmenter import Segmenter
+
+    cases = read_manifest(manifest, split)
+    if modality:
+        wanted = {known_modality(m) for m in modality}
+        cases = [c for c in cases if c.modality in wanted]
+    if source:
+        cases = [c for c in cases if c.source in source]
+    if not cases:
+        raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality and --source.")
+    with _bar("Evaluating") as progress:
+        run(
+            cases,
+            Segmenter(model, threads=threads),
+            output,
+            strategy=strategy,
+            frame=frame,
+            prompt=prompt,
+            jitter=jitter,
+            progress=progress,
+        )
+    console.print((output / "summary.md").read_text(encoding="utf-8"))
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the models at hand."""
+    store = ModelStore()
+    table = Table("name", "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    for model in store.models():
+        m = model.manifest
+        where = str(model.folder.parent)
+        modalities = ", ".join("any" if x == "*" else x for x in m.modalities)
+        table.add_row(m.name, m.title, m.precision, str(m.input_size), f"{model.bytes / 2**20:.1f}", modalities, m.license, where)
+    console.print(table)
+    for folder, problem in store.broken():
+        console.print(f"[red]Unusable:[/] {folder}: {problem}")
+
+
+@models_app.command()
+def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
+    """Show a model's manifest and card."""
+    model = ModelStore().get(name)
+    console.print_json((model.folder / "manifest.json").read_text(encoding="utf-8"))
+    card = model.folder / "MODEL_CARD.md"
+    if card.is_file():
+        console.print(card.read_text(encoding="utf-8"), markup=False)
+
+
+@models_app.command()
+def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; default: all.")) -> None:
+    """Compare the files of models with their checksums."""
+    store = ModelStore()
+    failed = False
+    for model in [store.get(name)] if name else store.models():
+        try:
+            model.verify()
+            console.print(f"[green]intact[/]  {model.name}")
+        except QMedSAMError as error:
+            failed = True
+            console.print(f"[red]damaged[/] {model.name}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@models_app.command()
+def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one.")) -> None:
+    """Check a model and copy it to your models."""
+    model = ModelStore().add(source)
+    console.print(f"Added [green]{model.name}[/] ({model.manifest.license}) in {model.folder}")
+
+
+@models_app.command()
+def remove(name: str = typer.Argument(..., help="Name of a model that you added.")) -> None:
+    """Delete one of your models."""
+    ModelStore().remove(name)
+    console.print(f"Removed {name}")
+
+
+def _parse_box(text: str, image: Volume, number: int) -> Box:
+    try:
+        values = [float(v) for v in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 4 and image.array_kji.shape[0] == 1:
+        values = [values[0], values[1], 0, values[2], values[3], 0]
+    if len(values) != 6:
+        raise QMedSAMError(f"'{text}' is not a box.", "Give six numbers: i0,j0,k0,i1,j1,k1 (four on a 2D image).")
+    return Box.from_voxels(values[:3], values[3:], label=number)
+
+
+def _parse_window(text: Optional[str]) -> Optional[Tuple[float, float]]:
+    if text is None:
+        return None
+    if text in CT_WINDOWS:
+        return CT_WINDOWS[text]
+    try:
+        width, level = (float(v) for v in text.split(","))
+    except ValueError:
+        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
+    return width, level
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_objects(objects: list, scores: Optional[dict] = None) -> None:
+    table = Table("label", "segment", "slices", "voxels", "ml", "confidence", *(["DSC"] if scores else []))
+    for o in objects:
+        row = [str(o.label), o.name, str(o.slices), str(o.voxels), f"{o.volume_ml:.2f}", f"{o.confidence:.2f}"]
+        table.add_row(*row, *([f"{scores[o.label]:.3f}"] if scores else []))
+    console.print(table)
+
+
+def _draw(path: Path, image: Volume, result, segments, prompts, window, title: str) -> None:
+    from .pictures import overlay_png
+
+    overlay_png(path, image, result.labels_kji, segments, prompts, Intensity.of(image, result.modality, window), title)
+
+
+def _peak_mib() -> Optional[float]:
+    """Peak resident memory of this process so far; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one sentence and a hint, and the exit code is 2."""
+    try:
+        app()
+    except QMedSAMError as error:
+        console.print(f"[bold red]Error:[/] {error.message} {error.hint}")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
