@@ -1,0 +1,120 @@
+"""The commands as a user types them, with the shipped model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qmedsam.files import read_labels, read_volume
+from shapes import ball
+
+sitk = pytest.importorskip("SimpleITK")
+slicerio = pytest.importorskip("slicerio")
+
+from qmedsam import cli  # noqa: E402
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """``run("segment", ...)`` gives the exit code and what was printed."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "console", cli.Console(width=200))
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["qmedsam", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    truth = ball((12, 60, 70), (36, 30, 6), (16, 14, 5))
+    rng = np.random.default_rng(0)
+    image = sitk.GetImageFromArray((rng.normal(20, 10, truth.shape) + 100 * truth).astype(np.int16))
+    image.SetSpacing((0.8, 0.8, 3.0))
+    image.SetDirection((0.98, -0.199, 0, 0.199, 0.98, 0, 0, 0, 1.0))
+    image.SetOrigin((10.0, -20.0, 5.0))
+    path = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def test_segment_writes_a_segmentation_a_picture_and_a_report(run, volume: Path, tmp_path: Path) -> None:
+    out, png, report = tmp_path / "a.seg.nrrd", tmp_path / "a.png", tmp_path / "a.json"
+    boxes = ("--box", "19,15,1,53,45,11", "--box", "30,25,4,40,35,8")
+    code, text = run("segment", volume, *boxes, "--modality", "MR", "-o", out, "--png", png, "--report", report)
+    assert code == 0 and "a.seg.nrrd" in text
+    labels = read_labels(out)
+    truth = ball((12, 60, 70), (36, 30, 6), (16, 14, 5))
+    found = labels > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
+    written = slicerio.read_segmentation(str(out))
+    assert [s["name"] for s in written["segments"]] == ["Segment_1", "Segment_2"]
+    assert np.allclose(np.diag([-1, -1, 1, 1]) @ written["ijkToLPS"], read_volume(volume).ijk_to_ras, atol=1e-5)
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    content = json.loads(report.read_text())
+    assert content["objects"][0]["voxels"] > 0 and content["seconds"]["total"] > 0 and content["strategy"] == "propagate"
+
+
+def test_a_colour_picture(run, tmp_path: Path) -> None:
+    y, x = np.mgrid[:90, :120]
+    disc = ((x - 60) / 30) ** 2 + ((y - 45) / 25) ** 2 <= 1
+    picture = np.where(disc[..., None], [180, 60, 50], [210, 190, 170]).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(tmp_path / "skin.png"))
+    code, _ = run("segment", tmp_path / "skin.png", "--box", "30,20,90,70", "-o", tmp_path / "skin.seg.nrrd")
+    labels = read_labels(tmp_path / "skin.seg.nrrd")
+    assert code == 0 and labels.shape == (1, 90, 120)
+    assert 2 * (labels[0] & disc).sum() / (labels.sum() + disc.sum()) > 0.85
+
+
+@pytest.mark.parametrize(
+    "arguments,word",
+    [
+        (("missing.nii",), "no file"),
+        (("{volume}",), "no box"),
+        (("{volume}", "--box", "1,2,3"), "not a box"),
+        (("{volume}", "--box", "a,b,c,d,e,f"), "not a box"),
+        (("{volume}", "--box", "900,5,5,910,9,9"), "outside"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--model", "nobody"), "no model"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--window", "wide"), "not a window"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--strategy", "magic"), "magic"),
+        (("{volume}", "--boxes", "nothing.json"), "no file"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_leave_no_file(run, volume: Path, tmp_path: Path, arguments, word) -> None:
+    out = tmp_path / "out.seg.nrrd"
+    code, text = run("segment", *(a.format(volume=volume) for a in arguments), "-o", out)
+    assert code == 2 and "Error:" in text and word in text and "Traceback" not in text
+    assert not out.exists()
+
+
+def test_the_demo_shows_a_picture_worth_looking_at(run, tmp_path: Path) -> None:
+    code, text = run("demo", "-o", tmp_path / "demo")
+    assert code == 0 and "mean DSC" in text
+    assert (tmp_path / "demo" / "phantom.png").stat().st_size > 50_000
+    written = slicerio.read_segmentation(str(tmp_path / "demo" / "phantom.seg.nrrd"))
+    assert len(written["segments"]) >= 5
+
+
+def test_models_list_show_verify(run) -> None:
+    code, text = run("models", "list")
+    assert code == 0 and "int8" in text
+    code, text = run("models", "verify")
+    assert code == 0 and "intact" in text
+    name = text.split()[1]
+    code, text = run("models", "show", name)
+    assert code == 0 and '"input_size"' in text
+    code, text = run("models", "remove", name)
+    assert code == 2 and "Shipped models cannot be removed" in text
+
+
+def test_help_of_every_command(run) -> None:
+    for arguments in ((), ("segment",), ("demo",), ("evaluate",), ("models",), ("models", "add")):
+        code, text = run(*arguments, "--help")
+        assert code == 0 and "Usage" in text

@@ -1,0 +1,103 @@
+"""The shipped networks in real OpenVINO."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qmedsam import ModelStore, QMedSAMError
+from qmedsam.models import Model, shipped_folder
+from qmedsam.network.openvino_network import OpenVINONetwork
+
+SHIPPED = ModelStore([shipped_folder()]).models()
+
+
+@pytest.fixture(scope="module", params=[m.name for m in SHIPPED])
+def network(request) -> OpenVINONetwork:
+    return OpenVINONetwork(ModelStore([shipped_folder()]).get(request.param), precision="f32")
+
+
+def _picture(size: int, seed: int) -> np.ndarray:
+    y, x = np.mgrid[:size, :size]
+    disc = ((x - size / 2) ** 2 + (y - size / 2) ** 2 < (0.3 * size) ** 2).astype(np.float32)
+    noise = np.random.default_rng(seed).normal(0, 0.2, (3, size, size))
+    return (2 * disc - 0.6 + noise).astype(np.float32)
+
+
+def test_an_embedding_does_not_change_under_the_next_request(network) -> None:
+    """OpenVINO hands out the same memory again and again; published caches stored the handle."""
+    first = network.encode(_picture(network.input_size, 0))
+    kept = first.copy()
+    network.encode(_picture(network.input_size, 1) * 3)
+    assert (first == kept).all()
+    box = np.array([[0.2, 0.2, 0.8, 0.8]], np.float32) * network.input_size
+    logits, _ = network.decode(first, box)
+    kept = logits.copy()
+    network.decode(first, box / 2)
+    assert (logits == kept).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 35])
+def test_a_block_of_boxes_gives_what_single_boxes_give(network, count) -> None:
+    embedding = network.encode(_picture(network.input_size, 0))
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0.05, 0.45, (count, 2)), rng.uniform(0.55, 0.95, (count, 2))
+    boxes = (np.concatenate(corners, axis=1) * network.input_size).astype(np.float32)
+    logits, confidence = network.decode(embedding, boxes)
+    assert logits.shape[0] == confidence.shape[0] == count and (confidence >= 0).all() and (confidence <= 1).all()
+    for n in {0, count - 1}:
+        alone, sure = network.decode(embedding, boxes[n : n + 1])
+        assert np.allclose(alone[0], logits[n], atol=1e-3) and sure[0] == pytest.approx(confidence[n], abs=1e-3)
+
+
+def test_it_finds_a_disc(network) -> None:
+    size = network.input_size
+    logits, confidence = network.decode(network.encode(_picture(size, 0)), np.array([[0.2, 0.2, 0.8, 0.8]]) * size)
+    m = logits.shape[-1]
+    y, x = (np.mgrid[:m, :m] + 0.5) * size / m
+    disc = (x - size / 2) ** 2 + (y - size / 2) ** 2 < (0.3 * size) ** 2
+    found = logits[0] > 0
+    assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.9 and confidence[0] > 0.6
+
+
+def test_shipped_models_keep_within_their_size() -> None:
+    for model in SHIPPED:
+        assert model.bytes < 5 * 2**20, f"{model.name}: {model.bytes / 2**20:.2f} MiB"
+
+
+def test_damaged_files_are_refused_before_openvino_sees_them(tmp_path: Path) -> None:
+    for path in SHIPPED[0].folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "decoder.bin").write_bytes(b"0" * 100)
+    with pytest.raises(QMedSAMError, match="checksum"):
+        OpenVINONetwork(Model.read(tmp_path))
+
+
+def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    """Also where the telemetry package is installed: here a stand-in that would give itself away."""
+    package = tmp_path / "openvino_telemetry"
+    (package / "backend").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('telemetry was imported')")
+    (package / "backend" / "__init__.py").write_text("")
+    code = (
+        "from qmedsam.network.openvino_network import import_openvino; import_openvino();"
+        "import openvino.tools.ovc.telemetry_utils as t; print(t.tm.__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub", done.stderr
+
+
+def test_a_missing_openvino_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['openvino'] = None\n"
+        "from qmedsam import QMedSAMError\n"
+        "from qmedsam.network.openvino_network import import_openvino\n"
+        "try:\n    import_openvino()\nexcept QMedSAMError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--no-deps" in done.stdout
