@@ -65,8 +65,8 @@ def test_folding_and_quantizing_change_little(manifest: Path, trained) -> None:
     model = load_trained(_config(manifest), folder / "float" / "best.pt")
     image, box = torch.randn(1, 3, SIZE, SIZE), torch.tensor([[10.0, 12.0, 50.0, 44.0]])
     with torch.no_grad():
-        before, _ = model.decode(model.encode(image), box)
-        after, _ = fold_batch_norms(model).decode(model.encode(image), box)
+        before = model.decode(model.encode(image), box)
+        after = fold_batch_norms(model).decode(model.encode(image), box)
     assert torch.allclose(before, after, atol=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_openvino_equals_the_fake_quantized_network(exported) -> None:
     boxes = np.array([[8, 9, 50, 44], [20, 14, 41, 60], [3, 3, 60, 60]], np.float32)
     with torch.no_grad():
         embedding = torch_model.encode(torch.from_numpy(image)[None]).numpy()
-        logits, confidence = (t.numpy() for t in torch_model.decode(torch.from_numpy(embedding), torch.from_numpy(boxes)))
+        logits, confidence = (t.numpy() for t in torch_model.predict(torch.from_numpy(embedding), torch.from_numpy(boxes)))
     ours = network.encode(image)
     scale = np.abs(embedding).max()
     assert np.mean(np.abs(ours - embedding)) < 2e-3 * scale

@@ -79,15 +79,23 @@ class Cases:
         pixels = view.slice_of(self.volumes[target.case].array_kji, target.index)
         return frame.sample(pixels, self.intensities[target.case].apply)
 
-    def mask(self, target: Target, view: View) -> np.ndarray:
+    def mask(self, target: Target, view: View, first: Optional[int] = None, last: Optional[int] = None) -> np.ndarray:
+        """The object on the target's slice, or its projection onto it from the slices ``first..last`` (both included)."""
         part, crop = self.objects[target.case][target.component]
         out = np.zeros(view.shape_yx, np.float32)
         along = 2 - target.view_axis
+        start = (target.index if first is None else first) - crop[along].start
+        stop = (target.index if last is None else last) - crop[along].start + 1
+        window = [slice(None)] * 3
+        window[along] = slice(max(start, 0), max(stop, 0))
         rest = [crop[a] for a in (0, 1, 2) if a != along]
-        local = target.index - crop[along].start
-        if 0 <= local < part.shape[along]:
-            out[rest[0], rest[1]] = np.take(part, local, axis=along)
+        out[rest[0], rest[1]] = part[tuple(window)].any(axis=along)
         return out
+
+    def span(self, target: Target) -> Tuple[int, int]:
+        """First and last slice of the object in the target's view."""
+        crop = self.objects[target.case][target.component][1][2 - target.view_axis]
+        return crop.start, crop.stop - 1
 
     def others(self, target: Target) -> List[Target]:
         """Other objects on the same slice."""
@@ -158,24 +166,25 @@ class TrainingData(torch.utils.data.IterableDataset):
         """One sample, or None when augmentation left nothing of the object."""
         if rng.random() < self.synthetic:
             image, masks = random_scene(rng, self.size)
-            return _finish(image, np.ones(image.shape[:2], bool), masks, rng)
+            return _finish(image, np.ones(image.shape[:2], bool), masks, masks, rng)
         cases = self.cases.targets[self.groups[rng.choice(len(self.groups), p=self.weights)]]
         targets = cases[rng.integers(len(cases))]
         target = targets[rng.integers(len(targets))]
         view = self.cases.view(target)
-        mask = self.cases.mask(target, view)
-        rectangle = extent_of(mask)
+        target, mask, prompt = self._as_propagated(target, view, rng)
+        rectangle = extent_of(prompt)
         assert rectangle is not None
         # Drawn larger than needed, so that rotation and warping bring in image and not padding.
         big = int(self.size * 1.25)
         whole = rng.random() < self.whole_slice
-        masks = [mask]
+        masks, prompts = [mask], [prompt]
         if whole:
             frame = Frame.whole_slice(view, self.size)
             frame = _zoomed(frame, big, rng.uniform(0.9, 1.4), rng)
             others = self.cases.others(target)
             rng.shuffle(others)
             masks += [self.cases.mask(o, view) for o in others[:3]]
+            prompts += masks[1:]
         else:
             margin = self.margin * rng.uniform(0.5, 1.8)
             frame = _zoomed(Frame.around(rectangle, view, self.size, margin), big, 1.0, rng)
@@ -184,11 +193,33 @@ class TrainingData(torch.utils.data.IterableDataset):
                 frame.left + shift[0] / frame.scale_x, frame.top + shift[1] / frame.scale_y, frame.scale_x, frame.scale_y, big
             )
         drawn, valid = self.cases.draw(target, view, frame)
-        drawn_masks = np.stack([frame.sample(m)[0] for m in masks])
+        drawn_masks = np.stack([frame.sample(m)[0] for m in masks + prompts])
         drawn, valid, drawn_masks = _warp(drawn, valid, drawn_masks, self.size, rng)
         if rng.random() < 0.85:
             drawn = _repaint(drawn, rng)
-        return _finish(drawn, valid, drawn_masks, rng)
+        return _finish(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng)
+
+    def _as_propagated(self, target: Target, view: View, rng: np.random.Generator) -> Tuple[Target, np.ndarray, np.ndarray]:
+        """A target, its mask, and the mask whose extent is the prompt: often not the same in 3D.
+
+        A 3D box's rectangle is larger than the object on most of its slices, and a propagated prompt comes from a
+        neighbour; now and then the object has ended already, and nothing is the right answer.
+        """
+        mask = self.cases.mask(target, view)
+        first, last = self.cases.span(target)
+        kind = rng.random()
+        if last == first or kind < 0.6:
+            return target, mask, mask
+        if kind < 0.9:
+            reach = int(rng.integers(1, (last - first) // 2 + 2))
+            return target, mask, self.cases.mask(target, view, target.index - reach, target.index + reach)
+        step = 1 if rng.random() < 0.5 else -1
+        end = last if step > 0 else first
+        beyond = Target(target.case, target.view_axis, end + step * int(rng.integers(1, 4)), target.component)
+        if not 0 <= beyond.index < view.count:
+            return target, mask, mask
+        prompt = self.cases.mask(beyond, view, min(end, end - 2 * step), max(end, end - 2 * step))
+        return beyond, np.zeros_like(prompt), prompt
 
 
 def _zoomed(frame: Frame, size: int, zoom: float, rng: np.random.Generator) -> Frame:
@@ -256,12 +287,14 @@ def _repaint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (planes[0] if image.ndim == 2 else planes.permute(1, 2, 0)).numpy()
 
 
-def _finish(image: np.ndarray, valid: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> Optional[Sample]:
-    """Boxes of what is left of the masks, jittered as users draw them; drops objects that are (almost) gone."""
+def _finish(
+    image: np.ndarray, valid: np.ndarray, masks: np.ndarray, prompts: np.ndarray, rng: np.random.Generator
+) -> Optional[Sample]:
+    """Boxes of what is left of the prompts, jittered as users draw them; drops objects that are (almost) gone."""
     boxes, kept = [], []
-    for mask in masks:
-        rectangle = extent_of(mask > 0.5)
-        if rectangle is None or (mask > 0.5).sum() < 20:
+    for mask, prompt in zip(masks, prompts):
+        rectangle = extent_of(prompt > 0.5)
+        if rectangle is None or (prompt > 0.5).sum() < 20 or 0 < (mask > 0.5).sum() < 20:
             continue
         boxes.append(jittered(rectangle, rng))
         kept.append(mask)

@@ -32,7 +32,7 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        return self.model.decode(embedding, boxes)
+        return self.model.predict(embedding, boxes)
 
 
 class _Encoder(nn.Module):

@@ -34,4 +34,5 @@ def prompt_loss(logits: Tensor, confidence: Tensor, masks: Tensor) -> Tuple[Tens
     entropy = F.binary_cross_entropy_with_logits(logits[:, None], target)
     with torch.no_grad():
         dsc, iou = overlap(logits, target[:, 0])
+        iou = iou * (target[:, 0] > 0.5).flatten(1).any(1)  # nothing there: nothing to be confident of
     return dice + entropy + 0.1 * F.mse_loss(confidence.float(), iou), dsc.mean()

@@ -34,13 +34,17 @@ class KeptFloat:
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Fold every ``conv`` + ``norm`` pair of children into the convolution, in place. The result equals ``model.eval()``."""
+    """Fold every convolution's batch normalisation into it, in place. The result equals ``model.eval()``.
+
+    A pair is a module with the children ``conv`` and ``norm``, or ``c`` and ``bn`` (the public checkpoints' names).
+    """
     model.eval()
     for module in list(model.modules()):
-        norm = getattr(module, "norm", None)
-        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.conv = fuse_conv_bn_eval(module.conv, norm)
-            module.norm = nn.Identity()
+        for conv, norm in (("conv", "norm"), ("c", "bn")):
+            pair = getattr(module, conv, None), getattr(module, norm, None)
+            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(*pair))
+                setattr(module, norm, nn.Identity())
     return model
 
 

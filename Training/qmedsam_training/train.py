@@ -56,7 +56,7 @@ def evaluate(model: nn.Module, samples: List[Tuple[str, Sample]], device: torch.
     scores = defaultdict(list)
     for group, sample in samples:
         embedding = model.encode(sample.image[None].to(device))
-        logits, _ = model.decode(embedding, sample.boxes.to(device))
+        logits = model.decode(embedding, sample.boxes.to(device))
         logits = nn.functional.interpolate(logits[:, None].float(), size=sample.masks.shape[-2:], mode="bilinear")[:, 0]
         scores[group].append(float(overlap(logits, sample.masks.to(device))[0][0]))
     return {group: sum(values) / len(values) for group, values in scores.items()}

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict
-
-from torch import nn
+from typing import Callable, Dict, List
 
 from .compact import CompactSAM
+from .promptable import Promptable
+from .sam import Sam
+from .tiny_vit import TinyViT
+from .vit import ViT
 
-_BUILDERS: Dict[str, Callable[..., nn.Module]] = {"qmedsam-compact": CompactSAM}
+_BUILDERS: Dict[str, Callable[..., Promptable]] = {
+    "qmedsam-compact": CompactSAM,
+    "litemedsam": lambda **options: Sam(TinyViT(**options), input_size=256),
+    "medsam": lambda **options: Sam(ViT(**options), input_size=1024),
+}
 
 
-def names() -> list:
+def names() -> List[str]:
     """Every name that :func:`build` takes."""
     return sorted(_BUILDERS)
 
 
-def build(name: str, **options) -> nn.Module:
-    """A float module with ``encode`` and ``decode``, randomly initialised.
+def build(name: str, **options) -> Promptable:
+    """A float network, randomly initialised. ``litemedsam`` and ``medsam`` have the public checkpoints' ``state_dict``.
+
+    Args:
+        name: one of :func:`names`.
+        options: of the architecture; the public ones need none.
 
     Raises:
         ValueError: the name is not known.

@@ -18,7 +18,9 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from ..quantization import KeptFloat, SignedPoint, UnsignedPoint
+from ..quantization import KeptFloat
+from .attention import Attention
+from .promptable import Promptable
 
 
 class ConvNorm(nn.Sequential):
@@ -78,29 +80,6 @@ class ImageEncoder(nn.Module):
         for lateral, smooth, feature in zip(reversed(self.lateral[:-1]), reversed(self.smooth), reversed(maps[:-1])):
             top = smooth(lateral(feature) + self.up(top))
         return torch.cat([top, fine], dim=1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention whose two products carry their own quantization points."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.scale = (width // heads) ** -0.5
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.q_point, self.k_point, self.v_point = SignedPoint(), SignedPoint(), SignedPoint()
-        self.weight_point = UnsignedPoint()
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        def split(x: Tensor) -> Tensor:
-            return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
-
-        query = self.q_point(split(self.q_proj(q)))
-        key = self.k_point(split(self.k_proj(k)).transpose(2, 3))
-        weights = self.weight_point(((query @ key) * self.scale).softmax(dim=-1))
-        mixed = weights @ self.v_point(split(self.v_proj(v)))
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class TwoWayBlock(nn.Module):
@@ -204,8 +183,8 @@ class MaskDecoder(nn.Module):
         return logits, self.iou(tokens[:, 1])[:, 0].sigmoid()
 
 
-class CompactSAM(nn.Module):
-    """The shipped network. ``encode`` once per slice, ``decode`` once per box (or per block of boxes)."""
+class CompactSAM(Promptable):
+    """The shipped network."""
 
     def __init__(
         self,
@@ -223,10 +202,6 @@ class CompactSAM(nn.Module):
         """``B x 3 x S x S`` normalised images to ``B x C x S/4 x S/4`` embeddings."""
         return self.image_encoder(image)
 
-    def decode(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        """Embedding and boxes (``N x 4``, xyxy network pixels) to logits ``N x S/2 x S/2`` and predicted IoU ``N``."""
+    def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
+        """See :class:`Promptable`; logits are ``N x S/2 x S/2``."""
         return self.mask_decoder(embedding, boxes)
-
-    def forward(self, image: Tensor, boxes: Tensor, image_of_box: Tensor) -> Tuple[Tensor, Tensor]:
-        """Training: boxes of several images at once; ``image_of_box`` (``N``) says which image a box belongs to."""
-        return self.decode(self.encode(image)[image_of_box], boxes)

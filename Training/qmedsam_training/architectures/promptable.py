@@ -1,0 +1,36 @@
+"""What every network here can do, whatever its parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Tuple
+
+from torch import Tensor, nn
+
+
+class Promptable(nn.Module, ABC):
+    """Encode an image once, prompt it with boxes as often as needed."""
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Tensor:
+        """``B x 3 x S x S`` normalised images to ``B x C x G x G`` embeddings."""
+
+    @abstractmethod
+    def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
+        """Masks and how good they are.
+
+        Args:
+            embedding: ``1 x C x G x G`` of the image that all boxes are on, or ``N x ...``, one per box.
+            boxes: ``N x 4``, xyxy in network pixels.
+
+        Returns:
+            Logits ``N x m x m`` and predicted IoU ``N``.
+        """
+
+    def decode(self, embedding: Tensor, boxes: Tensor) -> Tensor:
+        """The logits of :meth:`predict` alone."""
+        return self.predict(embedding, boxes)[0]
+
+    def forward(self, image: Tensor, boxes: Tensor, image_of_box: Tensor) -> Tuple[Tensor, Tensor]:
+        """Training: boxes of several images at once; ``image_of_box`` (``N``) says which image a box belongs to."""
+        return self.predict(self.encode(image)[image_of_box], boxes)
