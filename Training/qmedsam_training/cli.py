@@ -60,6 +60,7 @@ def export(
     """Write the OpenVINO model folder and show what precision every layer really runs in."""
     import yaml
 
+    from .architectures import ARCHITECTURES
     from .config import TrainConfig
     from .export import write_model
     from .train import load_trained
@@ -71,10 +72,60 @@ def export(
         architecture=settings.architecture,
         input_size=settings.input_size,
         precision="int8" if settings.stage == "qat" else "float32",
-        frame={"kind": "roi", "margin": settings.data.margin},
-        normalization={"kind": "zscore"},
+        frame={**ARCHITECTURES[settings.architecture].frame, "margin": settings.data.margin},
+        normalization=ARCHITECTURES[settings.architecture].normalization,
     )
     write_model(output, load_trained(settings, checkpoint), fields, card, keep_onnx)
+    census(output)
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Public .pth, such as lite_medsam.pth."),
+    architecture: str = typer.Option(..., help="litemedsam or medsam."),
+    output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
+    precision: str = typer.Option("int8", help="int8 (calibrated, not trained) or float32."),
+    manifest: Optional[Path] = typer.Option(None, help="Labelled cases to calibrate on; default: synthetic scenes alone."),
+    images: int = typer.Option(32, min=1, help="How many images to calibrate on."),
+    license: str = typer.Option("see the source of the checkpoint", help="Of the weights, for the manifest."),
+) -> None:
+    """Turn a public checkpoint into a model folder that the engine loads."""
+    from .architectures import ARCHITECTURES, build
+    from .checkpoints import load_public
+    from .export import write_model
+    from .quantization import calibrated, fold_batch_norms, quantize
+
+    if architecture not in ARCHITECTURES:
+        raise QMedSAMError(f"There is no architecture '{architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
+    if precision not in ("int8", "float32"):
+        raise QMedSAMError(f"There is no precision '{precision}'.", "Use int8 or float32.")
+    known = ARCHITECTURES[architecture]
+    model = build(architecture)
+    load_public(model, checkpoint)
+    if precision == "int8":
+        from .data import calibration_samples
+
+        samples = calibration_samples(known, images, manifest)
+        with Progress(console=console) as bar:
+            model = calibrated(quantize(fold_batch_norms(model)), bar.track(samples, images, description="Calibrating"))
+    name = output.resolve().name
+    fields = {
+        "name": name,
+        "title": name,
+        "version": "1",
+        "license": license,
+        "description": f"{architecture}, imported from {checkpoint.name}",
+        "architecture": architecture,
+        "precision": precision,
+        "input_size": known.input_size,
+        "normalization": known.normalization,
+        "frame": known.frame,
+        "modalities": ["*"],
+        "priority": -1,
+    }
+    card = f"# {name}\n\n{architecture}, imported from `{checkpoint.name}` ({precision}). Licence of the weights: {license}.\n"
+    write_model(output, model, fields, card)
+    console.print(f"Wrote [green]{output}[/]; add it with: qmedsam models add {output}")
     census(output)
 
 

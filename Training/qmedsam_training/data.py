@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from qmedsam.intensity import Intensity, normalise
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from .architectures import Architecture
 from .synthesis import random_scene
 
 #: Sources whose targets a box cannot prompt (the data's README): thin lines, hardly visible.
@@ -358,3 +359,36 @@ def held_out(manifest: Path, size: int, margin: float, per_group: int = 8) -> Li
                 )
             )
     return samples
+
+
+def calibration_samples(
+    architecture: Architecture, count: int, manifest: Optional[Path] = None, seed: int = 0
+) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners as an imported network will see them, one image at a time.
+
+    Args:
+        architecture: says how an image is framed and normalised.
+        count: number of images.
+        manifest: takes objects of its ``train`` split; None takes synthetic scenes.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    cases = Cases(read_manifest(manifest, "train")) if manifest else None
+    for _ in range(count):
+        if cases is None:
+            drawn, masks = random_scene(rng, architecture.input_size)
+            valid, rectangle = np.ones(drawn.shape[:2], bool), extent_of(masks[0] > 0.5)
+        else:
+            group = sorted(cases.targets)[rng.integers(len(cases.targets))]
+            targets = cases.targets[group][rng.integers(len(cases.targets[group]))]
+            target = targets[rng.integers(len(targets))]
+            view = cases.view(target)
+            on_slice = extent_of(cases.mask(target, view))
+            if architecture.frame["kind"] == "slice":
+                frame = Frame.whole_slice(view, architecture.input_size)
+            else:
+                frame = Frame.around(on_slice, view, architecture.input_size, architecture.frame["margin"])
+            (drawn, valid), rectangle = cases.draw(target, view, frame), frame.to_network(on_slice)
+        kind = architecture.normalization
+        image = normalise(np.clip(drawn, 0, 1), valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
+        yield torch.from_numpy(image)[None], torch.tensor([rectangle], dtype=torch.float32), torch.tensor([0])

@@ -14,7 +14,7 @@ Departures from the published code, each with its reason (measured; see Docs/Dec
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
+from typing import Iterable, Iterator, Tuple
 
 import torch
 from torch import nn
@@ -72,6 +72,23 @@ def quantize(model: nn.Module, skip: Tuple[str, ...] = (), narrow_range: bool = 
         if path not in skip:
             setattr(owner, name, _quantized(child, narrow_range))
     return model
+
+
+@torch.no_grad()
+def calibrated(model: nn.Module, samples: Iterable[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> nn.Module:
+    """Initialise activation scales from run-time statistics (QMedSAM paper, section 2.2), in place; no weight moves.
+
+    Args:
+        model: quantized.
+        samples: images ``B x 3 x S x S``, boxes ``N x 4`` and the image of each box ``N``.
+    """
+    from brevitas.graph.calibrate import calibration_mode
+
+    model.eval()
+    with calibration_mode(model):
+        for images, boxes, image_of_box in samples:
+            model(images, boxes, image_of_box)
+    return model.eval()
 
 
 def _replaceable(model: nn.Module, prefix: str = "") -> Iterator[Tuple[nn.Module, str, nn.Module, str]]:

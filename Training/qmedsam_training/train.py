@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from .architectures import build
 from .config import TrainConfig
 from .data import Sample, TrainingData, collate, held_out, one_thread
 from .losses import overlap, prompt_loss
-from .quantization import fold_batch_norms, quantize
+from .quantization import calibrated, fold_batch_norms, quantize
 
 LOG_COLUMNS = ("step", "seconds", "samples_per_second", "learning_rate", "loss", "dsc", "held_out_dsc", "held_out_mean_of_groups")
 
@@ -102,7 +103,8 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     )
     held = held_out(config.data.manifest, config.input_size, config.data.margin)
     if config.stage == "qat" and state is None:
-        calibrate(raw, data, config)
+        batches = iter(torch.utils.data.DataLoader(data, batch_size=8, collate_fn=collate))
+        calibrated(raw, ((images, boxes, owner) for images, boxes, _, owner in itertools.islice(batches, 24)))
     if state:
         raw.load_state_dict(state["model"])
     averaged = AveragedModel(raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
@@ -177,19 +179,6 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
                 )
             losses, dscs, since = [], [], (step, time.monotonic())
     return folder / "best.pt"
-
-
-@torch.no_grad()
-def calibrate(model: nn.Module, data: TrainingData, config: TrainConfig, batches: int = 24) -> None:
-    """Initialise activation scales from run-time statistics, as the paper does, before any weight moves."""
-    from brevitas.graph.calibrate import calibration_mode
-
-    model.eval()
-    samples = iter(torch.utils.data.DataLoader(data, batch_size=8, collate_fn=collate))
-    with calibration_mode(model):
-        for _ in range(batches):
-            images, boxes, _, owner = next(samples)
-            model(images, boxes, owner)
 
 
 def _freeze_statistics(model: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List
 
 from .compact import CompactSAM
 from .promptable import Promptable
@@ -10,16 +11,36 @@ from .sam import Sam
 from .tiny_vit import TinyViT
 from .vit import ViT
 
-_BUILDERS: Dict[str, Callable[..., Promptable]] = {
-    "qmedsam-compact": CompactSAM,
-    "litemedsam": lambda **options: Sam(TinyViT(**options), input_size=256),
-    "medsam": lambda **options: Sam(ViT(**options), input_size=1024),
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network and how the engine has to feed it; the latter goes into the manifest of what is exported.
+
+    Args:
+        make: builds it.
+        input_size: side of its square in pixels; one that works at several sizes says here what it is used with.
+        normalization, frame: fields of the manifest.
+    """
+
+    make: Callable[..., Promptable]
+    input_size: int
+    normalization: Dict[str, Any]
+    frame: Dict[str, Any]
+
+
+#: The public ones see the whole slice, scaled to 0..1 by its own extremes (LiteMedSAM's and MedSAM's preparation).
+_WHOLE = {"normalization": {"kind": "minmax"}, "frame": {"kind": "slice"}}
+
+ARCHITECTURES: Dict[str, Architecture] = {
+    "qmedsam-compact": Architecture(CompactSAM, 160, {"kind": "zscore"}, {"kind": "roi", "margin": 0.3}),
+    "litemedsam": Architecture(lambda **options: Sam(TinyViT(**options), input_size=256), 256, **_WHOLE),
+    "medsam": Architecture(lambda **options: Sam(ViT(**options), input_size=1024), 1024, **_WHOLE),
 }
 
 
 def names() -> List[str]:
     """Every name that :func:`build` takes."""
-    return sorted(_BUILDERS)
+    return sorted(ARCHITECTURES)
 
 
 def build(name: str, **options) -> Promptable:
@@ -32,6 +53,6 @@ def build(name: str, **options) -> Promptable:
     Raises:
         ValueError: the name is not known.
     """
-    if name not in _BUILDERS:
+    if name not in ARCHITECTURES:
         raise ValueError(f"Unknown architecture '{name}'; known: {', '.join(names())}.")
-    return _BUILDERS[name](**options)
+    return ARCHITECTURES[name].make(**options)
