@@ -12,8 +12,8 @@ demo: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml QMedSAMSegment/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet -e .
+	$(VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	touch $@
 
 test: $(TEST_VENV)/installed
@@ -25,16 +25,16 @@ test: $(TEST_VENV)/installed
 # Without torch: the engine's own tests on another interpreter, e.g. make test-engine PYTHON=python3.9 TEST_VENV=.venv-39
 test-engine:
 	test -d $(TEST_VENV) || $(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	$(TEST_VENV)/bin/python -m pip install --quiet -e . pytest hypothesis jsonschema
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	$(TEST_VENV)/bin/python -m pytest Testing/engine
 
 # torch first and pinned: asked for as a range, pip takes a build with gigabytes of CUDA.
 $(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requirements.txt Testing/constraints.txt
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt torch
-	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r QMedSAMSegment/Resources/requirements.txt
 	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt -e . -e Training -r Testing/requirements.txt
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r QMedSAMSegment/Resources/requirements.txt
 	touch $@
 
 # The phantom that ships under Resources/SampleData.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__
 from .errors import QMedSAMError
@@ -22,7 +24,9 @@ from .models import ModelStore, shipped_folder
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
 models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
 app.add_typer(models_app, name="models")
-console = Console()
+# No emoji codes: ":cat:" in a file name is a file name. What comes from files and users goes through ``escape``.
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 _STRATEGY = typer.Option("auto", help="auto, fixed (the box on every slice) or propagate (from the middle slice outwards).")
 _MODEL = typer.Option(None, help="Name or folder of a model; default: by modality.")
@@ -42,7 +46,7 @@ def segment(
     volume: Path = typer.Argument(..., help="NIfTI, NRRD, MHA, DICOM folder, PNG, JPEG or challenge .npz."),
     output: Path = typer.Option(..., "-o", "--output", help="Segmentation to write: .seg.nrrd, or .nii.gz, .nrrd, .mha, .npz."),
     box: List[str] = typer.Option(
-        [], "--box", help="Voxels i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
+        [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
     boxes: Optional[Path] = typer.Option(None, "--boxes", help="Boxes file: Slicer ROI .mrk.json, plain .json, or .npz."),
     modality: str = typer.Option("auto", help="CT, MR, PET, US, XRay, ... or auto (from the file)."),
@@ -55,10 +59,16 @@ def segment(
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     threads: int = _THREADS,
 ) -> None:
-    """Segment the object inside every box of a volume."""
-    from .files import read_boxes, read_volume, write_segmentation
+    """Segment the object inside every box of a volume.
+
+    Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
+    """
+    from .files import check_target, format_of, read_boxes, read_volume, write_segmentation
     from .segmenter import Segmenter
 
+    for path in (output, png, report):
+        check_target(path, volume)
+    format_of(output)
     image = read_volume(volume, series)
     prompts = [_parse_box(text, image, n) for n, text in enumerate(box, start=1)]
     if boxes:
@@ -72,10 +82,10 @@ def segment(
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments)
     for message in result.messages:
-        console.print(f"[yellow]Note:[/] {message}")
-    _print_objects(result.objects)
-    total = result.seconds["total"]
-    console.print(f"[green]{output}[/]  {result.model}, {result.modality or 'no modality'}, {result.strategy}, {total:.2f} s")
+        console.print(f"[yellow]Note:[/] {escape(message)}")
+    _print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
+    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if png:
         _draw(png, image, result, segments, prompts, chosen, volume.name)
     if report:
@@ -87,10 +97,13 @@ def segment(
             "model": result.model,
             "modality": result.modality,
             "strategy": result.strategy,
+            "frame": frame or "the model's own",
+            "window": chosen,
+            "version": __version__,
             "seconds": result.seconds,
             "messages": result.messages,
             "objects": [
-                {key: getattr(o, key) for key in ("label", "name", "voxels", "volume_ml", "confidence", "slices")}
+                {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices")}
                 for o in result.objects
             ],
         }
@@ -111,6 +124,7 @@ def demo(
     from .segmenter import Segmenter
 
     sample = shipped_folder().parent / "SampleData"
+    output.mkdir(parents=True, exist_ok=True)
     image = read_volume(sample / "QMedSAMPhantom.nrrd")
     image = Volume(image.array_kji, image.ijk_to_ras, "CT", image.name)
     prompts = read_boxes(sample / "QMedSAMPhantom-boxes.mrk.json", image)
@@ -118,7 +132,6 @@ def demo(
     before = _peak_mib()
     with _bar("Segmenting") as progress:
         result = Segmenter(model, threads=threads).segment(image, prompts, strategy=strategy, progress=progress, keep_masks=True)
-    output.mkdir(parents=True, exist_ok=True)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output / "phantom.seg.nrrd", result.labels_kji, image, segments)
     scores = {o.label: dsc(result.labels_kji == o.label, truth == o.label) for o in result.objects}
@@ -126,13 +139,14 @@ def demo(
     _draw(output / "phantom.png", image, result, segments, prompts, None, "QMedSAM phantom")
     total = result.seconds["total"]
     console.print(
-        f"{sum(o.slices for o in result.objects)} box-slices in {total:.2f} s "
-        f"(of which {result.seconds.get('load', 0):.2f} s loading {result.model}), "
+        f"{sum(o.slices for o in result.objects)} masks on slices in {total:.2f} s "
+        f"(of which {result.seconds['load']:.2f} s loading {result.model}), "
         f"mean DSC {sum(scores.values()) / len(scores):.3f}"
     )
     if before is not None:
         console.print(f"Peak memory {_peak_mib():.0f} MiB, of which the run added {_peak_mib() - before:.0f} MiB")
-    console.print(f"[green]{output / 'phantom.seg.nrrd'}[/] and [green]{output / 'phantom.png'}[/]")
+    for name in ("phantom.seg.nrrd", "phantom.png"):
+        console.print(f"[green]{escape(str(output / name))}[/]")
 
 
 @app.command()
@@ -173,22 +187,23 @@ def evaluate(
             jitter=jitter,
             progress=progress,
         )
-    console.print((output / "summary.md").read_text(encoding="utf-8"))
+    console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)
 
 
 @models_app.command("list")
 def list_models() -> None:
     """List the models at hand."""
     store = ModelStore()
-    table = Table("name", "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    name = Column("name", no_wrap=True)  # it has to be typed
+    table = Table(name, "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
     for model in store.models():
         m = model.manifest
         where = str(model.folder.parent)
         modalities = ", ".join("any" if x == "*" else x for x in m.modalities)
-        table.add_row(m.name, m.title, m.precision, str(m.input_size), f"{model.bytes / 2**20:.1f}", modalities, m.license, where)
+        row = (m.name, m.title, m.precision, str(m.input_size), f"{model.bytes / 2**20:.1f}", modalities, m.license, where)
+        table.add_row(*map(escape, row))
     console.print(table)
-    for folder, problem in store.broken():
-        console.print(f"[red]Unusable:[/] {folder}: {problem}")
+    _print_broken(store)
 
 
 @models_app.command()
@@ -205,15 +220,18 @@ def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
 def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; default: all.")) -> None:
     """Compare the files of models with their checksums."""
     store = ModelStore()
+    models = [store.get(name)] if name else store.models()
     failed = False
-    for model in [store.get(name)] if name else store.models():
+    for model in models:
         try:
             model.verify()
-            console.print(f"[green]intact[/]  {model.name}")
+            console.print(f"[green]intact[/]  {escape(model.name)}")
         except QMedSAMError as error:
             failed = True
-            console.print(f"[red]damaged[/] {model.name}: {error}")
-    if failed:
+            console.print(f"[red]damaged[/] {escape(f'{model.name}: {error}')}")
+    if not models:
+        console.print("There are no models.")
+    if (not name and _print_broken(store)) or failed or not models:
         raise typer.Exit(1)
 
 
@@ -221,14 +239,21 @@ def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; defa
 def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one.")) -> None:
     """Check a model and copy it to your models."""
     model = ModelStore().add(source)
-    console.print(f"Added [green]{model.name}[/] ({model.manifest.license}) in {model.folder}")
+    console.print(f"Added [green]{escape(model.name)}[/] " + escape(f"({model.manifest.license}) in {model.folder}"))
 
 
 @models_app.command()
 def remove(name: str = typer.Argument(..., help="Name of a model that you added.")) -> None:
     """Delete one of your models."""
     ModelStore().remove(name)
-    console.print(f"Removed {name}")
+    console.print(escape(f"Removed {name}"))
+
+
+def _print_broken(store: ModelStore) -> bool:
+    broken = store.broken()
+    for folder, problem in broken:
+        console.print("[red]Unusable:[/] " + escape(f"{folder}: {problem}"))
+    return bool(broken)
 
 
 def _parse_box(text: str, image: Volume, number: int) -> Box:
@@ -246,8 +271,8 @@ def _parse_box(text: str, image: Volume, number: int) -> Box:
 def _parse_window(text: Optional[str]) -> Optional[Tuple[float, float]]:
     if text is None:
         return None
-    if text in CT_WINDOWS:
-        return CT_WINDOWS[text]
+    if text.lower() in CT_WINDOWS:
+        return CT_WINDOWS[text.lower()]
     try:
         width, level = (float(v) for v in text.split(","))
     except ValueError:
@@ -263,10 +288,11 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _print_objects(objects: list, scores: Optional[dict] = None) -> None:
+def _print_objects(objects: list, scores: Optional[dict] = None, flat: bool = False) -> None:
     table = Table("label", "segment", "slices", "voxels", "ml", "confidence", *(["DSC"] if scores else []))
     for o in objects:
-        row = [str(o.label), o.name, str(o.slices), str(o.voxels), f"{o.volume_ml:.2f}", f"{o.confidence:.2f}"]
+        size = "-" if flat else f"{o.volume_ml:.2f}"  # a picture has no thickness
+        row = [str(o.label), escape(o.name), str(o.slices), str(o.voxels), size, f"{o.confidence:.2f}"]
         table.add_row(*row, *([f"{scores[o.label]:.3f}"] if scores else []))
     console.print(table)
 
@@ -288,11 +314,22 @@ def _peak_mib() -> Optional[float]:
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend are one sentence and a hint, and the exit code is 2."""
+    """Entry point: an error is one sentence and a hint on stderr, and the exit code is 2.
+
+    ``QMEDSAM_DEBUG=1`` shows the traceback of an unexpected one.
+    """
     try:
         app()
     except QMedSAMError as error:
-        console.print(f"[bold red]Error:[/] {error.message} {error.hint}")
+        errors.print("[bold red]Error:[/] " + escape(f"{error.message} {error.hint}"))
+        raise SystemExit(2) from None
+    except Exception as error:
+        if os.environ.get("QMEDSAM_DEBUG"):
+            raise
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip() or type(error).__name__
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        hint = "" if isinstance(error, OSError) else " If this looks like a bug, please report it; QMEDSAM_DEBUG=1 shows where."
+        errors.print("[bold red]Error:[/] " + escape(f"{what.splitlines()[0]}{where}.{hint}"))
         raise SystemExit(2) from None
 
 

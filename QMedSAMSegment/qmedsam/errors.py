@@ -1,4 +1,4 @@
-"""The one exception that a user can mend."""
+"""What goes wrong in a way that the user can mend, and what the user stopped."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ class QMedSAMError(Exception):
 
 
 class Cancelled(Exception):
-    """Raised between two slices when the caller's ``cancelled()`` turned true."""
+    """Raised by runs over many cases when the caller's ``cancelled()`` turned true (one case returns what it has)."""

@@ -27,7 +27,7 @@ Pixels = Tuple[int, int, int, int]
 TOUCH = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """An image with its place in the patient.
 
@@ -38,7 +38,7 @@ class Volume:
         name: shown to the user and used for segment names.
 
     Raises:
-        QMedSAMError: empty or wrongly shaped array, singular matrix, no finite value, or a complex type.
+        QMedSAMError: empty or wrongly shaped array, singular matrix, or a complex type.
     """
 
     array_kji: np.ndarray
@@ -81,7 +81,7 @@ class Volume:
         return self.array_kji.ndim == 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Box:
     """An oriented 3D box prompt: a parallelepiped in continuous voxel coordinates.
 
@@ -290,16 +290,6 @@ class Frame:
             (y0 - self.top) * self.scale_y - 0.5,
             (x1 - self.left) * self.scale_x - 0.5,
             (y1 - self.top) * self.scale_y - 0.5,
-        )
-
-    def to_slice(self, rectangle: Rectangle) -> Rectangle:
-        """The inverse of :meth:`to_network`."""
-        u0, v0, u1, v1 = rectangle
-        return (
-            (u0 + 0.5) / self.scale_x + self.left,
-            (v0 + 0.5) / self.scale_y + self.top,
-            (u1 + 0.5) / self.scale_x + self.left,
-            (v1 + 0.5) / self.scale_y + self.top,
         )
 
     def sample(

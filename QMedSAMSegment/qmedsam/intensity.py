@@ -88,21 +88,15 @@ class Intensity:
             window: (width, level) chosen by the user; overrules the modality.
 
         Raises:
-            QMedSAMError: the image is constant or has no finite value.
+            QMedSAMError: the window is not valid, or the image is constant or has no finite value.
         """
         array = volume.array_kji
         if window is not None:
             width, level = window
-            if not width > 0:
-                raise QMedSAMError(f"The window's width is {width}.", "It must be larger than 0.")
+            if not (np.isfinite([width, level]).all() and width > 0):
+                raise QMedSAMError(f"The window {width}, {level} is not valid.", "Give a width above 0 and a level.")
             return cls(level - width / 2, level + width / 2)
-        values = array.reshape(-1)[:: max(1, array.size // _SAMPLE)]
-        values = values[np.isfinite(values)]
-        if not len(values):
-            raise QMedSAMError("The image has no finite value.", "Check how it was exported.")
-        lowest, highest = float(values.min()), float(values.max())
-        if lowest == highest and float(array.min()) == float(array.max()):
-            raise QMedSAMError("Every voxel of the image has the same value.", "There is nothing to segment in it.")
+        lowest, highest = _extremes(array)
         if volume.is_rgb or array.dtype in (np.uint8, np.bool_):
             return cls(0.0, 255.0 if highest > 1 else 1.0)
         # CT in HU always holds air or soft tissue below zero; a CT that does not was windowed before it was saved.
@@ -110,7 +104,11 @@ class Intensity:
             width, level = CT_WINDOWS["abdomen"]
             return cls(level - width / 2, level + width / 2)
         # Zero is background (PET, skull-stripped MR) unless the image is signed, as z-scored exports are.
-        above = values[values > 0] if lowest >= 0 else values
+        # An odd step: a power of two would fall into step with the rows and see only some columns.
+        values = array.reshape(-1)[:: (array.size // _SAMPLE) | 1]
+        above = _wanted(values, lowest)
+        if len(above) < 1000:  # almost empty: few voxels, so look at all of them
+            above = _wanted(array, lowest)
         low, high = (float(p) for p in np.percentile(above, (0.5, 99.5)))
         if not high > low:  # e.g. a nearly binary image, whose 99.5 percentile is its background
             low, high = lowest, highest
@@ -126,6 +124,31 @@ class Intensity:
         if pixels.dtype.kind == "f":
             scaled[np.isnan(scaled)] = 0
         return scaled.astype(np.float32, copy=False)
+
+
+def _extremes(array: np.ndarray) -> Tuple[float, float]:
+    """Lowest and highest finite value.
+
+    Raises:
+        QMedSAMError: there is none, or only one.
+    """
+    finite = np.isfinite(array) if array.dtype.kind == "f" else True
+    if not np.any(finite):
+        raise QMedSAMError("The image has no finite value.", "Check how it was exported.")
+    if array.dtype.kind == "f":
+        lowest = float(np.min(array, where=finite, initial=np.inf))
+        highest = float(np.max(array, where=finite, initial=-np.inf))
+    else:
+        lowest, highest = float(array.min()), float(array.max())
+    if lowest == highest:
+        raise QMedSAMError("Every voxel of the image has the same value.", "There is nothing to segment in it.")
+    return lowest, highest
+
+
+def _wanted(values: np.ndarray, lowest: float) -> np.ndarray:
+    """The finite values that percentiles are taken of."""
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    return values[values > 0] if lowest >= 0 else values
 
 
 def normalise(drawn: np.ndarray, valid: np.ndarray, kind: str, mean: Tuple[float, ...], std: Tuple[float, ...]) -> np.ndarray:

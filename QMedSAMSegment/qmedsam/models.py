@@ -64,6 +64,8 @@ class Manifest:
         problem = _violation(values, schema, "manifest")
         if problem:
             raise QMedSAMError(f"{where} is not valid: {problem}.", "Export the model again with this version.")
+        if values["normalization"]["kind"] == "fixed" and not {"mean", "std"} <= values["normalization"].keys():
+            raise QMedSAMError(f"{where} lacks the mean and std of its normalization.", "Export the model again.")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -83,8 +85,8 @@ def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
     if isinstance(value, str) and len(value) < schema.get("minLength", 0):
         return f"{where} is empty"
     if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            return f"{where} is empty"
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            return f"{where} has {len(value)} entries"
         return next(filter(None, (_violation(v, schema.get("items", {}), f"{where}[{n}]") for n, v in enumerate(value))), "")
     if isinstance(value, dict):
         known, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
@@ -245,7 +247,12 @@ class ModelStore:
             QMedSAMError: not a model, checksum mismatch, or a model of that name is there already.
         """
         source = Path(source)
-        self.user.mkdir(parents=True, exist_ok=True)
+        if not source.exists():
+            raise QMedSAMError(f"There is nothing at '{source}'.", "Give a model folder, or a zip of one.")
+        try:
+            self.user.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise QMedSAMError(f"Your models' folder '{self.user}' cannot be made ({error.strerror}).", "") from error
         with tempfile.TemporaryDirectory(dir=self.user, prefix=".adding-") as scratch:
             if source.is_dir():
                 found = source
@@ -262,7 +269,8 @@ class ModelStore:
                 raise QMedSAMError(f"A model '{model.name}' is there already.", "Remove it first.")
             copy = Path(scratch) / "copy"
             copy.mkdir()
-            for name in (MANIFEST, "MODEL_CARD.md", *model.manifest.files):
+            beside = ["MODEL_CARD.md", *(p.name for p in found.glob("LICENSE*"))]
+            for name in (MANIFEST, *beside, *model.manifest.files):
                 if (found / name).is_file():
                     shutil.copyfile(found / name, copy / name)
             os.replace(copy, target)
@@ -274,10 +282,11 @@ class ModelStore:
         Raises:
             QMedSAMError: it is not there (shipped models stay).
         """
-        for manifest in self.user.glob(f"*/{MANIFEST}"):
-            if manifest.parent.name == name:
-                shutil.rmtree(manifest.parent)
-                return
+        folders = [manifest.parent for manifest in self.user.glob(f"*/{MANIFEST}")]
+        named = [model.folder for model in self.models() if model.name == name and model.folder in folders]
+        for folder in named or [f for f in folders if f.name == name]:  # by folder: the manifest may be broken
+            shutil.rmtree(folder)
+            return
         raise QMedSAMError(f"There is no model '{name}' among those you added.", "Shipped models cannot be removed.")
 
 

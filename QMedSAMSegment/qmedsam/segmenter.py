@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import QMedSAMError
 from .geometry import Box, Frame, View, Volume
-from .intensity import Intensity, known_modality
+from .intensity import MODALITIES, Intensity, known_modality
 from .models import Model, ModelStore
 from .network import Network
 from .predictor import Clock, SlicePredictor
@@ -30,10 +30,11 @@ class ObjectResult:
     Attributes:
         label: value in the label array.
         name: of the box.
-        voxels: of its mask (also where a later box's label covers it).
+        voxels: that carry its label in the label array.
         volume_ml: the same in millilitres.
+        covered: voxels of its own mask that a smaller box's label covers.
         confidence: predicted IoU, averaged over its slices by area; 0 for an empty mask.
-        slices: how many slices it was prompted on.
+        slices: how many slices its mask is on.
         crop: ``(k, j, i)`` slices of the voxels that the box can touch.
         mask_kji_crop: its own mask in ``crop`` (only with ``keep_masks``).
     """
@@ -43,6 +44,7 @@ class ObjectResult:
     crop: Tuple[slice, slice, slice]
     voxels: int = 0
     volume_ml: float = 0.0
+    covered: int = 0
     confidence: float = 0.0
     slices: int = 0
     mask_kji_crop: Optional[np.ndarray] = None
@@ -78,7 +80,8 @@ class Segmenter:
         model: a name or folder; None routes by modality.
         store: where models are looked up.
         threads: CPU threads, 0 for all.
-        network: use this network (with ``manifest_model``'s settings) instead of loading one; for tests and other engines.
+        network: use this one instead of loading one; for tests and other engines. Without a model it gets ROI frames and
+            z-scores.
     """
 
     def __init__(
@@ -125,17 +128,17 @@ class Segmenter:
             boxes = _labelled(boxes)
             messages: List[str] = []
             with clock.stage("prepare"):
-                modality = _resolve_modality(volume, modality, messages)
+                modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)
                 settings = _settings(model)
                 strategy = _resolve_strategy(strategy, settings, modality, volume)
                 intensity = Intensity.of(volume, modality, window)
                 run = _Run(volume, boxes, keep_masks, messages)
+                kind = frame or settings["frame"]["kind"]
+                if kind not in ("roi", "slice"):
+                    raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")
             with clock.stage("load"):
                 network = self._network(model)
-            kind = frame or settings["frame"]["kind"]
-            if kind not in ("roi", "slice"):
-                raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")
             finished = True
             for square, items in run.groups(kind, network.input_size, settings["frame"].get("margin", 0.3)).items():
                 predictor = SlicePredictor(network, volume, run.view, square, intensity, settings["normalization"], clock)
@@ -163,11 +166,12 @@ class Segmenter:
         if self._given is not None:
             return self._given
         assert model is not None
-        if model.name not in self._networks:
+        key = model.name + "".join(sorted(model.manifest.files.values()))  # a model may be replaced during a session
+        if key not in self._networks:
             from .network.openvino_network import OpenVINONetwork
 
-            self._networks[model.name] = OpenVINONetwork(model, self._threads)
-        return self._networks[model.name]
+            self._networks[key] = OpenVINONetwork(model, self._threads)
+        return self._networks[key]
 
 
 def _settings(model: Optional[Model]) -> Dict[str, Any]:
@@ -180,29 +184,31 @@ def _settings(model: Optional[Model]) -> Dict[str, Any]:
 
 def _labelled(boxes: Sequence[Box]) -> List[Box]:
     """Boxes with labels: given ones kept, the others numbered by position."""
+    boxes = list(boxes)
     if not boxes:
         raise QMedSAMError("There is no box to segment.", "Draw at least one.")
     if len(boxes) > np.iinfo(np.uint16).max:
         raise QMedSAMError(f"{len(boxes)} boxes are more than a label map can hold.", "Segment them in several runs.")
     numbered = [replace(box, label=box.label or n) for n, box in enumerate(boxes, start=1)]
+    if not all(0 < box.label <= np.iinfo(np.uint16).max for box in numbered):
+        raise QMedSAMError("The label of a box is not a number from 1 to 65535.", "Leave it out to number the boxes.")
     if len({box.label for box in numbered}) < len(numbered):
         raise QMedSAMError("Two boxes have the same label.", "Give every box a label of its own, or none at all.")
     return [replace(box, name=box.name or f"Segment_{box.label}") for box in numbered]
 
 
-def _resolve_modality(volume: Volume, asked: str, messages: List[str]) -> str:
+def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List[str]) -> str:
     """The modality to work with; says so when it had to be assumed. Empty means "none known"."""
     if asked != "auto":
         return known_modality(asked)
-    if volume.modality:
-        return known_modality(volume.modality)
-    if volume.is_rgb or volume.array_kji.dtype == np.uint8:
-        return ""  # taken as it is: no window depends on the modality
-    lowest = float(np.nanmin(volume.array_kji))
-    if lowest <= -500:
-        messages.append("The file names no modality; values below -500 look like CT, windowed as abdomen (W 400, L 40).")
+    known = MODALITIES.get(volume.modality.strip().upper(), "")
+    if known or windowed or volume.is_rgb or volume.array_kji.dtype == np.uint8:
+        return known  # 8 bit and chosen windows are taken as they are: nothing depends on the modality
+    named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
+    if (volume.array_kji <= -500).any():
+        messages.append(f"The file {named}; values below -500 look like CT, windowed as abdomen (W 400, L 40).")
         return "CT"
-    messages.append("The file names no modality; grey values are scaled between their 0.5 and 99.5 percentile.")
+    messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
     return ""
 
 
@@ -235,12 +241,12 @@ class _Run:
     def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
         corners, shape = box.corners_ijk, np.array(self.volume.shape_ijk)
         low, high = corners.min(axis=0), corners.max(axis=0)
-        if (high < -0.5).any() or (low > shape - 0.5).any():
+        if (high <= -0.5).any() or (low >= shape - 0.5).any():
             raise QMedSAMError(
                 f"The box '{box.name}' lies outside the image "
                 f"(voxels {np.round(low).astype(int).tolist()} to {np.round(high).astype(int).tolist()}; "
                 f"the image has {shape.tolist()}).",
-                "Move it onto the image, or check that it was drawn on this image.",
+                "Move it onto the image; voxel indices start at 0.",
             )
         first = np.maximum(np.ceil(low - 1e-6), 0).astype(int)
         stop = np.minimum(np.floor(high + 1e-6), shape - 1).astype(int) + 1
@@ -262,7 +268,7 @@ class _Run:
         def emit(found: SliceMask) -> None:
             x0, y0, x1, y1 = found.pixels
             area = int(found.mask.sum())
-            out.slices += 1
+            out.slices += area > 0
             out.voxels += area
             out.confidence += found.confidence * area
             region = self.view.slice_of(self.labels_kji, found.index)[y0:y1, x0:x1]
@@ -298,5 +304,8 @@ class _Run:
 
     def finish(self) -> None:
         for out in self.objects:
-            out.confidence = out.confidence / out.voxels if out.voxels else 0.0
+            own = out.voxels
+            out.confidence = out.confidence / own if own else 0.0
+            out.voxels = int(np.count_nonzero(self.labels_kji[out.crop] == out.label))
+            out.covered = own - out.voxels
             out.volume_ml = out.voxels * self._voxel_ml

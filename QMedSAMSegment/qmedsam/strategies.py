@@ -18,11 +18,16 @@ from .predictor import SlicePredictor
 #: Growth of the prompt from one slice to the next in ``propagate``: this share of the previous extent on every side, and
 #: one pixel. The papers use 3 to 7 pixels of a 256 grid without looking at the object's size.
 MARGIN = 0.10
+#: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
+#: ellipsoid, infinity the box itself). A box drawn around an object touches it at its end faces in a point, not a face.
+TAPER = 3.0
 #: A propagated prompt never gets smaller than this share of the ROI's rectangle (sides), so a thin slice cannot trap it.
 LEAST_SHARE = 0.15
 #: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
 END_CONFIDENCE = 0.3
 RESTART_CONFIDENCE = 0.5
+#: Slices in a row without the object after which it has ended; one may be an artefact.
+PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ def propagate(predictor: SlicePredictor, items: Sequence[Item], tick: Tick) -> b
 
     The prompt is clamped to the ROI's rectangle and never falls below a minimum size; of the mask only what lies in it and
     touches the object of the neighbouring slice continues the object. When nothing does, the ROI's rectangle is tried;
-    when that finds nothing convincing either, the object has ended in that direction, though the box goes on. Two sweeps
-    over all boxes together (up, then down), so that boxes share encoded slices.
+    when that finds nothing convincing either, on two slices in a row, the object has ended in that direction, though the
+    box goes on. Two sweeps over all boxes together (up, then down), so that boxes share encoded slices.
 
     Arguments and result as for :func:`fixed`.
     """
@@ -127,7 +132,11 @@ class _Walker:
         slices = self.item.slices
         self.ahead = range(self.key, slices.stop) if step > 0 else range(slices.start, self.key)
         self.previous = self.at_key if step < 0 else None
-        self.ended = False
+        self.lost = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.lost >= PATIENCE
 
     def prompt(self, index: int) -> Rectangle:
         """For a slice: the neighbour's extent, grown; the ROI's rectangle where there is no neighbour yet."""
@@ -136,7 +145,14 @@ class _Walker:
         if self.previous is None or extent is None:
             return roi
         x, y = self.previous.pixels[:2]
-        return grown_within((extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y), roi)
+        previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
+        return grown_within(previous, roi, self._expected_share(index))
+
+    def _expected_share(self, index: int) -> float:
+        """Of the ROI's sides, at a slice: 1 in the middle, 0 at its ends."""
+        along = self.item.box.corners_ijk[:, self.item.view.axis]
+        middle, half = (along.max() + along.min()) / 2, max((along.max() - along.min()) / 2, 0.5)
+        return float(max(1 - (abs(index - middle) / half) ** TAPER, 0) ** (1 / TAPER))
 
     def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
         """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
@@ -160,7 +176,7 @@ class _Walker:
         """Take over the mask of a slice as the start for the next."""
         self.item.emit(found)
         if found.mask.any():
-            self.previous = found
+            self.previous, self.lost = found, 0
         if found.index == self.key:
             self.at_key = self.previous
 
@@ -181,21 +197,22 @@ def _advance(predictor: SlicePredictor, index: int, walkers: Sequence[_Walker]) 
         elif _convincing(retry, RESTART_CONFIDENCE):
             walker.arrive(retry)
         else:
-            walker.ended = True
+            walker.lost += 1
 
 
 def _convincing(found: SliceMask, least: float) -> bool:
     return bool(found.mask.any()) and found.confidence >= least
 
 
-def grown_within(previous: Rectangle, roi: Rectangle) -> Rectangle:
-    """The next slice's prompt: ``previous`` grown by the margin, at least the minimum size, inside ``roi``."""
+def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rectangle:
+    """The next slice's prompt: ``previous`` grown by the margin, at most ``share`` of ``roi``'s sides, and inside it."""
     sides = []
     for low, high, start, stop in ((previous[0], previous[2], roi[0], roi[2]), (previous[1], previous[3], roi[1], roi[3])):
         margin = MARGIN * (high - low) + 1
-        half = max(high - low + 2 * margin, LEAST_SHARE * (stop - start)) / 2
-        center = min(max((low + high) / 2, start), stop)
-        sides.append((max(center - half, start), min(center + half, stop)))
+        length = min(high - low + 2 * margin, share * (stop - start))
+        length = max(length, LEAST_SHARE * (stop - start))
+        first = min(max((low + high - length) / 2, start), stop - length)
+        sides.append((first, first + length))
     (x0, x1), (y0, y1) = sides
     return x0, y0, x1, y1
 

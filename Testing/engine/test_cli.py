@@ -21,13 +21,15 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """``run("segment", ...)`` gives the exit code and what was printed."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "console", cli.Console(width=200))
+    monkeypatch.setattr(cli, "console", cli.Console(width=200, emoji=False))
+    monkeypatch.setattr(cli, "errors", cli.Console(width=200, emoji=False, stderr=True))
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["qmedsam", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        return end.value.code or 0, capsys.readouterr().out
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out + printed.err
 
     return call
 
@@ -85,6 +87,9 @@ def test_a_colour_picture(run, tmp_path: Path) -> None:
         (("{volume}", "--box", "1,1,1,9,9,9", "--window", "wide"), "not a window"),
         (("{volume}", "--box", "1,1,1,9,9,9", "--strategy", "magic"), "magic"),
         (("{volume}", "--boxes", "nothing.json"), "no file"),
+        (("{volume}[/a].nii.gz",), "[/a].nii.gz"),
+        (("{volume}", "--box", "1,1,12,9,9,14"), "outside"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--png", "nofolder/x.png"), "no folder"),
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_no_file(run, volume: Path, tmp_path: Path, arguments, word) -> None:
@@ -100,6 +105,47 @@ def test_the_demo_shows_a_picture_worth_looking_at(run, tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "phantom.png").stat().st_size > 50_000
     written = slicerio.read_segmentation(str(tmp_path / "demo" / "phantom.seg.nrrd"))
     assert len(written["segments"]) >= 5
+
+
+def test_names_in_square_brackets_stay_names(run, volume: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"boxes": [{"ijk": [19, 15, 1, 53, 45, 11], "name": "kidney [/x] :cat:"}]}))
+    arguments = ("--boxes", boxes, "--modality", "MR", "-o", tmp_path / "a[bold].seg.nrrd", "--png", tmp_path / "a.png")
+    code, text = run("segment", volume, *arguments)
+    assert code == 0 and "kidney [/x] :cat:" in text and "a[bold].seg.nrrd" in text
+    assert (tmp_path / "a[bold].seg.nrrd").is_file() and (tmp_path / "a.png").is_file()
+
+
+def test_the_image_is_never_overwritten(run, volume: Path) -> None:
+    before = volume.read_bytes()
+    code, text = run("segment", volume, "--box", "19,15,1,53,45,11", "-o", volume)
+    assert code == 2 and "image itself" in text and volume.read_bytes() == before
+
+
+def test_unexpected_errors_are_one_sentence_too(run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, text = run("demo", "-o", tmp_path / "file")
+    assert code == 2 and "Error:" in text and "Traceback" not in text
+
+
+def test_evaluate_and_add_on_the_command_line(run, volume: Path, tmp_path: Path) -> None:
+    truth = sitk.GetImageFromArray(ball((12, 60, 70), (36, 30, 6), (16, 14, 5)).astype(np.uint8))
+    truth.CopyInformation(sitk.ReadImage(str(volume)))
+    sitk.WriteImage(truth, str(tmp_path / "truth.nii.gz"))
+    manifest = tmp_path / "m.csv"
+    rows = ["case_id,modality,dim,source,split,path_image,path_mask", "a,MR,3D,test,validation,scan.nii.gz,truth.nii.gz"]
+    manifest.write_text("\n".join(rows) + "\n")
+    for prompt in ("volume", "slice"):
+        code, text = run("evaluate", manifest, "--prompt", prompt, "-o", tmp_path / prompt)
+        assert code == 0 and "ellipse" in text
+        assert {p.name for p in (tmp_path / prompt).iterdir()} == {"scores.csv", "summary.json", "summary.md", "sheet.png"}
+    code, text = run("evaluate", manifest, "--split", "nothing", "-o", tmp_path / "x")
+    assert code == 2 and "nothing" in text
+    shipped = cli.ModelStore().models()[0].folder
+    code, text = run("models", "add", shipped)
+    assert code == 0 and "Added" in text
+    code, text = run("models", "remove", shipped.name)
+    assert code == 0 and "Removed" in text
 
 
 def test_models_list_show_verify(run) -> None:

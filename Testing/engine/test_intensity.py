@@ -93,3 +93,24 @@ def test_padding_is_zero_after_normalisation(kind) -> None:
         assert inner.min() == 0 and inner.max() == pytest.approx(1)
     else:
         assert np.allclose(inner, (drawn[valid] - 0.4) / 0.2, atol=1e-5)
+
+
+def test_a_sparse_volume_is_not_missed_by_sampling() -> None:
+    array = np.zeros((200, 200, 200), np.int16)
+    array[100:104, 101:105, 101:105] = np.arange(64).reshape(4, 4, 4) + 50
+    intensity = Intensity.of(Volume(array), "MR")
+    assert 50 <= intensity.low < intensity.high <= 113
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_a_constant_image_with_holes_is_refused(hole) -> None:
+    array = np.full((4, 8, 8), 3.0)
+    array[0] = hole
+    with pytest.raises(QMedSAMError, match="same value"):
+        Intensity.of(Volume(array), "MR")
+
+
+@pytest.mark.parametrize("window", [(400, np.nan), (np.inf, 40), (0, 40), (-5, 40)])
+def test_impossible_windows_are_refused(window) -> None:
+    with pytest.raises(QMedSAMError, match="window"):
+        Intensity.of(Volume(np.arange(64.0).reshape(4, 4, 4)), "CT", window)

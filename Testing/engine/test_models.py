@@ -55,6 +55,8 @@ BAD = [
     ({"frame": {"kind": "banana"}}, "banana"),
     ({"frame": {"margin": 0.3}}, "kind"),
     ({"modalities": []}, "modalities"),
+    ({"normalization": {"kind": "fixed"}}, "mean and std"),
+    ({"normalization": {"kind": "fixed", "mean": [1, 2, 3, 4], "std": [1, 1, 1]}}, "4 entries"),
     ({"surprise": 1}, "surprise"),
     ({"normalization": {"kind": "fixed", "mean": ["a", "b", "c"]}}, "mean"),
     ({"strategies": {"CT": "guess"}}, "guess"),

@@ -132,6 +132,14 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     started, losses, dscs, since = time.monotonic(), [], [], (step, time.monotonic())
     budget = config.minutes * 60 if config.minutes else math.inf
     batches = iter(loader)
+    if step == 0 and config.init is not None:
+        # What the stage starts from is a candidate too: before QAT this is post-training quantization.
+        groups = evaluate(averaged.module, held, fabric.device)
+        best = sum(groups.values()) / max(len(groups), 1)
+        flat = sum(groups[g] for g, _ in held) / max(len(held), 1)
+        if fabric.global_rank == 0:
+            log.write((0, 0, math.nan, 0.0, math.nan, math.nan, flat, best))
+            _save(folder / "best.pt", {"model": averaged.module.state_dict(), "step": 0, "groups": groups})
     while step < config.steps and spent < budget:
         images, boxes, masks, owner = next(batches)
         done = max(step / config.steps, spent / budget)

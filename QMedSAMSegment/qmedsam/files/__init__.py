@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
-from .paths import PathLike, name_of, writing
-from .segmentations import DEFAULT_COLORS, Segment, read_labels, write_segmentation
+from .paths import PathLike, check_target, name_of, writing
+from .segmentations import DEFAULT_COLORS, Segment, format_of, read_labels, write_segmentation
 from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
 
 __all__ = [
     "DEFAULT_COLORS",
     "PathLike",
     "Segment",
+    "check_target",
+    "format_of",
     "ijk_to_ras_of",
     "image_of",
     "name_of",

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 from ..errors import QMedSAMError
 
@@ -53,6 +53,23 @@ def existing_file(path: PathLike, what: str) -> Path:
     return path
 
 
+def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) -> None:
+    """Look before a long run whether a file can be written where it shall go; None is nothing to write.
+
+    Raises:
+        QMedSAMError: its folder is missing, it is a folder, or it is the file that is read.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
+    if path.is_dir():
+        raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
+
+
 @contextmanager
 def writing(path: PathLike) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
@@ -65,10 +82,7 @@ def writing(path: PathLike) -> Iterator[Path]:
             ``path`` is then still whole.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
-    if path.is_dir():
-        raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+    check_target(path)
     folder = None
     try:
         folder = tempfile.mkdtemp(prefix=".qmedsam-", dir=path.parent)

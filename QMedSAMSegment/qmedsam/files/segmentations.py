@@ -61,7 +61,7 @@ def write_segmentation(path: PathLike, labels_kji: np.ndarray, volume: Volume, s
             twice, sheared geometry in a NIfTI file, or the file cannot be written.
     """
     path = Path(path)
-    writer = _writer_for(path)
+    writer = _WRITERS[format_of(path)]
     labels_kji = _checked(np.asarray(labels_kji), volume, segments)
     with writing(path) as beside:
         writer(beside, labels_kji, volume, segments)
@@ -169,8 +169,14 @@ _WRITERS: Dict[str, _Writer] = {
 }
 
 
-def _writer_for(path: Path) -> _Writer:
-    for suffix, writer in _WRITERS.items():
+def format_of(path: PathLike) -> str:
+    """The suffix that says how a segmentation is written.
+
+    Raises:
+        QMedSAMError: it is not a known one.
+    """
+    path = Path(path)
+    for suffix in _WRITERS:
         if path.name.lower().endswith(suffix):
-            return writer
+            return suffix
     raise QMedSAMError(f"A segmentation cannot be written to '{path.name}'.", f"Use one of {', '.join(_WRITERS)}.")

@@ -89,7 +89,7 @@ class OpenVINONetwork:
             graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
             return self._core.compile_model(graph, "CPU", self._options)
         except RuntimeError as error:
-            _log.exception("OpenVINO refused %s", path.name)
+            _log.debug("OpenVINO refused %s", path.name, exc_info=True)
             raise QMedSAMError(
                 f"OpenVINO cannot load '{path.name}' of the model '{self.model.name}'.",
                 f"Update OpenVINO, or verify the model. ({str(error).strip().splitlines()[-1][:200]})",
