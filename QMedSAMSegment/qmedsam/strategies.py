@@ -20,7 +20,7 @@ from .predictor import SlicePredictor
 MARGIN = 0.10
 #: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
 #: ellipsoid, infinity the box itself). A box drawn around an object touches it at its end faces in a point, not a face.
-TAPER = 3.0
+TAPER = 2.2
 #: A propagated prompt never gets smaller than this share of the ROI's rectangle (sides), so a thin slice cannot trap it.
 LEAST_SHARE = 0.15
 #: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
