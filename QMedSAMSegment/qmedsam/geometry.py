@@ -162,16 +162,20 @@ class Box:
     def inside(self, view: View, index: int, pixels: Pixels) -> np.ndarray:
         """Which pixel centres of a slice lie in the box: boolean ``(y1 - y0) x (x1 - x0)`` for ``pixels`` (end excluded)."""
         x0, y0, x1, y1 = pixels
-        points = np.empty((y1 - y0, x1 - x0, 3))
-        points[..., view.axis] = index
-        points[..., view.in_plane[0]] = np.arange(x0, x1)
-        points[..., view.in_plane[1]] = np.arange(y0, y1)[:, None]
         # A flat ROI (a 2D box drawn on one slice) has one zero axis: give it one voxel of thickness, its plane decides.
         axes = self.half_axes_ijk
         if abs(np.linalg.det(axes)) < 1e-9:
             axes = axes + 0.5 * _missing_directions(axes)
-        local = (points - self.center_ijk) @ np.linalg.inv(axes).T
-        return (np.abs(local) <= 1 + TOUCH).all(axis=-1)
+        to_local = np.linalg.inv(axes)
+        x_axis, y_axis = view.in_plane
+        x = np.arange(x0, x1) - self.center_ijk[x_axis]
+        y = (np.arange(y0, y1) - self.center_ijk[y_axis])[:, None]
+        result = np.ones((y1 - y0, x1 - x0), bool)
+        for row in to_local:  # a box along the grid needs one comparison per row and column, not per pixel
+            along_x = row[x_axis] * x if row[x_axis] else 0.0
+            along_y = row[y_axis] * y if row[y_axis] else 0.0
+            result &= np.abs(along_x + along_y + row[view.axis] * (index - self.center_ijk[view.axis])) <= 1 + TOUCH
+        return result
 
 
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]

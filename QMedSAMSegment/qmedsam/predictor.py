@@ -15,7 +15,7 @@ from .network import Network
 
 #: Embeddings kept for a second look at a slice (the downward sweep of other boxes). Bytes, not slices: the bound on the
 #: memory that a run adds must hold whatever the model.
-CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 32 * 2**20
 
 
 class Clock:

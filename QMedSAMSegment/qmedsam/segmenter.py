@@ -306,6 +306,7 @@ class _Run:
         for out in self.objects:
             own = out.voxels
             out.confidence = out.confidence / own if own else 0.0
-            out.voxels = int(np.count_nonzero(self.labels_kji[out.crop] == out.label))
+            # slice by slice: comparing a whole crop would add a byte per voxel to the peak
+            out.voxels = sum(int(np.count_nonzero(plane == out.label)) for plane in self.labels_kji[out.crop])
             out.covered = own - out.voxels
             out.volume_ml = out.voxels * self._voxel_ml

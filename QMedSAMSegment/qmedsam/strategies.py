@@ -163,7 +163,7 @@ class _Walker:
         x0, y0, x1, y1 = self.item.view.pixels_of(prompt)
         before = self.previous.on(found.pixels)
         reach = int(np.ceil(1 + MARGIN * np.sqrt(before.sum())))
-        before = ndimage.binary_dilation(before, iterations=reach)
+        before = ndimage.maximum_filter(before, size=2 * reach + 1)
         mask = np.zeros_like(found.mask)
         x, y = found.pixels[:2]
         part = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))

@@ -64,6 +64,7 @@ class OpenVINONetwork:
     """
 
     block = 16
+    _SHAPES = (16, 4, 1)
 
     def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = None) -> None:
         model.verify()
@@ -107,17 +108,17 @@ class OpenVINONetwork:
         return self._encoder(image[None])[0]
 
     def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """See :class:`~qmedsam.network.Network`. Two shapes are compiled: one box, and a block (padded)."""
+        """See :class:`~qmedsam.network.Network`. Fixed shapes of 16, 4 and 1 boxes, compiled when first needed."""
         boxes = np.asarray(boxes_uv, np.float32) * (self.model.manifest.prompt_size / self.input_size)
         logits, confidence = [], []
-        for start in range(0, len(boxes), self.block):
-            part = boxes[start : start + self.block]
-            shape = 1 if len(part) == 1 else self.block
-            padded = np.concatenate([part, np.repeat(part[-1:], shape - len(part), axis=0)])
-            out = self._decoder(shape)([embedding, padded])
-            logits.append(out[0][: len(part)])
+        while len(boxes):
+            # Whole shapes, no padding: six boxes as 4 + 1 + 1 take half of the time that one padded block of 16 takes.
+            shape = next(size for size in self._SHAPES if size <= len(boxes))
+            out = self._decoder(shape)([embedding, boxes[:shape]])
+            boxes = boxes[shape:]
+            logits.append(out[0])
             # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
-            confidence.append(out[1][: len(part)] if len(out) > 1 else _pixel_confidence(logits[-1]))
+            confidence.append(out[1] if len(out) > 1 else _pixel_confidence(out[0]))
         return np.concatenate(logits), np.concatenate(confidence)
 
 
