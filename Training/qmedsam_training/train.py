@@ -135,8 +135,7 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     if step == 0 and config.init is not None:
         # What the stage starts from is a candidate too: before QAT this is post-training quantization.
         groups = evaluate(averaged.module, held, fabric.device)
-        best = sum(groups.values()) / max(len(groups), 1)
-        flat = sum(groups[g] for g, _ in held) / max(len(held), 1)
+        flat, best = _means(groups, held)
         if fabric.global_rank == 0:
             log.write((0, 0, math.nan, 0.0, math.nan, math.nan, flat, best))
             _save(folder / "best.pt", {"model": averaged.module.state_dict(), "step": 0, "groups": groups})
@@ -147,8 +146,6 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         model.train()
-        if config.stage == "qat":
-            _freeze_statistics(model)
         logits, confidence = model(images.contiguous(memory_format=torch.channels_last), boxes, owner)
         loss, dsc = prompt_loss(logits, confidence, masks)
         fabric.backward(loss)
@@ -164,9 +161,8 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
         progress(max(step / config.steps, spent / budget), f"step {step}, DSC {dsc.item():.2f}, held out {best:.3f}")
         if step % config.evaluate_every == 0 or last:
             groups = evaluate(averaged.module, held, fabric.device)
-            mean = sum(groups.values()) / max(len(groups), 1)
+            flat, mean = _means(groups, held)
             rate = (step - since[0]) * config.batch_size / (time.monotonic() - since[1])
-            flat = sum(groups[g] for g, _ in held) / max(len(held), 1)
             lr = config.learning_rate * factor
             row = (step, round(spent), rate, lr, sum(losses) / len(losses), sum(dscs) / len(dscs), flat, mean)
             if fabric.global_rank == 0:
@@ -189,11 +185,9 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     return folder / "best.pt"
 
 
-def _freeze_statistics(model: nn.Module) -> None:
-    """In QAT the only running statistics left are the quantizers' own; they are parameters after calibration."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+def _means(groups: Dict[str, float], held: List[Tuple[str, Sample]]) -> Tuple[float, float]:
+    """Mean DSC over held-out samples, and over their groups; 0 when nothing was held out."""
+    return sum(groups[group] for group, _ in held) / max(len(held), 1), sum(groups.values()) / max(len(groups), 1)
 
 
 def _save(path: Path, content: dict) -> None:
