@@ -30,11 +30,12 @@ test-engine:
 	$(TEST_VENV)/bin/python -m pytest Testing/engine
 
 # torch first and pinned: asked for as a range, pip takes a build with gigabytes of CUDA.
-$(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requirements.txt Testing/constraints.txt
+$(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requirements.txt Testing/constraints.txt Training/requirements-nncf.txt
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt torch
 	$(TEST_VENV)/bin/python -m pip install --quiet -c Testing/constraints.txt -e . -e Training -r Testing/requirements.txt
 	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r QMedSAMSegment/Resources/requirements.txt
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r Training/requirements-nncf.txt
 	touch $@
 
 # The phantom that ships under Resources/SampleData.

@@ -35,3 +35,35 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "manifest.csv"
     path.write_text("\n".join(rows) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the challenge's layout: CT and MR volumes, ultrasound pictures, one truncated and one foreign file."""
+    root = tmp_path_factory.mktemp("challenge")
+    rng = np.random.default_rng(0)
+    for modality in ("CT", "MR", "US"):
+        (root / modality / "set").mkdir(parents=True)
+
+    def blobs(count: int, side: int) -> np.ndarray:
+        y, x = np.mgrid[:side, :side]
+        labels = np.zeros((count, side, side), np.uint8)
+        for slice_ in labels:
+            for label, (cx, cy) in enumerate(((side * 0.3, side * 0.35), (side * 0.7, side * 0.6)), start=1):
+                radius = rng.uniform(0.12, 0.2, 2) * side
+                slice_[((x - cx) / radius[0]) ** 2 + ((y - cy) / radius[1]) ** 2 <= 1] = label
+        return labels
+
+    for modality, files, slices in (("CT", 6, 4), ("MR", 6, 2)):
+        for n in range(files):
+            labels = np.concatenate([np.zeros((1, 80, 80), np.uint8), blobs(slices, 80)])  # its first slice holds nothing
+            images = np.clip(rng.normal(60, 12, labels.shape) + 50 * labels, 0, 255).astype(np.uint8)
+            np.savez_compressed(root / modality / "set" / f"{modality}_{n}.npz", imgs=images, gts=labels, spacing=[1.0, 1.0, 4.0])
+    for n in range(9):
+        labels = blobs(1, 96)[0]
+        grey = np.clip(rng.normal(60, 12, labels.shape) + 50 * labels, 0, 255).astype(np.uint8)
+        np.savez_compressed(root / "US" / "set" / f"US_{n}.npz", imgs=np.repeat(grey[..., None], 3, 2), gts=labels)
+    whole = (root / "US" / "set" / "US_0.npz").read_bytes()
+    (root / "US" / "set" / "US_truncated.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez_compressed(root / "US" / "set" / "US_other.npz", imgs=np.zeros((4, 4, 3), np.uint8))
+    return root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional, Tuple
 
 import typer
 from qmedsam import QMedSAMError
@@ -12,71 +12,222 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .config import NetworkConfig, QuantizationConfig, TrainConfig
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()
+
+_CONFIG = typer.Option(..., "--config", exists=True, dir_okay=False, help="YAML of a stage (see Training/configs).")
+_DRY = typer.Option(False, "--dry-run", help="Print the plan and stop.")
+
+
+@app.command()
+def index(
+    folder: Path = typer.Argument(..., exists=True, file_okay=False, help="The challenge's files: modality/dataset/*.npz."),
+    output: Path = typer.Option(..., "-o", "--output", help="Index to write (JSON)."),
+    dry_run: bool = _DRY,
+) -> None:
+    """Count the labelled 2D clips of every modality; broken files are listed and left out."""
+    from .data import ChallengeIndex
+
+    if dry_run:
+        files = sorted(folder.rglob("*.npz"))
+        console.print(f"{len(files):,} files, {sum(f.stat().st_size for f in files) / 2**30:.2f} GiB, each read once.")
+        return
+    with Progress(console=console) as bar:
+        task = bar.add_task("Reading", total=None)
+        made = ChallengeIndex.of(folder, lambda done, total: bar.update(task, completed=done, total=total))
+    made.save(output)
+    table = Table("modality", "files", "clips")
+    for name, clips in sorted(made.modalities.items()):
+        table.add_row(name, str(len(clips.files)), f"{len(clips):,}")
+    console.print(table)
+    for name, reason in made.broken:
+        console.print(f"[yellow]left out[/] {name}: {reason}")
 
 
 @app.command()
 def train(
-    config: Path = typer.Option(..., exists=True, dir_okay=False, help="YAML of the stage (see Training/configs)."),
+    config: Path = _CONFIG,
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the run; continues there when it was interrupted."),
     init: Optional[Path] = typer.Option(None, help="Start from this checkpoint instead of the configuration's."),
     manifest: Optional[Path] = typer.Option(None, help="Labelled cases, instead of the configuration's."),
+    challenge: Optional[Path] = typer.Option(None, help="Challenge folder or index, instead of the configuration's."),
     minutes: Optional[float] = typer.Option(None, help="Wall-clock budget in minutes."),
-    steps: Optional[int] = typer.Option(None, help="Number of steps."),
-    dry_run: bool = typer.Option(False, help="Print the plan and stop."),
+    epochs: Optional[int] = typer.Option(None, help="Number of epochs."),
+    devices: Optional[int] = typer.Option(None, help="GPUs (or, on a CPU, processes) of this node."),
+    nodes: Optional[int] = typer.Option(None, help="Machines; start the command on each, as torchrun or SLURM do."),
+    accelerator: Optional[str] = typer.Option(None, help="cpu, cuda or auto."),
+    precision: Optional[str] = typer.Option(None, help="32-true or bf16-mixed."),
+    dry_run: bool = _DRY,
 ) -> None:
-    """Train one stage (float, or quantization aware)."""
-    from .config import TrainConfig
-
-    settings = TrainConfig.read(config, init=init, minutes=minutes, steps=steps)
-    if manifest:
-        settings.data.manifest = manifest
-    console.print(settings.model_dump(mode="json"))
+    """Train one stage: float, or quantization aware where the configuration quantizes."""
+    places = {"init": init, "data__manifest": manifest, "data__challenge": challenge}
+    machine = {"devices": devices, "nodes": nodes, "accelerator": accelerator, "precision": precision}
+    settings = TrainConfig.read(config, minutes=minutes, epochs=epochs, **places, **machine)
     if dry_run:
-        from .train import make_model
-
-        parameters = sum(p.numel() for p in make_model(settings).parameters())
-        console.print(f"{parameters:,} parameters; {settings.steps * settings.batch_size:,} samples at most")
+        _print_plan(settings)
         return
     from .plots import plot_log
     from .train import run
 
-    with Progress(console=console) as bar:
-        task = bar.add_task("Training", total=1.0)
-        best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
+    try:
+        with Progress(console=console) as bar:
+            task = bar.add_task("Training", total=1.0)
+            best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
+    except KeyboardInterrupt:
+        console.print("Stopped and saved. The same command goes on from here.")
+        raise SystemExit(130) from None
     plot_log(output / "log.csv", output / "log.png")
     console.print(f"Best checkpoint: {best}")
 
 
 @app.command()
-def export(
-    checkpoint: Path = typer.Argument(..., exists=True, help="best.pt of a quantization-aware or a float run."),
-    config: Path = typer.Option(..., exists=True, help="YAML of the stage that made it."),
-    recipe: Path = typer.Option(..., exists=True, help="YAML with the manifest's fields and the model card."),
-    output: Path = typer.Option(..., "-o", "--output", help="Model folder to write."),
-    keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
+def ptq(
+    checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
+    config: Path = _CONFIG,
+    output: Path = typer.Option(..., "-o", "--output", help="Quantized checkpoint to write (.pt)."),
+    dry_run: bool = _DRY,
 ) -> None:
-    """Write the OpenVINO model folder and show what precision every layer really runs in."""
+    """Quantize without training: scales from calibration images, weights as they are. Minutes on a CPU."""
+    from .networks import post_training_quantized, save
+    from .quantization import quantized_layers
+
+    network, _, how, batches = _calibration(checkpoint, config)
+    if dry_run:
+        console.print(f"{network.architecture}, {network.input_size} x {network.input_size}, {how.calibration_images} images, ")
+        console.print(f"{', '.join(how.parts)}: weights {how.weight_bits} bits, activations {how.activation_bits} bits")
+        return
+    model, network = post_training_quantized(checkpoint, how, batches())
+    save(output, model, network)
+    console.print(f"{quantized_layers(model)} layers quantized: {output}")
+
+
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Checkpoint of a run or of ptq."),
+    output: Path = typer.Option(..., "-o", "--output", help="Model folder to write."),
+    recipe: Optional[Path] = typer.Option(None, exists=True, help="YAML with further fields of the manifest, and card_file."),
+    keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
+    dry_run: bool = _DRY,
+) -> None:
+    """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
     import yaml
 
-    from .architectures import ARCHITECTURES
-    from .config import TrainConfig
-    from .export import write_model
-    from .train import load_trained
+    from .export import model_fields, write_model
+    from .networks import load
+    from .runtimes import parity
 
-    settings = TrainConfig.read(config)
-    fields = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    card = (recipe.parent / fields.pop("card_file")).read_text(encoding="utf-8")
-    fields.update(
-        architecture=settings.architecture,
-        input_size=settings.input_size,
-        precision="int8" if settings.stage == "qat" else "float32",
-        frame={**ARCHITECTURES[settings.architecture].frame, "margin": settings.data.margin},
-        normalization=ARCHITECTURES[settings.architecture].normalization,
-    )
-    write_model(output, load_trained(settings, checkpoint), fields, card, keep_onnx)
+    model, network = load(checkpoint)
+    others = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe else {}
+    name = output.resolve().name
+    card = f"# {name}\n"
+    if "card_file" in others:
+        card = (recipe.parent / others.pop("card_file")).read_text(encoding="utf-8")
+    fields = model_fields(network, name, **others)
+    if dry_run:
+        console.print(fields)
+        return
+    write_model(output, model, fields, card, keep_onnx)
     census(output)
+    for row in parity(model, output):
+        console.print(str(row))
+
+
+@app.command()
+def evaluate(
+    network: Path = typer.Argument(..., exists=True, help="Checkpoint (float or quantized), or a model folder."),
+    config: Path = _CONFIG,
+    dry_run: bool = _DRY,
+) -> None:
+    """Score on the patients that a stage's data holds out, on the slices' own pixels."""
+    from qmedsam.models import Model
+    from qmedsam.network.openvino_network import OpenVINONetwork
+
+    from .evaluation import TorchNetwork, by_group, mean_of_groups, score
+    from .networks import load
+
+    if network.is_dir():
+        runtime = OpenVINONetwork(Model.read(network))
+        manifest = runtime.model.manifest
+        described = NetworkConfig(
+            architecture=manifest.architecture, input_size=manifest.input_size, margin=manifest.frame.get("margin", 0.3)
+        )
+    else:
+        model, described = load(network)
+        runtime = TorchNetwork(model, described.input_size)
+    settings = _described(config, described)
+    held = _source(settings).held_out()
+    if dry_run:
+        console.print(f"{len(held)} objects of {len({h.group for h in held})} groups")
+        return
+    results = score(runtime, held)
+    table = Table("modality or source", "objects", "DSC", "NSD")
+    for name, (count, overlap, surface) in by_group(results).items():
+        table.add_row(name, str(count), f"{overlap:.3f}", f"{surface:.3f}")
+    table.add_section()
+    overlap, surface = mean_of_groups(results)
+    table.add_row("mean", str(len(results)), f"{overlap:.4f}", f"{surface:.4f}")
+    console.print(table)
+
+
+@app.command()
+def compare(
+    checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
+    config: Path = _CONFIG,
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for the tables, the plot and the exported models."),
+    trained: Optional[Path] = typer.Option(None, exists=True, help="best.pt of quantization-aware training."),
+    nncf: bool = typer.Option(True, help="Also NNCF's post-training quantization, as the control (needs nncf)."),
+    repeats: int = typer.Option(9, min=1, help="Of the timings."),
+    dry_run: bool = _DRY,
+) -> None:
+    """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
+    from .compare import compare as run
+    from .compare import write_tables
+
+    _, settings, how, batches = _calibration(checkpoint, config)
+    held = _source(settings).held_out()
+    if dry_run:
+        console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings")
+        return
+    with console.status("") as status:
+        rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, status.update)
+    console.print(write_tables(rows, output), markup=False)
+
+
+def _source(settings: TrainConfig):
+    from .architectures import ARCHITECTURES
+    from .data import Preparation, make_source
+
+    architecture = ARCHITECTURES[settings.architecture]
+    return make_source(settings, Preparation.of(architecture, settings.input_size, settings.margin))
+
+
+def _described(config: Path, network: NetworkConfig) -> TrainConfig:
+    """A stage's data, framed for a network that may have another size than the stage's."""
+    shape = {"architecture": network.architecture, "options": network.options}
+    return TrainConfig.read(config, **shape, input_size=network.input_size, margin=network.margin)
+
+
+def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
+    """A checkpoint's network, a stage's data, how to quantize (int8 where neither says), and calibration batches."""
+    from .networks import load
+    from .train import calibration_batches
+
+    network = load(checkpoint)[1]
+    settings = _described(config, network)
+    how = settings.quantization or QuantizationConfig()
+    settings = settings.model_copy(update={"quantization": how})
+    return network, settings, how, lambda: calibration_batches(_source(settings), settings)
+
+
+def _print_plan(settings: TrainConfig) -> None:
+    from .plan import describe
+
+    table = Table(show_header=False, box=None)
+    for row in describe(settings):
+        table.add_row(*row)
+    console.print(table)
 
 
 @app.command("import-checkpoint")

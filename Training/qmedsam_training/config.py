@@ -3,50 +3,152 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Literal, Optional
+from typing import Any, Dict, List, Literal, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from qmedsam import QMedSAMError
 
 
-class DataConfig(BaseModel):
-    """Where samples come from and how they are framed."""
-
-    model_config = ConfigDict(extra="forbid")
-    manifest: Path
-    synthetic: float = Field(0.25, ge=0, le=1, description="share of synthetic scenes")
-    whole_slice: float = Field(0.2, ge=0, le=1, description="share of real samples whose frame is the whole slice")
-    margin: float = Field(0.3, ge=0, description="of the ROI frame, in longer sides of the object")
-    workers: int = Field(1, ge=0)
-
-
-class TrainConfig(BaseModel):
-    """One stage of training. Paths are relative to the folder that the command runs in."""
+class Strict(BaseModel):
+    """Unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class QuantizationConfig(Strict):
+    """How weights and activations are quantized. The defaults deploy in int8; lower widths are experiments."""
+
+    parts: List[str] = Field(["image_encoder", "mask_decoder"], min_length=1, description="children of the network")
+    weight_bits: int = Field(8, ge=2, le=8)
+    activation_bits: int = Field(8, ge=2, le=8)
+    per_channel: bool = Field(True, description="one weight scale per output channel (the paper: one per layer)")
+    skip: List[str] = Field(default_factory=list, description="layers that stay float")
+    calibration_images: int = Field(192, ge=1, description="that activation scales are initialised from")
+
+
+class NetworkConfig(Strict):
+    """A network and its form; every checkpoint carries this, so that it can be loaded without its configuration."""
+
     architecture: str = "qmedsam-compact"
     options: Dict[str, Any] = Field(default_factory=dict, description="of the architecture")
-    stage: Literal["float", "qat"] = "float"
-    init: Optional[Path] = Field(None, description="checkpoint to start from (qat: a float one)")
-    data: DataConfig
-    input_size: int = Field(128, multiple_of=32)
-    batch_size: int = Field(24, ge=1)
-    steps: int = Field(10000, ge=1)
-    minutes: Optional[float] = Field(None, description="wall-clock budget: the schedule ends here when it comes first")
+    input_size: int = Field(128, ge=32)
+    margin: float = Field(0.3, ge=0, description="of the ROI frame, in longer sides of the object")
+    quantization: Optional[QuantizationConfig] = None
+
+
+class FolderConfig(Strict):
+    """NIfTI (or other) images beside their label maps, paired by name; nnU-Net's ``_0000`` is understood."""
+
+    images: Path
+    labels: Path
+    modality: str
+    source: Optional[str] = Field(None, description="name in tables; default: the folder's")
+
+
+class DataConfig(Strict):
+    """Where samples come from and how they are framed. Labelled cases (manifest, folders) or the challenge's npz."""
+
+    manifest: Optional[Path] = Field(None, description="CSV of labelled cases; its train split is used")
+    folders: List[FolderConfig] = Field(default_factory=list)
+    challenge: Optional[Path] = Field(None, description="folder of modality/dataset/*.npz, or an index made of one")
+    samples_per_epoch: int = Field(9600, ge=1, description="labelled cases only; the challenge's sampler decides itself")
+    sampler: Literal["min", "one-tenth", "all"] = Field("min", description="clips per modality and epoch (QMedSAM paper, 3.1)")
+    held_out: float = Field(0.12, gt=0, lt=1, description="share of patients or files that checkpoints are chosen on")
+    held_out_per_group: int = Field(8, ge=1)
+    synthetic: float = Field(0.25, ge=0, le=1, description="share of synthetic scenes")
+    whole_slice: float = Field(0.2, ge=0, le=1, description="share of real samples whose frame is the whole slice")
+    box_shift: Optional[float] = Field(
+        None,
+        ge=0,
+        description="boxes grow by 0 to this many 256ths of the input (paper: 10); default: as users draw",
+    )
+    cache_mib: int = Field(1024, ge=0, description="decompressed volumes kept, per worker")
+    workers: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataConfig:
+        if bool(self.challenge) == bool(self.manifest or self.folders):
+            raise ValueError("give either 'challenge', or 'manifest' and/or 'folders'")
+        return self
+
+
+class LossConfig(Strict):
+    """Region term (Dice, squared) + pixel term + squared error of the predicted IoU."""
+
+    pixel: Literal["focal", "bce"] = "bce"
+    pixel_weight: float = Field(1.0, ge=0)
+    iou_weight: float = Field(0.1, ge=0)
+
+
+class TeacherConfig(Strict):
+    """A float network whose embeddings the student's encoder learns to match (QMedSAM paper, section 2.3)."""
+
+    architecture: str
+    checkpoint: Optional[Path] = Field(None, description="public or ours; none: random weights, for trials alone")
+    options: Dict[str, Any] = Field(default_factory=dict)
+    input_size: Optional[int] = Field(None, description="default: the architecture's")
+    weight: float = Field(1.0, gt=0)
+
+
+class OptimizerConfig(Strict):
+    """Optimizer and learning-rate schedule."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = 0.05
-    warmup_steps: int = 300
-    ema: float = Field(0.999, ge=0, lt=1)
-    evaluate_every: int = 500
+    weight_decay: float = Field(0.05, ge=0)
+    sharpness: float = Field(0.0, ge=0, description="rho of sharpness-aware minimization; 0: off (second paper: 0.05)")
+    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    warmup_epochs: float = Field(0.1, ge=0, description="linear, from 1 %")
+    patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate is divided by ten")
+
+
+class TrainConfig(NetworkConfig):
+    """One stage of training. Paths are relative to the folder that the command runs in."""
+
+    init: Optional[Path] = Field(None, description="checkpoint to start from: ours (float or quantized), or a public one")
+    freeze: List[str] = Field(default_factory=list, description="children of the network that are not trained")
+    freeze_norms: bool = Field(False, description="keep the statistics of batch normalisations")
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    teacher: Optional[TeacherConfig] = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(24, ge=1, description="of all devices together")
+    epochs: int = Field(10, ge=1)
+    minutes: Optional[float] = Field(None, gt=0, description="wall-clock budget: the schedule ends here when it comes first")
+    ema: float = Field(0.999, ge=0, lt=1, description="of the averaged weights that are evaluated and kept; 0: none")
+    checkpoint_minutes: float = Field(5, ge=0, description="how often a running epoch is saved")
+    tensorboard: bool = False
     seed: int = 0
-    threads: Optional[int] = None
+    threads: Optional[int] = Field(None, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
 
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
-        """Read a YAML file; ``overrides`` that are not None win."""
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        values.update({k: v for k, v in overrides.items() if v is not None})
-        return cls.model_validate(values)
+        """Read a YAML file; ``overrides`` that are not None win (``optimizer__learning_rate`` reaches inside).
+
+        Raises:
+            QMedSAMError: no YAML mapping, or one that does not fit, with the place.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise QMedSAMError(f"'{path}' is not a configuration.", "See Training/configs for examples.")
+            for name, value in overrides.items():
+                if value is not None:
+                    *sections, key = name.split("__")
+                    inner = values
+                    for section in sections:
+                        inner = inner.setdefault(section, {})
+                    inner[key] = value
+            return cls.model_validate(values)
+        except (OSError, yaml.YAMLError) as error:
+            raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {first['msg']}.", "Correct it there.") from error

@@ -9,7 +9,8 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -19,9 +20,16 @@ from qmedsam.models import Model
 from qmedsam.network.openvino_network import import_openvino
 from torch import Tensor, nn
 
+from .architectures import ARCHITECTURES
+from .config import NetworkConfig
+
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
 _TRACED_BOXES = 2
 _OPSET = 17
+#: Names of inputs and outputs, by which callers know them.
+_PUBLIC = ("image", "embedding", "boxes", "logits", "confidence")
+#: Operations that keep their names, by which the census says what a layer is; nobody looks for the others'.
+_NAMED = ("Parameter", "Result", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: OpenVINO's runtime names of the layers that multiply.
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
@@ -136,6 +144,10 @@ def _drop_unused(graph: onnx.ModelProto) -> None:
     used = {name for node in graph.graph.node for name in node.input} | {o.name for o in graph.graph.output}
     for initializer in [i for i in graph.graph.initializer if i.name not in used]:
         graph.graph.initializer.remove(initializer)
+    # The exporter lists weights among the inputs too, which keeps ONNX Runtime from treating them as constant.
+    constant = {i.name for i in graph.graph.initializer}
+    for value in [i for i in graph.graph.input if i.name in constant or i.name not in used]:
+        graph.graph.input.remove(value)
     for node in [n for n in graph.graph.node if n.op_type == "Constant" and n.output[0] not in used]:
         graph.graph.node.remove(node)
 
@@ -149,20 +161,86 @@ def census(ir: Path, shapes: Optional[Dict[str, list]] = None) -> List[Tuple[str
     core = ov.Core()
     model = core.read_model(ir)
     model.reshape(shapes or {i.any_name: [d.get_length() if d.is_static else 1 for d in i.partial_shape] for i in model.inputs})
+    sources = {op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() == "Add"}
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     rows = []
     for op in compiled.get_runtime_model().get_ordered_ops():
         info = {key: str(value.value) for key, value in op.get_rt_info().items()}
         kind, names = info.get("layerType", ""), info.get("originalLayersNames", "")
+        name = op.get_friendly_name()
+        if name in sources:  # fused with its bias, by which it is called then
+            name = sources[name].input_value(0).get_node().get_friendly_name()
         if kind.startswith(PRODUCTS):
-            rows.append((op.get_friendly_name(), kind, info["runtimePrecision"]))
+            rows.append((name, kind, info["runtimePrecision"]))
         elif kind == "Subgraph" and "MatMul" in names:
-            rows.append((op.get_friendly_name(), "Attention", info["runtimePrecision"]))
+            rows.append((name, "Attention", info["runtimePrecision"]))
     return rows
 
 
+def slim(ir: Path) -> None:
+    """Drop from an IR's XML what only a reader of it needs, in place: a fifth of a small model is such text.
+
+    Indentation, the exporter's names of tensors (inputs and outputs keep theirs), shapes of inputs, and constants that
+    repeat another one (except weights, which OpenVINO wants apart). Products keep their names: the census shows them.
+    """
+    tree = ElementTree.parse(ir)
+    layers, edges = tree.find("layers"), tree.find("edges")
+    first: Dict[tuple, str] = {}
+    same: Dict[str, str] = {}
+    for layer in list(layers):
+        number, kind = layer.attrib["id"], layer.attrib["type"]
+        for port in layer.iter("port"):
+            kept = [name for name in port.attrib.pop("names", "").split(",") if name in _PUBLIC]
+            if kept:
+                port.set("names", ",".join(kept))
+        for port in layer.findall("input/port"):  # what an input looks like is said by the output that feeds it
+            for dim in port.findall("dim"):
+                port.remove(dim)
+        if kind not in _NAMED:
+            layer.set("name", number)
+        if kind == "Const":
+            data = layer.find("data").attrib
+            key = tuple(sorted(data.items()))
+            if data["element_type"] not in ("i8", "u8") and first.setdefault(key, number) != number:
+                same[number] = first[key]
+                layers.remove(layer)
+    for edge in edges:
+        edge.set("from-layer", same.get(edge.attrib["from-layer"], edge.attrib["from-layer"]))
+    for information in tree.getroot().findall("rt_info"):
+        tree.getroot().remove(information)
+    for element in tree.iter():
+        element.text = (element.text or "").strip() or None
+        element.tail = None
+    tree.write(ir, encoding="utf-8", xml_declaration=True)
+
+
+def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, Any]:
+    """Fields of the manifest that a network decides, and neutral values for those that only a person knows.
+
+    Args:
+        network: of a checkpoint.
+        name: of the model.
+        others: fields that overrule.
+    """
+    architecture = ARCHITECTURES[network.architecture]
+    frame = architecture.frame if architecture.frame["kind"] == "slice" else {**architecture.frame, "margin": network.margin}
+    fields = {
+        "name": name,
+        "title": name,
+        "version": "1",
+        "license": "see the model card",
+        "architecture": network.architecture,
+        "precision": "int8" if network.quantization else "float32",
+        "input_size": network.input_size,
+        "normalization": architecture.normalization,
+        "frame": frame,
+        "modalities": ["*"],
+    }
+    return {**fields, **others}
+
+
 def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: str, keep_onnx: bool = False) -> Path:
-    """Export a network into a model folder that the engine loads. Written beside and renamed when complete.
+    """Export a network into a model folder that the engine loads.
 
     Args:
         folder: of the model; replaced when it is there.
@@ -175,21 +253,41 @@ def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: st
         ``folder``.
     """
     ov = import_openvino()
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+
+    def export(scratch: Path) -> None:
         for part, graph in to_onnx(model, fields["input_size"], fields["precision"] == "int8").items():
             path = scratch / f"{part}.onnx"
             onnx.save(graph, path)
             ov.save_model(ov.convert_model(path), scratch / f"{part}.xml", compress_to_fp16=False)
+            slim(scratch / f"{part}.xml")
             if not keep_onnx:
                 path.unlink()
+
+    return write_folder(folder, export, fields, card)
+
+
+def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict[str, Any], card: str) -> Path:
+    """A model folder of ``encoder.xml`` and ``decoder.xml``: written beside, checksummed, and renamed when complete.
+
+    Args:
+        folder: of the model; replaced when it is there.
+        write_parts: puts the networks' files into the folder that it is given.
+        fields: see :func:`write_model`.
+        card: text of the model card.
+
+    Returns:
+        ``folder``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        write_parts(scratch)
         manifest = {
-            **fields,
             "encoder": "encoder.xml",
             "decoder": "decoder.xml",
             "prompt_size": fields["input_size"],
+            **fields,
             "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(scratch.iterdir())},
         }
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,9 @@ Departures from the published code, each with its reason (measured; see Docs/Dec
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, Tuple
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Iterable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -48,13 +50,29 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def quantize(model: nn.Module, skip: Tuple[str, ...] = (), narrow_range: bool = False) -> nn.Module:
-    """Replace the layers of a folded float network by 8-bit quantized ones, in place.
+@dataclass(frozen=True)
+class Widths:
+    """Bits and granularity of the quantizers.
+
+    Args:
+        weight, activation: bits. Below 8 the values are still stored and multiplied as int8: an experiment in accuracy.
+        per_channel: a weight scale per output channel instead of one per layer (the paper's).
+        narrow_range: weights in -127..127, as Brevitas' default and the paper have it; only for comparisons, see above.
+    """
+
+    weight: int = 8
+    activation: int = 8
+    per_channel: bool = True
+    narrow_range: bool = False
+
+
+def quantize(model: nn.Module, skip: Sequence[str] = (), widths: Widths = Widths()) -> nn.Module:
+    """Replace the layers of a folded float network, or of a part of one, by quantized ones, in place.
 
     Args:
         model: batch normalisations already folded (:func:`fold_batch_norms`).
         skip: dotted names of layers to leave float (the image's first convolution, where accuracy needs it).
-        narrow_range: weights in -127..127, as Brevitas' default and the paper have it; only for comparisons, see above.
+        widths: of the quantizers.
 
     Raises:
         ValueError: a batch normalisation is left, or a name in ``skip`` does not exist.
@@ -70,25 +88,39 @@ def quantize(model: nn.Module, skip: Tuple[str, ...] = (), narrow_range: bool = 
         raise ValueError("Fold the batch normalisations before quantizing.")
     for owner, name, child, path in list(_replaceable(model)):
         if path not in skip:
-            setattr(owner, name, _quantized(child, narrow_range))
+            setattr(owner, name, _quantized(child, widths))
     return model
 
 
 @torch.no_grad()
-def calibrated(model: nn.Module, samples: Iterable[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> nn.Module:
+def calibrated(
+    model: nn.Module,
+    samples: Iterable[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    parts: Optional[Sequence[str]] = None,
+) -> nn.Module:
     """Initialise activation scales from run-time statistics (QMedSAM paper, section 2.2), in place; no weight moves.
 
     Args:
         model: quantized.
         samples: images ``B x 3 x S x S``, boxes ``N x 4`` and the image of each box ``N``.
+        parts: children to calibrate; the others keep the scales they have and quantize as usual. Default: all.
     """
     from brevitas.graph.calibrate import calibration_mode
 
     model.eval()
-    with calibration_mode(model):
+    with ExitStack() as stack:
+        for part in [model] if parts is None else [getattr(model, name) for name in parts]:
+            stack.enter_context(calibration_mode(part))
         for images, boxes, image_of_box in samples:
             model(images, boxes, image_of_box)
     return model.eval()
+
+
+def quantized_layers(model: nn.Module) -> int:
+    """How many layers and factors of products carry a quantizer."""
+    from brevitas.nn.mixin import QuantLayerMixin
+
+    return sum(isinstance(m, QuantLayerMixin) for m in model.modules())
 
 
 def _replaceable(model: nn.Module, prefix: str = "") -> Iterator[Tuple[nn.Module, str, nn.Module, str]]:
@@ -102,18 +134,25 @@ def _replaceable(model: nn.Module, prefix: str = "") -> Iterator[Tuple[nn.Module
             yield from _replaceable(child, path + ".")
 
 
-def _quantized(layer: nn.Module, narrow: bool) -> nn.Module:
+def _quantized(layer: nn.Module, widths: Widths) -> nn.Module:
     from brevitas import nn as qnn
-    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 
-    class Weight(Int8WeightPerChannelFloat):
-        narrow_range = narrow
+    class Weight(Int8WeightPerChannelFloat if widths.per_channel else Int8WeightPerTensorFloat):
+        narrow_range = widths.narrow_range
+        bit_width = widths.weight
+
+    class Signed(Int8ActPerTensorFloat):
+        bit_width = widths.activation
+
+    class Unsigned(Uint8ActPerTensorFloat):
+        bit_width = widths.activation
 
     if isinstance(layer, SignedPoint):
-        return qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat)
+        return qnn.QuantIdentity(act_quant=Signed)
     if isinstance(layer, UnsignedPoint):
-        return qnn.QuantIdentity(act_quant=Uint8ActPerTensorFloat)
-    shared = {"bias": layer.bias is not None, "weight_quant": Weight, "input_quant": Int8ActPerTensorFloat}
+        return qnn.QuantIdentity(act_quant=Unsigned)
+    shared = {"bias": layer.bias is not None, "weight_quant": Weight, "input_quant": Signed}
     if isinstance(layer, nn.Linear):
         new = qnn.QuantLinear(layer.in_features, layer.out_features, **shared)
     else:

@@ -1,73 +1,75 @@
-"""The training loop of one stage: resumable at any step, best checkpoint kept, CSV log and plot."""
+"""The training loop of one stage: the same on one device and on many, resumable at any batch, best epoch kept."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import math
-import os
 import time
-from collections import defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from lightning_fabric.strategies import DDPStrategy
+from qmedsam import QMedSAMError
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .architectures import build
-from .config import TrainConfig
-from .data import Sample, TrainingData, collate, held_out, one_thread
-from .losses import overlap, prompt_loss
-from .quantization import calibrated, fold_batch_norms, quantize
+from .architectures import ARCHITECTURES
+from .config import LossConfig, TrainConfig
+from .data import Plan, Preparation, Source, make_loader, make_source
+from .distillation import Teacher
+from .evaluation import TorchNetwork, score
+from .losses import prompt_loss
+from .networks import child, save, start
+from .optimization import cosine, make_optimizer, step
+from .quantization import calibrated
 
-LOG_COLUMNS = ("step", "seconds", "samples_per_second", "learning_rate", "loss", "dsc", "held_out_dsc", "held_out_mean_of_groups")
-
-
-def make_model(config: TrainConfig) -> nn.Module:
-    """The network of a stage with its starting weights.
-
-    A ``qat`` stage builds the float network, loads it, folds its batch normalisations and quantizes it.
-    """
-    model = build(config.architecture, **config.options)
-    if config.init is not None:
-        model.load_state_dict(load_weights(config.init))
-    if config.stage == "qat":
-        quantize(fold_batch_norms(model))
-    return model
-
-
-def load_trained(config: TrainConfig, checkpoint: Path) -> nn.Module:
-    """The network of a stage with the weights (and scales) that the stage ended with, in evaluation mode."""
-    model = make_model(config.model_copy(update={"init": None}))
-    model.load_state_dict(load_weights(checkpoint))
-    return model.eval()
+LOG_COLUMNS = (
+    "epoch",
+    "step",
+    "seconds",
+    "samples_per_second",
+    "learning_rate",
+    "loss",
+    "distillation",
+    "dsc",
+    "held_out_dsc",
+    "held_out_mean_of_groups",
+)
+#: What may differ between a run and its continuation.
+_FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "checkpoint_minutes", "tensorboard", "init"}
 
 
-def load_weights(path: Path) -> Dict[str, torch.Tensor]:
-    """Weights of a checkpoint written by :func:`run` (a plain state dict under ``model``); never runs code of the file."""
-    return torch.load(path, map_location="cpu", weights_only=True)["model"]
+class Lesson(nn.Module):
+    """A student, what it is told, and perhaps its teacher: one module, so that every process computes the same."""
+
+    def __init__(self, student: nn.Module, teacher: Optional[Teacher], loss: LossConfig) -> None:
+        super().__init__()
+        self.student, self.teacher, self.loss = student, teacher, loss
+
+    def forward(self, images: Tensor, boxes: Tensor, masks: Tensor, owner: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Loss and DSC of every mask (``N``), and the distillation loss of the batch."""
+        embedding = self.student.encode(images)
+        logits, confidence = self.student.predict(embedding[owner], boxes)
+        losses, dscs = prompt_loss(logits, confidence, masks, self.loss)
+        taught = self.teacher(embedding, images, boxes, masks, owner) if self.teacher else losses.new_zeros(())
+        return losses, dscs, taught
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, samples: List[Tuple[str, Sample]], device: torch.device) -> Dict[str, float]:
-    """Mean DSC per group of held-out samples; the model is left in evaluation mode."""
-    model.eval()
-    scores = defaultdict(list)
-    for group, sample in samples:
-        embedding = model.encode(sample.image[None].to(device))
-        logits = model.decode(embedding, sample.boxes.to(device))
-        logits = nn.functional.interpolate(logits[:, None].float(), size=sample.masks.shape[-2:], mode="bilinear")[:, 0]
-        scores[group].append(float(overlap(logits, sample.masks.to(device))[0][0]))
-    return {group: sum(values) / len(values) for group, values in scores.items()}
+@dataclass
+class Progress:
+    """Where a run stands; saved in every checkpoint."""
 
-
-def schedule(progress: float, warm: float) -> float:
-    """Learning-rate factor: linear warm-up from 1 %, then cosine to 0.1 % (QMedSAM paper, section 3.3)."""
-    if warm < 1:
-        return 0.01 + 0.99 * warm
-    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    epoch: int = 0
+    batch: int = 0  # of the epoch, done
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    sums: List[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # masks, loss, distillation, DSC of this epoch
+    since: float = 0.0  # seconds at which the epoch began
 
 
 def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None] = lambda share, text: None) -> Path:
@@ -75,133 +77,249 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
 
     Args:
         config: the stage.
-        folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the best held-out mean
-            over groups) and ``log.csv``.
-        progress: called after every step with the share done and a line of what was reached.
+        folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the best epoch by the
+            held-out mean over groups) and ``log.csv``.
+        progress: called by the first process after every batch with the share done and a line of what was reached.
 
     Returns:
         The path of ``best.pt``.
+
+    Raises:
+        QMedSAMError: data or checkpoints cannot be used, or the folder holds another run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    several = config.devices * config.nodes > 1
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=config.precision,
+        # SAM's decoder carries parts that a box prompt never reaches
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+    )
     fabric.launch()
     torch.manual_seed(config.seed)
-    raw = make_model(config).to(memory_format=torch.channels_last)
-    resume = folder / "last.pt"
-    state = torch.load(resume, map_location="cpu", weights_only=True) if resume.is_file() else None
-    step, spent, best = (state["step"], state["seconds"], state["best"]) if state else (0, 0.0, -1.0)
-
-    data = TrainingData(
-        config.data.manifest,
-        config.input_size,
-        config.data.synthetic,
-        config.data.whole_slice,
-        config.data.margin,
-        seed=config.seed + 1000 * fabric.global_rank + step,
-    )
-    held = held_out(config.data.manifest, config.input_size, config.data.margin)
-    if config.stage == "qat" and state is None:
-        batches = iter(torch.utils.data.DataLoader(data, batch_size=8, collate_fn=collate))
-        calibrated(raw, ((images, boxes, owner) for images, boxes, _, owner in itertools.islice(batches, 24)))
-    if state:
-        raw.load_state_dict(state["model"])
-    averaged = AveragedModel(raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    decay = [p for p in raw.parameters() if p.ndim > 1]
-    rest = [p for p in raw.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=config.learning_rate
-    )
-    model, optimizer = fabric.setup(raw, optimizer)
-    averaged.to(fabric.device)
-    if state:
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-    loader = fabric.setup_dataloaders(
-        torch.utils.data.DataLoader(
-            data,
-            batch_size=config.batch_size,
-            num_workers=config.data.workers,
-            collate_fn=collate,
-            worker_init_fn=one_thread,
-            persistent_workers=config.data.workers > 0,
-        )
-    )
-    log = _Log(folder / "log.csv")
-    started, losses, dscs, since = time.monotonic(), [], [], (step, time.monotonic())
-    budget = config.minutes * 60 if config.minutes else math.inf
-    batches = iter(loader)
-    if step == 0 and config.init is not None:
-        # What the stage starts from is a candidate too: before QAT this is post-training quantization.
-        groups = evaluate(averaged.module, held, fabric.device)
-        flat, best = _means(groups, held)
-        if fabric.global_rank == 0:
-            log.write((0, 0, math.nan, 0.0, math.nan, math.nan, flat, best))
-            _save(folder / "best.pt", {"model": averaged.module.state_dict(), "step": 0, "groups": groups})
-    while step < config.steps and spent < budget:
-        images, boxes, masks, owner = next(batches)
-        done = max(step / config.steps, spent / budget)
-        factor = schedule(done, step / max(config.warmup_steps, 1))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        model.train()
-        logits, confidence = model(images.contiguous(memory_format=torch.channels_last), boxes, owner)
-        loss, dsc = prompt_loss(logits, confidence, masks)
-        fabric.backward(loss)
-        fabric.clip_gradients(model, optimizer, max_norm=1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        averaged.update_parameters(raw)
-        step += 1
-        losses.append(loss.item())
-        dscs.append(dsc.item())
-        spent = (state["seconds"] if state else 0.0) + time.monotonic() - started
-        last = step >= config.steps or spent >= budget
-        progress(max(step / config.steps, spent / budget), f"step {step}, DSC {dsc.item():.2f}, held out {best:.3f}")
-        if step % config.evaluate_every == 0 or last:
-            groups = evaluate(averaged.module, held, fabric.device)
-            flat, mean = _means(groups, held)
-            rate = (step - since[0]) * config.batch_size / (time.monotonic() - since[1])
-            lr = config.learning_rate * factor
-            row = (step, round(spent), rate, lr, sum(losses) / len(losses), sum(dscs) / len(dscs), flat, mean)
-            if fabric.global_rank == 0:
-                log.write(row)
-                if mean >= best:
-                    best = mean
-                    _save(folder / "best.pt", {"model": averaged.module.state_dict(), "step": step, "groups": groups})
-                _save(
-                    resume,
-                    {
-                        "model": raw.state_dict(),
-                        "averaged": averaged.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "step": step,
-                        "seconds": spent,
-                        "best": best,
-                    },
-                )
-            losses, dscs, since = [], [], (step, time.monotonic())
+    state = _previous(config, folder)
+    trainer = _Trainer(config, fabric, folder, state)
+    try:
+        trainer.run(progress)
+    except KeyboardInterrupt:
+        trainer.checkpoint()
+        raise
     return folder / "best.pt"
 
 
-def _means(groups: Dict[str, float], held: List[Tuple[str, Sample]]) -> Tuple[float, float]:
-    """Mean DSC over held-out samples, and over their groups; 0 when nothing was held out."""
-    return sum(groups[group] for group, _ in held) / max(len(held), 1), sum(groups.values()) / max(len(groups), 1)
+class _Trainer:
+    def __init__(self, config: TrainConfig, fabric: Fabric, folder: Path, state: Optional[dict]) -> None:
+        self.config, self.fabric, self.folder = config, fabric, folder
+        self.first = fabric.global_rank == 0
+        self.at = Progress(**state["progress"]) if state else Progress()
+        architecture = ARCHITECTURES.get(config.architecture)
+        if architecture is None:
+            raise QMedSAMError(f"There is no architecture '{config.architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
+        self.source = make_source(config, Preparation.of(architecture, config.input_size, config.margin))
+        self.held = self.source.held_out()
+        # A resumed run takes its weights from its own state, not from where it once started.
+        self.student, new = start(config, None if state else config.init)
+        if state:
+            self.student.load_state_dict(state["model"])
+        elif new:
+            calibrated(self.student, calibration_batches(self.source, config), new)
+        self.teacher = None
+        if config.teacher:
+            self.teacher = Teacher(config.teacher, self.student, config.input_size, architecture.normalization["kind"])
+        self.frozen = [child(self.student, name) for name in config.freeze]
+        for part in self.frozen:
+            part.requires_grad_(False)
+        if torch.cuda.is_available() and fabric.world_size > 1:
+            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+        self.student.to(memory_format=torch.channels_last)
+        self.averaged = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        lesson = Lesson(self.student, self.teacher, config.loss)
+        self.lesson, self.optimizer = fabric.setup(lesson, make_optimizer(config.optimizer, lesson.parameters()))
+        self.averaged.to(fabric.device)
+        inner = self.optimizer.optimizer
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(inner, "max", 0.1, config.optimizer.patience)
+        self.base = config.optimizer.learning_rate
+        if state:
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.plateau.load_state_dict(state["plateau"])
+            self.base = state["base"]
+            if self.teacher:
+                self.teacher.adapter.load_state_dict(state["adapter"])
+        self.plan = Plan(self.source, config.batch_size, fabric.global_rank, fabric.world_size, config.seed)
+        self.log = _Log(folder / "log.csv", folder if config.tensorboard else None) if self.first else None
+        self.started = time.monotonic() - self.at.seconds
+        self.saved = time.monotonic()
+
+    @property
+    def share(self) -> float:
+        """Of the whole schedule, 0..1: epochs, or the wall-clock budget where that is further."""
+        of_epochs = (self.at.epoch + self.at.batch / self.plan.batches) / self.config.epochs
+        return min(max(of_epochs, self.at.seconds / 60 / self.config.minutes if self.config.minutes else 0.0), 1.0)
+
+    def run(self, progress: Callable[[float, str], None]) -> None:
+        if self.at.step == 0 and self.config.init is not None and self.share < 1:
+            # What the stage starts from is a candidate too: before QAT this is post-training quantization.
+            self._evaluate()
+        loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
+        while not self._over():
+            self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
+            for batch in loader:
+                dsc = self._learn(batch)
+                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
+                if self._over():
+                    break
+                if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
+                    self.checkpoint()
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+            self._evaluate()
+            self.checkpoint()
+
+    def _over(self) -> bool:
+        out_of_time = bool(self.config.minutes) and self.at.seconds >= 60 * self.config.minutes
+        return self.at.epoch >= self.config.epochs or out_of_time
+
+    def _learn(self, batch: Tuple[Tensor, Tensor, Tensor, Tensor]) -> float:
+        images, boxes, masks, owner = batch
+        config = self.config.optimizer
+        done = self.at.epoch + self.at.batch / self.plan.batches
+        warm = min(0.01 + 0.99 * done / config.warmup_epochs, 1.0) if config.warmup_epochs else 1.0
+        factor = cosine(self.share, done, config.warmup_epochs) if config.schedule == "cosine" else warm
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.base * factor
+        self.lesson.train()
+        for part in self.frozen:
+            part.eval()
+        if self.config.freeze_norms:
+            for module in self.student.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        # Masks are not spread evenly over the processes; every mask of the whole batch counts the same.
+        count = self.fabric.all_reduce(torch.tensor(float(len(boxes)), device=self.fabric.device), reduce_op="sum")
+        images = images.contiguous(memory_format=torch.channels_last)
+        shown: List[Tensor] = []
+
+        def gradients() -> Tensor:
+            self.optimizer.zero_grad()
+            losses, dscs, taught = self.lesson(images, boxes, masks, owner)
+            weight = self.config.teacher.weight if self.config.teacher else 0.0
+            loss = losses.sum() * self.fabric.world_size / count + weight * taught
+            self.fabric.backward(loss)
+            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=config.clip, error_if_nonfinite=True)
+            shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
+            return loss
+
+        try:
+            step(self.optimizer, config.sharpness > 0, gradients)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            raise QMedSAMError(
+                f"The loss is no longer a number at step {self.at.step}.",
+                "Lower the learning rate and start from the last epoch.",
+            ) from error
+        self.averaged.update_parameters(self.student)
+        sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
+        self.at.sums = [a + b for a, b in zip(self.at.sums, sums)]
+        self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
+        # The first process's clock, for all: budget and learning rate follow it.
+        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+        return sums[3] / sums[0]
+
+    def _evaluate(self) -> None:
+        """Score the averaged weights, keep them when they are the best, write the log."""
+        mine = self.held[self.fabric.global_rank :: self.fabric.world_size]
+        groups = sorted({held.group for held in self.held})
+        totals = torch.zeros(2, max(len(groups), 1), device=self.fabric.device)
+        for result in score(TorchNetwork(self.averaged.module, self.config.input_size), mine, with_nsd=False):
+            totals[:, groups.index(result.group)] += torch.tensor([1.0, result.dsc], device=self.fabric.device)
+        totals = self.fabric.all_reduce(totals, reduce_op="sum").cpu()
+        flat, mean = (totals[1].sum() / totals[0].sum()).item(), (totals[1] / totals[0]).mean().item()
+        if self.at.step and self.config.optimizer.schedule == "plateau":
+            before = self.optimizer.param_groups[0]["lr"]
+            self.plateau.step(mean)
+            self.base *= self.optimizer.param_groups[0]["lr"] / before
+        masks, loss, taught, dsc = self.at.sums
+        rate = masks / max(self.at.seconds - self.at.since, 1e-9)
+        self.at.sums, self.at.since = [0.0] * 4, self.at.seconds
+        # Nothing was held out: the last epoch counts as the best.
+        better = math.isnan(mean) or mean >= self.at.best
+        if better:
+            self.at.best = -1.0 if math.isnan(mean) else mean
+        if self.log is None:
+            return
+        shown = (x / masks if masks else math.nan for x in (loss, taught, dsc))
+        lr = self.optimizer.param_groups[0]["lr"] if self.at.step else 0.0
+        self.log.write((self.at.epoch, self.at.step, round(self.at.seconds), rate, lr, *shown, flat, mean))
+        if better:
+            save(self.folder / "best.pt", self.averaged.module, self.config, epoch=self.at.epoch, held_out=mean)
+
+    def checkpoint(self) -> None:
+        """Everything that is needed to go on as if nothing had happened."""
+        self.saved = time.monotonic()
+        if not self.first:
+            return
+        save(
+            self.folder / "last.pt",
+            self.student,
+            self.config,
+            averaged=self.averaged.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            plateau=self.plateau.state_dict(),
+            base=self.base,
+            adapter=self.teacher.adapter.state_dict() if self.teacher else {},
+            progress=asdict(self.at),
+            config=self.config.model_dump(mode="json"),
+        )
 
 
-def _save(path: Path, content: dict) -> None:
-    """Write beside, then rename: a kill in the middle leaves the previous checkpoint."""
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+def calibration_batches(source: Source, config: TrainConfig) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners to initialise activation scales from; the same on every process."""
+    assert config.quantization is not None
+    images = config.quantization.calibration_images
+    batch = min(8, images, len(source.epoch(0)))
+    batches = make_loader(Plan(source, batch, seed=config.seed), 0)
+    for images_, boxes, _, owner in itertools.islice(batches, math.ceil(images / batch)):
+        yield images_, boxes, owner
+
+
+def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
+    """The state of an interrupted run of this folder.
+
+    Raises:
+        QMedSAMError: the folder holds a run of another configuration.
+    """
+    path = folder / "last.pt"
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["config"]
+    except Exception as error:
+        raise QMedSAMError(f"'{path}' is damaged.", "Remove it to start again, or choose another folder.") from error
+    now = config.model_dump(mode="json")
+    changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name))
+    if changed:
+        raise QMedSAMError(
+            f"'{folder}' holds a run with another {', '.join(changed)}.", "Choose another folder for this configuration."
+        )
+    return state
 
 
 class _Log:
-    """Append-only CSV that survives resuming."""
+    """Append-only CSV that survives resuming, and TensorBoard where it is wanted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensorboard: Optional[Path]) -> None:
         self.path = path
+        self.board = None
+        if tensorboard is not None:
+            from lightning_fabric.loggers import TensorBoardLogger
+
+            self.board = TensorBoardLogger(tensorboard, name="", version="tensorboard")
         if not path.exists():
             with path.open("w", newline="") as stream:
                 csv.writer(stream).writerow(LOG_COLUMNS)
@@ -209,3 +327,7 @@ class _Log:
     def write(self, row: tuple) -> None:
         with self.path.open("a", newline="") as stream:
             csv.writer(stream).writerow([f"{v:.5g}" if isinstance(v, float) else v for v in row])
+        if self.board is not None:
+            values: Dict[str, float] = dict(zip(LOG_COLUMNS, row))
+            self.board.log_metrics({k: v for k, v in values.items() if v == v}, step=int(values["step"]))
+            self.board.finalize("success")

@@ -26,7 +26,8 @@ class Attention(nn.Module):
         """``B x n x width``, ``B x m x width`` twice -> ``B x n x width``."""
 
         def split(x: Tensor) -> Tensor:
-            return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+            # int(): the number of tokens is fixed by the network, only the number of boxes is dynamic in an exported graph
+            return x.reshape(-1, int(x.shape[1]), self.heads, int(x.shape[2]) // self.heads).transpose(1, 2)
 
         query = self.q_point(split(self.q_proj(q)))
         key = self.k_point(split(self.k_proj(k)).transpose(2, 3))

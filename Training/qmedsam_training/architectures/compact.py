@@ -116,17 +116,19 @@ class BoxPrompt(KeptFloat, nn.Module):
         half = (upper - lower).clamp(min=1.0) / 2
         middle = (lower + upper) / 2
         # -1 and 1 on the box's sides; clamped so that pixels far away look alike
-        x = ((centers[None, :] - middle[:, :1]) / half[:, :1]).clamp(-3, 3)[:, None, :].expand(-1, grid, -1)
-        y = ((centers[None, :] - middle[:, 1:]) / half[:, 1:]).clamp(-3, 3)[:, :, None].expand(-1, -1, grid)
+        # Added, not expanded: an Expand over a dynamic number of boxes is ten nodes in the exported graph, an addition one.
+        plane = torch.zeros(1, grid, grid, dtype=boxes.dtype, device=boxes.device)
+        x = ((centers[None, :] - middle[:, :1]) / half[:, :1]).clamp(-3, 3)[:, None, :] + plane
+        y = ((centers[None, :] - middle[:, 1:]) / half[:, 1:]).clamp(-3, 3)[:, :, None] + plane
         relative = half / size
-        wide = relative[:, :, None, None].expand(-1, -1, grid, grid)
+        wide = relative[:, :, None, None] + plane
         inside = torch.minimum(1 - x.abs(), 1 - y.abs())
         radius = (x * x + y * y).clamp(max=4)
         maps = torch.stack([x, y, x.abs(), y.abs(), radius, inside, (inside * 8).clamp(-1, 1), wide[:, 0], wide[:, 1]], dim=1)
         centre = middle / size * 2 - 1
         aspect = torch.log(half[:, :1] / half[:, 1:]).clamp(-3, 3)
         corners = torch.cat([centre, relative * 2, torch.log(relative * 2 + 1e-3), aspect, aspect.abs()], dim=1)
-        return self.corner(corners).reshape(boxes.shape[0], 2, -1), self.dense(maps)
+        return self.corner(corners).reshape(-1, 2, self.corner[-1].out_features // 2), self.dense(maps)
 
 
 class Position(KeptFloat, nn.Linear):
@@ -161,25 +163,25 @@ class MaskDecoder(nn.Module):
 
     def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
         """``embedding``: ``1 x 2 embed x G x G`` (or ``N x ...``, one per box); returns logits ``N x 2G x 2G`` and IoU ``N``."""
-        count, grid = boxes.shape[0], embedding.shape[-1]
+        grid = int(embedding.shape[-1])
         coarse, fine = embedding[:, : self.embed], embedding[:, self.embed :]
         prompt_tokens, dense = self.prompt(boxes, grid, grid * 4)
         x = self.merge(coarse + dense)
         middle = self.down(x)
         middle = self.local(self.act(middle + self.up(self.context_up(self.context_down(middle)))))
-        side = middle.shape[-1]
+        side = middle.shape[-1]  # not int(): as a constant of the exported graph, the positions would be stored, 150 KB
         axis = torch.linspace(-1, 1, side, dtype=boxes.dtype, device=boxes.device)
         place = torch.stack([axis[None, :].expand(side, side), axis[:, None].expand(side, side)], dim=-1)
         position = self.position(place.reshape(1, side * side, 2))
-        tokens = torch.cat([self.output_tokens[None].expand(count, -1, -1), prompt_tokens], dim=1)
+        tokens = torch.cat([self.output_tokens[None] + torch.zeros_like(prompt_tokens), prompt_tokens], dim=1)
         image = middle.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens, image = block(tokens, image, position)
-        middle = image.transpose(1, 2).reshape(count, -1, side, side)
+        middle = image.transpose(1, 2).reshape(-1, int(image.shape[2]), int(side), int(side))
         x = self.refine(self.act(x + self.up(self.lift(middle))))
         x = self.sharpen(self.act(self.upscale(x) + self.fine(self.unfold(fine))))
         weights = self.hyper(tokens[:, 0])
-        logits = (weights[:, None, :-1] @ x.flatten(2)).reshape(count, 2 * grid, 2 * grid) + weights[:, -1:, None]
+        logits = (weights[:, None, :-1] @ x.flatten(2)).reshape(-1, 2 * grid, 2 * grid) + weights[:, -1:, None]
         return logits, self.iou(tokens[:, 1])[:, 0].sigmoid()
 
 

@@ -167,7 +167,8 @@ class MaskDecoder(nn.Module):
         """``embedding``: ``1 or N x 256 x 64 x 64``; ``prompts``: ``N x 2 x 256``."""
         count = prompts.shape[0]
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])[None].expand(count, -1, -1)
-        image = (embedding + no_mask[:, :, None, None]).flatten(2).transpose(1, 2).expand(count, -1, -1)
+        # One image for all boxes as long as they ask the same of it (layer 0's keys, values and queries): broadcast, not copied.
+        image = (embedding + no_mask[:, :, None, None]).flatten(2).transpose(1, 2)
         tokens, image = self.transformer(torch.cat([tokens, prompts], dim=1), image, positions)
         pixels = self.output_upscaling(image.transpose(1, 2).reshape(count, WIDTH, GRID, GRID))
         weights = self.hyper_point(self.output_hypernetworks_mlps[0](tokens[:, 1])[:, None])

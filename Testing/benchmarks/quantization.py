@@ -1,0 +1,136 @@
+"""What int8 is worth on LiteMedSAM: our export against float networks and against a plain Brevitas export.
+
+    python Testing/benchmarks/quantization.py [--repeats 9] [--architecture litemedsam]
+
+Speed does not depend on the weights, so they are random. All networks run in OpenVINO and take turns within a round;
+medians. The precision hint concerns what is not int8. "plain" is the export that the QMedSAM paper's pipeline makes:
+per-layer, narrow-range weights behind a Clip, batch normalisations not folded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import numpy as np
+import onnx
+import torch
+from qmedsam.models import Model
+from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
+from qmedsam_training import export
+from qmedsam_training.architectures import ARCHITECTURES, build
+from qmedsam_training.config import NetworkConfig, QuantizationConfig
+from qmedsam_training.data import calibration_samples
+from qmedsam_training.networks import quantize_parts
+from qmedsam_training.quantization import Widths, calibrated, fold_batch_norms, quantize
+from torch import nn
+
+
+def plain_brevitas(architecture: str, path: Path) -> None:
+    """The paper's pipeline: norms kept apart (as identities' neighbours), per-layer narrow weights, nothing mended."""
+    model = build(architecture)
+    # Norms stay where they are: wrapping them hides them from the check that ours must be folded.
+    for module in model.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, _Unfolded(child))
+    quantize(model, widths=Widths(per_channel=False, narrow_range=True))
+    calibrated(model, calibration_samples(ARCHITECTURES[architecture], 2))
+    mend, export.mend = export.mend, lambda graph: graph
+    try:
+        graph = export.to_onnx(model, ARCHITECTURES[architecture].input_size, quantized=True)["encoder"]
+    finally:
+        export.mend = mend
+    onnx.save(graph, path.with_suffix(".onnx"))
+    ov = import_openvino()
+    ov.save_model(ov.convert_model(path.with_suffix(".onnx")), path, compress_to_fp16=False)
+
+
+class _Unfolded(nn.Module):
+    """A batch normalisation as a scale and a shift, behind another class."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach()[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale + self.shift
+
+
+def interleaved(calls: Dict[str, Callable[[], object]], repeats: int) -> Dict[str, float]:
+    """Median milliseconds of each call, all taking turns; one round to warm up."""
+    times: Dict[str, List[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--architecture", default="litemedsam", choices=sorted(ARCHITECTURES))
+    options = parser.parse_args()
+    out = sys.stdout.write
+    network = NetworkConfig(architecture=options.architecture, input_size=ARCHITECTURES[options.architecture].input_size)
+    size = network.input_size
+    ov = import_openvino()
+    core = ov.Core()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        torch.manual_seed(0)
+        model = build(options.architecture).eval()
+        export.write_model(folder / "float", model, export.model_fields(network, "float"), "# float\n")
+        how = QuantizationConfig()
+        fold_batch_norms(model)
+        quantize_parts(model, how, how.parts)
+        calibrated(model, calibration_samples(ARCHITECTURES[options.architecture], 2))
+        quantized = network.model_copy(update={"quantization": how})
+        export.write_model(folder / "int8", model, export.model_fields(quantized, "int8"), "# int8\n")
+        plain_brevitas(options.architecture, folder / "plain.xml")
+        for name in ("float", "int8"):
+            for part in ("encoder", "decoder"):
+                kinds = Counter((kind, precision) for _, kind, precision in export.census(folder / name / f"{part}.xml"))
+                size_mib = (folder / name / f"{part}.bin").stat().st_size / 2**20
+                out(f"{name} {part}, {size_mib:.1f} MiB: {', '.join(f'{n} {k} {p}' for (k, p), n in sorted(kinds.items()))}\n")
+        kinds = Counter((kind, precision) for _, kind, precision in export.census(folder / "plain.xml"))
+        out(f"plain encoder: {', '.join(f'{n} {k} {p}' for (k, p), n in sorted(kinds.items()))}\n")
+
+        image = np.random.default_rng(0).standard_normal((3, size, size), dtype=np.float32)
+        hints = {"float, f32 hint": ("float", "f32"), "float, bf16 hint": ("float", "bf16")}
+        hints.update({"int8, f32 hint": ("int8", "f32"), "int8, bf16 hint": ("int8", "bf16")})
+        networks = {name: OpenVINONetwork(Model.read(folder / m), precision=hint) for name, (m, hint) in hints.items()}
+        calls: Dict[str, Callable[[], object]] = {name: lambda n=n: n.encode(image) for name, n in networks.items()}
+        for hint in ("f32", "bf16"):
+            graph = core.read_model(folder / "plain.xml")
+            graph.reshape({"image": [1, 3, size, size]})
+            settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+            compiled = core.compile_model(graph, "CPU", settings)
+            calls[f"plain, {hint} hint"] = lambda c=compiled: c(image[None])
+        _report("encode", interleaved(calls, options.repeats), out)
+        embedding = networks["float, f32 hint"].encode(image)
+        for count in (1, 6):
+            boxes = (np.array([[0.2, 0.25, 0.7, 0.8]], np.float32) * size).repeat(count, 0)
+            calls = {name: lambda n=n, b=boxes: n.decode(embedding, b) for name, n in networks.items()}
+            _report(f"decode {count}", interleaved(calls, options.repeats), out)
+
+
+def _report(what: str, ms: Dict[str, float], out: Callable[[str], object]) -> None:
+    base = ms["float, f32 hint"]
+    for name, value in ms.items():
+        out(f"{what:9s} {name:18s} {value:8.1f} ms, {base / value:.2f} times float with f32 hint\n")
+
+
+if __name__ == "__main__":
+    main()

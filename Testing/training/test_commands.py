@@ -1,0 +1,106 @@
+"""The commands as a user types them, on tiny data: index, train --dry-run, ptq, export, evaluate, compare."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("brevitas")
+pytest.importorskip("openvino")
+
+from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam.models import Model  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+
+
+def _invoke(*arguments) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an index, a configuration and a float run of one epoch."""
+    folder = tmp_path_factory.mktemp("commands")
+    _invoke("index", challenge, "-o", folder / "index.json")
+    values = {
+        "options": TINY,
+        "input_size": 64,
+        "data": {"challenge": str(folder / "index.json"), "sampler": "all", "held_out": 0.3, "workers": 0, "synthetic": 0.2},
+        "batch_size": 4,
+        "epochs": 1,
+        "optimizer": {"learning_rate": 0.003, "warmup_epochs": 0.2},
+        "ema": 0.5,
+        "threads": 1,
+        "tensorboard": True,
+    }
+    (folder / "float.yaml").write_text(yaml.safe_dump(values))
+    _invoke("train", "--config", folder / "float.yaml", "-o", folder / "float")
+    return folder
+
+
+def test_index_lists_what_it_left_out(challenge: Path, tmp_path: Path) -> None:
+    text = _invoke("index", challenge, "-o", tmp_path / "i.json")
+    assert "US_truncated" in text and "US_other" in text and "24" in text
+    assert "files" in _invoke("index", challenge, "-o", tmp_path / "never.json", "--dry-run")
+    assert not (tmp_path / "never.json").exists()
+
+
+def test_a_run_leaves_log_plot_and_board(folder: Path) -> None:
+    run = folder / "float"
+    assert (run / "best.pt").is_file() and (run / "log.csv").is_file() and (run / "log.png").stat().st_size > 5000
+    assert list((run / "tensorboard").glob("events*"))
+
+
+def test_the_plan_counts_before_anything_starts(folder: Path, tmp_path: Path) -> None:
+    text = _invoke("train", "--config", folder / "float.yaml", "-o", tmp_path / "never", "--dry-run", "--epochs", "7")
+    assert "samples per epoch" in text and "activations" in text and "CT" in text and "7 epochs" in text
+    assert not (tmp_path / "never").exists()
+
+
+def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
+    best = folder / "float" / "best.pt"
+    _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt", "--dry-run")
+    assert not (tmp_path / "ptq.pt").exists()
+    assert "layers quantized" in _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt")
+    text = _invoke("export", tmp_path / "ptq.pt", "-o", tmp_path / "model")
+    assert "OpenVINO, f32 hint: embedding max" in text and "ONNX Runtime" in text
+    assert Model.read(tmp_path / "model").manifest.precision == "int8"
+    means = []
+    for network in (best, tmp_path / "ptq.pt", tmp_path / "model"):
+        text = _invoke("evaluate", network, "--config", folder / "float.yaml")
+        means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
+    assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
+    with pytest.raises(QMedSAMError, match="quantized already"):
+        _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+def test_compare_writes_the_papers_tables(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="NNCF, the control, is not installed")
+    text = _invoke("compare", folder / "float" / "best.pt", "--config", folder / "float.yaml", "-o", tmp_path, "--repeats", "1")
+    with (tmp_path / "compare.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if r["group"] == "mean of groups"]
+    assert [r["form"] for r in rows] == ["float", "float, bf16 hint", "PTQ", "NNCF PTQ"]
+    assert all(0 <= float(r["dsc"]) <= 1 and float(r["ms OpenVINO"]) > 0 for r in rows)
+    sizes = {r["form"]: float(r["mib"]) for r in rows}
+    assert sizes["PTQ"] < sizes["float"] and "| PTQ |" in text
+    assert (tmp_path / "compare.png").stat().st_size > 5000
+
+
+def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    with pytest.raises(QMedSAMError, match="could not be read"):
+        _invoke("export", tmp_path / "x.pt", "-o", tmp_path / "m")
+    torch.save({"model": {}}, tmp_path / "y.pt")
+    with pytest.raises(QMedSAMError, match="which network"):
+        _invoke("export", tmp_path / "y.pt", "-o", tmp_path / "m")

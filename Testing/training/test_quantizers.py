@@ -1,0 +1,90 @@
+"""Widths and granularity of the quantizers, and what they leave in the exported graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("brevitas")
+
+from onnx import numpy_helper  # noqa: E402
+from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam_training.architectures import build  # noqa: E402
+from qmedsam_training.config import QuantizationConfig  # noqa: E402
+from qmedsam_training.export import to_onnx  # noqa: E402
+from qmedsam_training.networks import quantize_parts  # noqa: E402
+from qmedsam_training.quantization import calibrated, quantized_layers  # noqa: E402
+
+TINY = {"widths": (8, 16, 16, 24, 24), "depths": (1, 1, 1, 1), "embed": 16, "width": 32, "deep": 32}
+SIZE = 64
+
+
+def _batches(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        yield torch.randn(2, 3, SIZE, SIZE, generator=generator), torch.tensor([[5.0, 8.0, 50.0, 44.0]] * 2), torch.arange(2)
+
+
+def _quantized(how: QuantizationConfig) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = build("qmedsam-compact", **TINY)
+    quantize_parts(model, how, how.parts)
+    return calibrated(model, _batches())
+
+
+def _weights_of(model: torch.nn.Module) -> dict:
+    """int8 initialisers that feed a DequantizeLinear, and their scales."""
+    graph = to_onnx(model, SIZE, quantized=True)["encoder"].graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    constants.update({n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"})
+    return {
+        n.input[0]: (constants[n.input[0]], constants[n.input[1]])
+        for n in graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in constants
+    }
+
+
+@pytest.mark.parametrize(("bits", "per_channel"), [(8, True), (8, False), (4, True)])
+def test_widths_and_granularity_reach_the_exported_graph(bits: int, per_channel: bool) -> None:
+    weights = _weights_of(_quantized(QuantizationConfig(weight_bits=bits, per_channel=per_channel)))
+    assert len(weights) > 10
+    for values, scale in weights.values():
+        assert values.dtype == np.int8 and values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
+        assert np.abs(values.astype(int)).max() >= 2 ** (bits - 1) - 1, "the range is used"
+        assert scale.size == (len(values) if per_channel else 1)
+
+
+def test_fewer_bits_lose_more() -> None:
+    torch.manual_seed(0)
+    image, box = torch.randn(1, 3, SIZE, SIZE), torch.tensor([[8.0, 8.0, 50.0, 50.0]])
+    model = build("qmedsam-compact", **TINY).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        truth = build("qmedsam-compact", **TINY).eval().encode(image)
+        errors = []
+        for bits in (8, 6, 4):
+            model = _quantized(QuantizationConfig(weight_bits=bits, activation_bits=bits))
+            errors.append(float((model.encode(image) - truth).abs().mean()))
+            assert model.decode(model.encode(image), box).isfinite().all()
+    assert errors[0] * 2 < errors[1] < errors[2] / 2, errors
+
+
+def test_only_the_named_parts_and_layers_are_quantized() -> None:
+    encoder = quantized_layers(_quantized(QuantizationConfig(parts=["image_encoder"])))
+    both = quantized_layers(_quantized(QuantizationConfig()))
+    less = quantized_layers(_quantized(QuantizationConfig(parts=["image_encoder"], skip=["image_encoder.stem.conv"])))
+    assert 0 < less == encoder - 1 < encoder < both
+    for wrong in ({"parts": ["encoder"]}, {"skip": ["image_encoder.nothing"]}):
+        with pytest.raises(QMedSAMError, match="no "):
+            _quantized(QuantizationConfig(**wrong))
+
+
+def test_calibrating_a_part_leaves_the_others_scales() -> None:
+    how = QuantizationConfig(parts=["image_encoder"])
+    model = _quantized(how)
+    before = {k: v.clone() for k, v in model.image_encoder.state_dict().items()}
+    quantize_parts(model, how, ["mask_decoder"])
+    calibrated(model, _batches(1), ["mask_decoder"])
+    assert all(torch.equal(v, before[k]) for k, v in model.image_encoder.state_dict().items())
+    assert any(k.endswith("scaling_impl.value") for k in model.mask_decoder.state_dict())

@@ -1,0 +1,216 @@
+"""The QMedSAM paper's three stages for real, small: LiteMedSAM with a narrow encoder on the challenge's layout."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("brevitas")
+
+from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam_training.networks import load  # noqa: E402
+from qmedsam_training.train import run  # noqa: E402
+from torch import nn  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[2] / "Training" / "configs"
+#: A narrow TinyViT; prompt encoder and mask decoder are the real ones.
+NARROW = {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1], "windows": [4, 4, 4, 4]}
+TEACHER = {"width": 16, "depth": 1, "heads": 2, "global_blocks": []}
+
+
+def _stage(name: str, challenge: Path, **changes) -> TrainConfig:
+    """A shipped configuration, with its sizes brought down."""
+    values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    values.update(options=NARROW, batch_size=6, epochs=2, threads=1)
+    values["data"].update(challenge=challenge, workers=0, held_out=0.25, held_out_per_group=1)
+    if "quantization" in values:
+        values["quantization"]["calibration_images"] = 6
+    if "teacher" in values:
+        values["teacher"].update(options=TEACHER, checkpoint=None)
+    values["optimizer"]["warmup_epochs"] = min(values["optimizer"]["warmup_epochs"], 0.5)
+    return TrainConfig.model_validate({**values, **changes})
+
+
+def _log(folder: Path) -> list:
+    with (folder / "log.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def stages(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders stage1 .. stage3, each started from the one before, from a random float network."""
+    folder = tmp_path_factory.mktemp("stages")
+    torch.manual_seed(0)
+    from qmedsam_training.architectures import build
+
+    torch.save(build("litemedsam", **NARROW).state_dict(), folder / "lite.pth")
+    init = folder / "lite.pth"
+    for name in ("stage1", "stage2", "stage3"):
+        init = run(_stage(f"litemedsam-{name}", challenge, init=init), folder / name)
+    return folder
+
+
+def _same(a: dict, b: dict, part: str) -> bool:
+    names = [name for name in a if name.startswith(part + ".") and name in b]
+    assert names
+    return all(torch.equal(a[name], b[name]) for name in names)
+
+
+def test_each_stage_trains_its_part_alone(stages: Path) -> None:
+    lite = torch.load(stages / "lite.pth", weights_only=True)
+    last = {name: torch.load(stages / name / "last.pt", weights_only=True)["model"] for name in ("stage1", "stage2", "stage3")}
+    assert _same(lite, last["stage1"], "mask_decoder") and not _same(lite, last["stage1"], "image_encoder.neck")
+    best = torch.load(stages / "stage1" / "best.pt", weights_only=True)["model"]
+    assert _same(best, last["stage2"], "image_encoder"), "scales and weights of a frozen part stay"
+    assert not _same(best, last["stage2"], "mask_decoder")
+    assert not _same(last["stage2"], last["stage3"], "image_encoder")
+    assert _same(lite, last["stage3"], "prompt_encoder"), "never trained, as in the paper"
+
+
+def test_each_stage_quantizes_its_parts(stages: Path) -> None:
+    parts = [load(stages / name / "best.pt")[1].quantization.parts for name in ("stage1", "stage2", "stage3")]
+    assert parts == [["image_encoder"], ["image_encoder", "mask_decoder"], ["image_encoder", "mask_decoder"]]
+
+
+def test_losses_fall_and_the_teacher_is_heard(stages: Path, challenge: Path, tmp_path: Path) -> None:
+    config = _stage("litemedsam-stage3", challenge, init=stages / "stage2" / "best.pt", epochs=4)
+    config.optimizer.learning_rate = 0.05
+    run(config, tmp_path / "long")
+    rows = [r for r in _log(tmp_path / "long") if int(r["step"])]
+    assert float(rows[-1]["loss"]) < 0.95 * float(rows[0]["loss"]), rows
+    assert all(float(r["distillation"]) > 0 for r in rows)
+    assert all(float(r["distillation"]) == 0 for r in _log(stages / "stage2") if int(r["step"]))
+
+
+@pytest.fixture(scope="module")
+def tiny(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configuration of a quantization-aware stage that takes seconds: what is looked at here is the loop."""
+    values = {
+        "options": {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32},
+        "input_size": 64,
+        "quantization": {"calibration_images": 16},
+        "data": {"challenge": str(challenge), "sampler": "all", "held_out": 0.25, "workers": 1, "synthetic": 0.2},
+        "batch_size": 4,
+        "epochs": 2,
+        "checkpoint_minutes": 0,
+        "optimizer": {"kind": "sgd", "learning_rate": 0.02, "warmup_epochs": 0.5},
+        "ema": 0.5,
+        "threads": 1,
+    }
+    path = tmp_path_factory.mktemp("tiny") / "stage.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _start(config: Path, output: Path, *more: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "qmedsam_training.cli", "train", "--config", str(config), "-o", str(output), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process: subprocess.Popen) -> str:
+    text, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, text
+    return text
+
+
+def _weights(folder: Path) -> dict:
+    return torch.load(folder / "last.pt", weights_only=True)["model"]
+
+
+def test_a_killed_run_goes_on_in_the_middle_of_its_epoch(tiny: Path, tmp_path: Path) -> None:
+    """SIGKILL after some batches; the resumed run ends with the weights of one that was never interrupted, bit for bit."""
+    process = _start(tiny, tmp_path / "killed")
+    last = tmp_path / "killed" / "last.pt"
+    until = time.monotonic() + 600
+    while not last.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    progress = torch.load(last, weights_only=True)["progress"]
+    assert progress["epoch"] == 0 and progress["batch"] > 0, "killed within the first epoch"
+    _finish(_start(tiny, tmp_path / "killed"))
+    _finish(_start(tiny, tmp_path / "whole"))
+    killed, whole = _weights(tmp_path / "killed"), _weights(tmp_path / "whole")
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert [r["loss"] for r in _log(tmp_path / "killed")] == [r["loss"] for r in _log(tmp_path / "whole")]
+
+
+def test_two_processes_give_the_result_of_one(tiny: Path, tmp_path: Path) -> None:
+    """Over gloo; sums in another order differ in the last bits, and a bit may move a rounding of the fake quantization."""
+    _finish(_start(tiny, tmp_path / "one"))
+    _finish(_start(tiny, tmp_path / "two", "--devices", "2", "--accelerator", "cpu"))
+    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    off = {name: float((one[name] - two[name]).abs().max() / one[name].abs().max().clamp(min=1e-3)) for name in one}
+    assert sorted(off.values())[int(0.9 * len(off))] < 0.02, max(off.items(), key=lambda item: item[1])
+    for a, b in zip(_log(tmp_path / "one"), _log(tmp_path / "two")):
+        assert float(a["held_out_mean_of_groups"]) == pytest.approx(float(b["held_out_mean_of_groups"]), abs=0.02)
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=5e-3)
+
+
+def test_a_folder_keeps_to_its_configuration(stages: Path, challenge: Path) -> None:
+    config = _stage("litemedsam-stage2", challenge, init=stages / "stage1" / "best.pt", batch_size=3)
+    with pytest.raises(QMedSAMError, match="another batch_size"):
+        run(config, stages / "stage2")
+
+
+def test_a_stage_refuses_a_start_that_does_not_fit(stages: Path, challenge: Path, tmp_path: Path) -> None:
+    with pytest.raises(QMedSAMError, match="quantized in another way"):
+        run(_stage("litemedsam-finetune", challenge, init=stages / "stage1" / "best.pt"), tmp_path / "a")
+    with pytest.raises(QMedSAMError, match="other options"):
+        run(_stage("litemedsam-stage2", challenge, init=stages / "stage1" / "best.pt", options={}), tmp_path / "b")
+    with pytest.raises(QMedSAMError, match="no part 'decoder'"):
+        run(_stage("litemedsam-finetune", challenge, init=None, freeze=["decoder"]), tmp_path / "c")
+
+
+def test_the_second_papers_fine_tuning(challenge: Path, tmp_path: Path) -> None:
+    """Encoder alone, sharpness aware, the rate divided on a plateau; batch normalisations of the encoder learn on."""
+    config = _stage("litemedsam-finetune", challenge, init=None, epochs=3)
+    config.optimizer.patience = 0
+    config.data.sampler = "min"
+    run(config, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    rows = _log(tmp_path / "run")
+    best, rate = -1.0, config.optimizer.learning_rate
+    for row in rows:
+        score = float(row["held_out_mean_of_groups"])
+        if score > best:
+            best = score
+        else:
+            rate /= 10
+    assert state["base"] == pytest.approx(rate)
+    model, _ = load(tmp_path / "run" / "best.pt")
+    assert any(isinstance(m, nn.BatchNorm2d) and float(m.num_batches_tracked) > 0 for m in model.modules())
+
+
+def test_sharpness_aware_steps_differ_from_plain_ones() -> None:
+    """One step on a quadratic, by hand: the gradient is taken rho further uphill."""
+    from qmedsam_training.config import OptimizerConfig
+    from qmedsam_training.optimization import make_optimizer, step
+
+    ends = []
+    for rho in (0.0, 0.5):
+        x = nn.Parameter(torch.tensor([2.0]))
+        config = OptimizerConfig(kind="sgd", learning_rate=0.1, weight_decay=0.0, sharpness=rho)
+        optimizer = make_optimizer(config, [x])
+
+        def gradients(x: nn.Parameter = x, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (x**2).sum()
+            loss.backward()
+            return loss
+
+        step(optimizer, rho > 0, gradients)
+        ends.append(x.item())
+    assert ends == pytest.approx([2 - 0.1 * 4, 2 - 0.1 * 2 * 2.5])

@@ -1,0 +1,24 @@
+"""Training data: labelled cases or the challenge's files, drawn through the engine's own frames and intensities."""
+
+from __future__ import annotations
+
+from .challenge import ChallengeData
+from .index import ChallengeIndex
+from .labelled import LabelledData, calibration_samples
+from .loading import Plan, make_loader, make_source
+from .samples import HeldOut, Preparation, Sample, Source, collate
+
+__all__ = [
+    "ChallengeData",
+    "ChallengeIndex",
+    "HeldOut",
+    "LabelledData",
+    "Plan",
+    "Preparation",
+    "Sample",
+    "Source",
+    "calibration_samples",
+    "collate",
+    "make_loader",
+    "make_source",
+]

@@ -1,0 +1,179 @@
+"""Samples from labelled cases: real objects balanced over sources, mixed with synthetic scenes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from qmedsam import QMedSAMError
+from qmedsam.geometry import Frame, View, extent_of
+from torch import Tensor
+
+from ..architectures import Architecture
+from ..config import DataConfig
+from ..synthesis import random_scene
+from .augmentation import repainted, warped, zoomed
+from .cases import Cases, Target, labelled_cases, split_off
+from .samples import HeldOut, Preparation, Sample, finished, held_out_sample
+
+
+class LabelledData:
+    """A :class:`~qmedsam_training.data.samples.Source` over a manifest's or folders' cases.
+
+    Args:
+        config: where the cases are and how they are framed.
+        preparation: of the network.
+        cases: already loaded ones (of the part that trains).
+
+    Raises:
+        QMedSAMError: no case can be used.
+    """
+
+    def __init__(self, config: DataConfig, preparation: Preparation, cases: Optional[Cases] = None) -> None:
+        self.config, self.preparation = config, preparation
+        if cases is None:
+            cases = Cases(split_off(labelled_cases(config), config.held_out)[0], cache_mib=config.cache_mib)
+        self.cases = cases
+        self.groups = sorted(self.cases.targets)
+        if not self.groups:
+            raise QMedSAMError("No object of the labelled cases is large enough for a prompt.", "Check labels and paths.")
+        # Square root: a source with 168 images is worth more looks than one with 2, but not 84 times as many.
+        weights = np.sqrt([len(self.cases.targets[g]) for g in self.groups])
+        self.weights = weights / weights.sum()
+
+    @property
+    def skipped(self) -> List[Tuple[str, str]]:
+        """Cases that could not be read."""
+        return self.cases.skipped
+
+    def describe(self) -> List[Tuple[str, int, int]]:
+        """Per group its name, cases and prompts."""
+        return [(g, len(self.cases.targets[g]), sum(map(len, self.cases.targets[g]))) for g in self.groups]
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Positions: what is drawn at one is decided by its seed alone."""
+        return np.arange(self.config.samples_per_epoch)
+
+    def sample(self, key: int, rng: np.random.Generator) -> Sample:
+        """Draws until augmentation leaves something of the object."""
+        while True:
+            sample = self._draw(rng)
+            if sample is not None:
+                return sample
+
+    def _draw(self, rng: np.random.Generator) -> Optional[Sample]:
+        size, config = self.preparation.size, self.config
+        if rng.random() < config.synthetic:
+            image, masks = random_scene(rng, size)
+            return self._finished(image, np.ones(image.shape[:2], bool), masks, masks, rng)
+        cases = self.cases.targets[self.groups[rng.choice(len(self.groups), p=self.weights)]]
+        targets = cases[rng.integers(len(cases))]
+        target = targets[rng.integers(len(targets))]
+        view = self.cases.view(target)
+        target, mask, prompt = self._as_propagated(target, view, rng)
+        rectangle = extent_of(prompt)
+        assert rectangle is not None
+        # Drawn larger than needed, so that rotation and warping bring in image and not padding.
+        big = int(size * 1.25)
+        masks, prompts = [mask], [prompt]
+        if rng.random() < config.whole_slice:
+            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(0.9, 1.4), rng)
+            others = self.cases.others(target)
+            rng.shuffle(others)
+            masks += [self.cases.mask(o, view) for o in others[:3]]
+            prompts += masks[1:]
+        else:
+            margin = self.preparation.margin * rng.uniform(0.5, 1.8)
+            frame = zoomed(Frame.around(rectangle, view, size, margin), big, 1.0, rng)
+            shift_x, shift_y = 0.12 * size * rng.uniform(-1, 1, 2)
+            frame = replace(frame, left=frame.left + shift_x / frame.scale_x, top=frame.top + shift_y / frame.scale_y)
+        drawn, valid = self.cases.draw(target, view, frame)
+        drawn_masks = np.stack([frame.sample(m)[0] for m in masks + prompts])
+        drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, rng)
+        if rng.random() < 0.85:
+            drawn = repainted(drawn, rng)
+        return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng)
+
+    def _finished(self, image, valid, masks, prompts, rng) -> Optional[Sample]:
+        return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift)
+
+    def _as_propagated(self, target: Target, view: View, rng: np.random.Generator) -> Tuple[Target, np.ndarray, np.ndarray]:
+        """A target, its mask, and the mask whose extent is the prompt: often not the same in 3D.
+
+        A 3D box's rectangle is larger than the object on most of its slices, and a propagated prompt comes from a
+        neighbour; now and then the object has ended already, and nothing is the right answer.
+        """
+        mask = self.cases.mask(target, view)
+        first, last = self.cases.span(target)
+        kind = rng.random()
+        if last == first or kind < 0.6:
+            return target, mask, mask
+        if kind < 0.9:
+            reach = int(rng.integers(1, (last - first) // 2 + 2))
+            return target, mask, self.cases.mask(target, view, target.index - reach, target.index + reach)
+        step = 1 if rng.random() < 0.5 else -1
+        end = last if step > 0 else first
+        beyond = replace(target, index=end + step * int(rng.integers(1, 4)))
+        if not 0 <= beyond.index < view.count:
+            return target, mask, mask
+        prompt = self.cases.mask(beyond, view, min(end, end - 2 * step), max(end, end - 2 * step))
+        return beyond, np.zeros_like(prompt), prompt
+
+    def held_out(self) -> List[HeldOut]:
+        """Evenly spread objects of the patients that :func:`split_off` cut off: tight box, ROI or whole-slice frame."""
+        config, samples = self.config, []
+        # Whole slices are the frame at run time when the network was trained on nothing else.
+        around = config.whole_slice < 1
+        cases = Cases(split_off(labelled_cases(config), config.held_out)[1], slices_per_object=5, cache_mib=config.cache_mib)
+        for group in sorted(cases.targets):
+            everything = [t for targets in cases.targets[group] for t in targets]
+            for n in np.unique(np.linspace(0, len(everything) - 1, config.held_out_per_group).astype(int)):
+                target = everything[n]
+                view = cases.view(target)
+                mask = cases.mask(target, view)
+                frame = framed(view, extent_of(mask), self.preparation, around)
+                prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
+                samples.append(
+                    held_out_sample(group, cases.pixels(target, view), mask, view, frame, self.preparation, prepare, in_mm)
+                )
+        return samples
+
+
+def framed(view: View, rectangle, preparation: Preparation, around: bool) -> Frame:
+    """The run-time frame: around the rectangle, or the whole slice."""
+    if around:
+        return Frame.around(rectangle, view, preparation.size, preparation.margin)
+    return Frame.whole_slice(view, preparation.size)
+
+
+def calibration_samples(
+    architecture: Architecture, count: int, manifest: Optional[str] = None, seed: int = 0
+) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners as an imported network will see them, one image at a time.
+
+    Args:
+        architecture: says how an image is framed and normalised.
+        count: number of images.
+        manifest: takes objects of its ``train`` split; None takes synthetic scenes.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    preparation = Preparation.of(architecture)
+    around = architecture.frame["kind"] == "roi"
+    cases = Cases(labelled_cases(DataConfig(manifest=manifest))) if manifest else None
+    for _ in range(count):
+        if cases is None:
+            drawn, masks = random_scene(rng, preparation.size)
+            valid, rectangle = np.ones(drawn.shape[:2], bool), extent_of(masks[0] > 0.5)
+        else:
+            group = sorted(cases.targets)[rng.integers(len(cases.targets))]
+            targets = cases.targets[group][rng.integers(len(cases.targets[group]))]
+            target = targets[rng.integers(len(targets))]
+            view = cases.view(target)
+            on_slice = extent_of(cases.mask(target, view))
+            frame = framed(view, on_slice, preparation, around)
+            (drawn, valid), rectangle = cases.draw(target, view, frame), frame.to_network(on_slice)
+        image = preparation.normalise(np.clip(drawn, 0, 1), valid)
+        yield image[None], torch.tensor([rectangle], dtype=torch.float32), torch.tensor([0])

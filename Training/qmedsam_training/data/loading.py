@@ -1,0 +1,90 @@
+"""From a source to batches: what every rank, worker and resumed run draws is decided by the position alone."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+import numpy as np
+import torch
+from qmedsam import QMedSAMError
+from threadpoolctl import threadpool_limits
+
+from ..config import TrainConfig
+from .challenge import ChallengeData
+from .labelled import LabelledData
+from .samples import Preparation, Sample, Source, collate
+
+Item = Tuple[int, Tuple[int, int, int]]
+
+
+def make_source(config: TrainConfig, preparation: Preparation) -> Source:
+    """The source that a configuration names."""
+    if config.data.challenge is not None:
+        return ChallengeData(config.data, preparation, config.seed)
+    return LabelledData(config.data, preparation)
+
+
+class Plan(torch.utils.data.Sampler[List[Item]]):
+    """Batches of an epoch for one rank: the ranks' parts of a batch never overlap and together are the whole batch.
+
+    Args:
+        source: says what an epoch draws.
+        batch_size: of all ranks together.
+        rank, world: of this process, and how many there are.
+        seed: of the run.
+
+    Attributes:
+        epoch, first: number of the epoch and of its first batch, set by the loop (a resumed epoch does not start at 0).
+
+    Raises:
+        QMedSAMError: the ranks cannot share a batch evenly, or an epoch is smaller than one batch.
+    """
+
+    def __init__(self, source: Source, batch_size: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
+        if batch_size % world:
+            raise QMedSAMError(f"A batch of {batch_size} cannot be shared by {world} processes.", "Choose a multiple.")
+        self.source, self.batch_size, self.rank, self.world, self.seed = source, batch_size, rank, world, seed
+        self.epoch, self.first = 0, 0
+        self.batches = len(source.epoch(0)) // batch_size
+        if not self.batches:
+            raise QMedSAMError(
+                f"An epoch has {len(source.epoch(0))} samples, fewer than one batch of {batch_size}.", "Lower batch_size."
+            )
+
+    def __len__(self) -> int:
+        return self.batches - self.first
+
+    def __iter__(self) -> Iterator[List[Item]]:
+        keys = self.source.epoch(self.epoch)
+        share = self.batch_size // self.world
+        for batch in range(self.first, self.batches):
+            start = batch * self.batch_size + self.rank * share
+            yield [(int(keys[p]), (self.seed, self.epoch, p)) for p in range(start, start + share)]
+
+
+class Drawn(torch.utils.data.Dataset):
+    """A source as a map: an item carries its own seed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, item: Item) -> Sample:
+        key, seed = item
+        return self.source.sample(key, np.random.default_rng(seed))
+
+
+def make_loader(plan: Plan, workers: int) -> torch.utils.data.DataLoader:
+    """Batches of a plan; workers stay alive between epochs."""
+    return torch.utils.data.DataLoader(
+        Drawn(plan.source),
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_one_thread,
+        persistent_workers=workers > 0,
+    )
+
+
+def _one_thread(_: int) -> None:
+    """BLAS threads of several processes on the same cores made a 1 ms product take 13 ms."""
+    threadpool_limits(1)

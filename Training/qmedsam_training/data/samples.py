@@ -1,0 +1,168 @@
+"""What one training image is, what a held-out one is, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+import torch
+from qmedsam.geometry import Frame, Pixels, Rectangle, View, extent_of
+from qmedsam.intensity import normalise
+from torch import Tensor
+
+from ..architectures import Architecture
+
+#: Fewest network pixels of an object that is worth a prompt. Below, resampling decides what is left of it.
+LEAST_PIXELS = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A normalised frame, the boxes on it and their masks."""
+
+    image: Tensor  # 3 x S x S
+    boxes: Tensor  # N x 4, network pixels, edges
+    masks: Tensor  # N x S x S, 0..1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One object on one slice as the engine would be asked for it, scored on the slice's own pixels."""
+
+    group: str
+    image: Tensor  # 3 x S x S
+    box: Tensor  # 1 x 4, network pixels
+    frame: Frame
+    pixels: Pixels  # within the box
+    truth: np.ndarray  # boolean, of those pixels
+    spacing_yx: Tuple[float, float]  # mm; ones on pictures
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a network wants its frames: fields of the architecture and of the configuration."""
+
+    size: int
+    normalization: dict
+    margin: float
+
+    @classmethod
+    def of(cls, architecture: Architecture, size: Optional[int] = None, margin: Optional[float] = None) -> Preparation:
+        """What an architecture wants, at another size or margin where given."""
+        chosen = architecture.frame.get("margin", 0.3) if margin is None else margin
+        return cls(size or architecture.input_size, architecture.normalization, chosen)
+
+    def normalise(self, drawn: np.ndarray, valid: np.ndarray) -> Tensor:
+        """``S x S (x 3)`` in 0..1 to ``3 x S x S``; the engine's own function."""
+        kind = self.normalization
+        return torch.from_numpy(normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ())))
+
+
+class Source(Protocol):
+    """Where samples come from. What is drawn depends on epoch, position and seed alone, never on who draws it."""
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Keys of an epoch's samples in the order of training."""
+        ...
+
+    def sample(self, key: int, rng: np.random.Generator) -> Sample:
+        """One augmented sample."""
+        ...
+
+    def held_out(self) -> List[HeldOut]:
+        """Fixed samples of other patients, without augmentation."""
+        ...
+
+
+def held_out_sample(
+    group: str,
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    view: View,
+    frame: Frame,
+    preparation: Preparation,
+    prepare: Callable[[np.ndarray], np.ndarray],
+    in_mm: bool,
+) -> HeldOut:
+    """Frame one object with its tight box, as at run time.
+
+    Args:
+        group: it is averaged in.
+        pixels: slice, ``rows x columns (x 3)``.
+        mask: of the object on it; not empty.
+        view, frame: of the slice.
+        preparation: of the network.
+        prepare: grey values to 0..1.
+        in_mm: whether the view's spacing means something.
+    """
+    rectangle = extent_of(mask)
+    assert rectangle is not None
+    drawn, valid = frame.sample(pixels, prepare)
+    window = view.pixels_of(rectangle)
+    x, y = view.pixel_mm
+    return HeldOut(
+        group,
+        preparation.normalise(drawn, valid),
+        torch.tensor([frame.to_network(rectangle)], dtype=torch.float32),
+        frame,
+        window,
+        mask[window[1] : window[3], window[0] : window[2]] > 0.5,
+        (y, x) if in_mm else (1.0, 1.0),
+    )
+
+
+def finished(
+    image: np.ndarray,
+    valid: np.ndarray,
+    masks: np.ndarray,
+    prompts: np.ndarray,
+    preparation: Preparation,
+    rng: np.random.Generator,
+    box_shift: Optional[float],
+) -> Optional[Sample]:
+    """Boxes of what is left of the prompts, moved as users draw them; None when no object is left (nearly) whole.
+
+    A label that vanishes in resampling must not come out as "label 0", the whole background (model facts 1.6).
+    """
+    boxes, kept = [], []
+    for mask, prompt in zip(masks, prompts):
+        rectangle = extent_of(prompt > 0.5)
+        if rectangle is None or (prompt > 0.5).sum() < LEAST_PIXELS or 0 < (mask > 0.5).sum() < LEAST_PIXELS:
+            continue
+        if box_shift is None:
+            boxes.append(jittered(rectangle, rng))
+        else:
+            low, high = rng.uniform(0, box_shift * preparation.size / 256, (2, 2))
+            last = preparation.size - 0.5
+            x0, y0, x1, y1 = rectangle
+            boxes.append((max(x0 - low[0], -0.5), max(y0 - low[1], -0.5), min(x1 + high[0], last), min(y1 + high[1], last)))
+        kept.append(mask)
+    if not kept:
+        return None
+    return Sample(
+        preparation.normalise(image, valid),
+        torch.tensor(np.array(boxes), dtype=torch.float32),
+        torch.from_numpy(np.stack(kept).astype(np.float32)),
+    )
+
+
+def jittered(rectangle: Rectangle, rng: np.random.Generator) -> Tuple[float, ...]:
+    """Move every side: mostly a little outward, sometimes a little inward, seldom far out (a 3D box's end slices)."""
+    x0, y0, x1, y1 = rectangle
+    kind = rng.random()
+    low, high = (0.0, 0.0) if kind < 0.25 else (-0.02, 0.1) if kind < 0.85 else (0.0, 0.35)
+    a, b, c, d = rng.uniform(low, high, 4)
+    width, height = x1 - x0, y1 - y0
+    return x0 - a * width, y0 - b * height, x1 + c * width, y1 + d * height
+
+
+def collate(samples: Sequence[Sample]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images ``B x 3 x S x S``, boxes ``N x 4``, masks ``N x S x S`` and the image that each box belongs to, ``N``."""
+    owner = torch.cat([torch.full((len(s.boxes),), b) for b, s in enumerate(samples)])
+    return (
+        torch.stack([s.image for s in samples]),
+        torch.cat([s.boxes for s in samples]),
+        torch.cat([s.masks for s in samples]),
+        owner,
+    )

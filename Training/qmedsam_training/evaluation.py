@@ -1,0 +1,85 @@
+"""Held-out objects scored on their own slices, whichever runtime the network runs in."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from qmedsam.network import Network
+from qmedsam.scores import dsc, nsd
+from torch import nn
+
+from .data import HeldOut
+
+#: mm; pixels on pictures. The challenge's value.
+NSD_TOLERANCE = 2.0
+
+
+class TorchNetwork:
+    """A torch model, float or fake-quantized, behind the engine's :class:`~qmedsam.network.Network`."""
+
+    block = 16
+
+    def __init__(self, model: nn.Module, input_size: int) -> None:
+        self.model, self.input_size = model.eval(), input_size
+        self.device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """``3 x S x S`` to ``1 x C x G x G``."""
+        return self.model.encode(torch.from_numpy(image)[None].to(self.device)).float().cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Logits ``N x m x m`` and predicted IoU ``N``."""
+        inputs = (torch.from_numpy(np.asarray(a, np.float32)).to(self.device) for a in (embedding, boxes_uv))
+        logits, confidence = self.model.predict(*inputs)
+        return logits.float().cpu().numpy(), confidence.float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Result:
+    """DSC and NSD of one held-out object, 0..1."""
+
+    group: str
+    dsc: float
+    nsd: float
+
+
+def predicted(network: Network, held: HeldOut) -> np.ndarray:
+    """The mask within the object's box, boolean, on the slice's own pixels."""
+    logits, _ = network.decode(network.encode(held.image.numpy()), held.box.numpy())
+    return held.frame.restore(logits[0], held.pixels) > 0
+
+
+def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:
+    """Every held-out object's scores; without NSD (which costs more than a small network) it is NaN."""
+    results = []
+    for held in samples:
+        mask = predicted(network, held)
+        surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
+        results.append(Result(held.group, dsc(mask, held.truth), surface))
+    return results
+
+
+def by_group(results: Sequence[Result]) -> Dict[str, Tuple[int, float, float]]:
+    """Per group: number of objects, mean DSC, mean NSD."""
+    groups: Dict[str, List[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.group].append(result)
+    return {
+        name: (len(rows), float(np.mean([r.dsc for r in rows])), float(np.mean([r.nsd for r in rows])))
+        for name, rows in sorted(groups.items())
+    }
+
+
+def mean_of_groups(results: Sequence[Result]) -> Tuple[float, float]:
+    """DSC and NSD averaged within groups first, so that a large source does not decide; NaN without results."""
+    groups = by_group(results).values()
+    if not groups:
+        return math.nan, math.nan
+    return float(np.mean([g[1] for g in groups])), float(np.mean([g[2] for g in groups]))

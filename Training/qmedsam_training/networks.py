@@ -1,0 +1,172 @@
+"""Checkpoints that say what they are, and the network a stage starts from.
+
+A checkpoint of ours holds ``model`` (the weights) and ``network`` (the fields of :class:`NetworkConfig`): architecture,
+input size and which parts are quantized how. Nothing else is needed to load, export or go on training it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Iterable, Optional, Tuple
+
+import torch
+from qmedsam import QMedSAMError
+from torch import Tensor
+
+from .architectures import ARCHITECTURES, build, names
+from .architectures.promptable import Promptable
+from .checkpoints import load_public
+from .config import NetworkConfig, QuantizationConfig
+from .quantization import Widths, calibrated, fold_batch_norms, quantize
+
+
+def make(network: NetworkConfig) -> Promptable:
+    """A network in its form, randomly initialised; a quantized one has no activation scales yet.
+
+    Raises:
+        QMedSAMError: unknown architecture or part.
+    """
+    if network.architecture not in ARCHITECTURES:
+        raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
+    model = build(network.architecture, **network.options)
+    if network.quantization:
+        quantize_parts(model, network.quantization, network.quantization.parts)
+    return model
+
+
+def quantize_parts(model: Promptable, how: QuantizationConfig, parts: Iterable[str]) -> None:
+    """Fold the batch normalisations of some parts and quantize their layers, in place.
+
+    Raises:
+        QMedSAMError: a part or a layer to skip does not exist.
+    """
+    widths = Widths(how.weight_bits, how.activation_bits, how.per_channel)
+    known = dict(model.named_modules())
+    unknown = [name for name in how.skip if name not in known]
+    if unknown:
+        raise QMedSAMError(f"There is no layer '{unknown[0]}' to skip.", "See the names in the checkpoint.")
+    for part in parts:
+        skip = [name[len(part) + 1 :] for name in how.skip if name.startswith(part + ".")]
+        quantize(fold_batch_norms(child(model, part)), skip, widths)
+
+
+def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A part by name.
+
+    Raises:
+        QMedSAMError: the network has no such part.
+    """
+    parts = dict(model.named_children())
+    if name not in parts:
+        raise QMedSAMError(f"The network has no part '{name}'.", f"It has {', '.join(parts)}.")
+    return parts[name]
+
+
+def save(path: Path, model: torch.nn.Module, network: NetworkConfig, **facts: Any) -> None:
+    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one."""
+    fields = NetworkConfig.model_validate({name: getattr(network, name) for name in NetworkConfig.model_fields})
+    content = {"model": model.state_dict(), "network": fields.model_dump(mode="json"), **facts}
+    partial = path.with_name(path.name + ".partial")
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Tuple[Promptable, NetworkConfig]:
+    """The network of a checkpoint of ours, in evaluation mode. Never runs code of the file.
+
+    Raises:
+        QMedSAMError: not a checkpoint of ours, or one that does not fit its own description.
+    """
+    network, state = _described(path)
+    if network is None:
+        raise QMedSAMError(
+            f"'{Path(path).name}' does not say which network it is of.", "Import public checkpoints with import-checkpoint."
+        )
+    model = make(network)
+    _fill(model, state, path)
+    return model.eval(), network
+
+
+def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tuple[str, ...]]:
+    """The network that a stage starts from, and which of its parts are newly quantized and need calibration.
+
+    Args:
+        network: what the stage trains.
+        init: checkpoint of ours (float, or with some parts quantized already), a public one, or None for random weights.
+
+    Raises:
+        QMedSAMError: the checkpoint is of another network.
+    """
+    wanted = network.quantization
+    if init is None:
+        model, done = make(network.model_copy(update={"quantization": None})), []
+    else:
+        described, state = _described(init)
+        before = described.quantization if described else None
+        if described and _options(described) != _options(network):
+            raise QMedSAMError(
+                f"'{Path(init).name}' holds {described.architecture} with other options than the stage's.", "Choose its own."
+            )
+        if before and (wanted is None or not set(before.parts) <= set(wanted.parts) or _widths(before) != _widths(wanted)):
+            raise QMedSAMError(
+                f"'{Path(init).name}' is quantized in another way than the stage.", "Start from a float checkpoint."
+            )
+        model = make(network.model_copy(update={"quantization": before}))
+        if described:
+            _fill(model, state, init)
+        else:
+            load_public(model, init)
+        done = before.parts if before else []
+    new = tuple(part for part in (wanted.parts if wanted else []) if part not in done)
+    if wanted:
+        quantize_parts(model, wanted, new)
+    return model, new
+
+
+def post_training_quantized(
+    checkpoint: Path, how: QuantizationConfig, samples: Iterable[Tuple[Tensor, Tensor, Tensor]]
+) -> Tuple[Promptable, NetworkConfig]:
+    """A float checkpoint of ours, quantized with calibrated scales and untouched weights.
+
+    Args:
+        checkpoint: of a float stage.
+        how: to quantize.
+        samples: see :func:`~qmedsam_training.quantization.calibrated`.
+
+    Raises:
+        QMedSAMError: the checkpoint is quantized already or not ours.
+    """
+    model, network = load(checkpoint)
+    if network.quantization:
+        raise QMedSAMError(f"'{Path(checkpoint).name}' is quantized already.", "Give the float checkpoint.")
+    quantize_parts(model, how, how.parts)
+    return calibrated(model, samples), network.model_copy(update={"quantization": how})
+
+
+def _options(network: NetworkConfig) -> tuple:
+    return network.architecture, network.model_dump(mode="json")["options"]
+
+
+def _widths(how: QuantizationConfig) -> tuple:
+    return how.weight_bits, how.activation_bits, how.per_channel, tuple(how.skip)
+
+
+def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
+    """Description and weights of a checkpoint of ours; (None, {}) for any other, which :func:`load_public` judges."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file brings out anything
+        raise QMedSAMError(f"'{Path(path).name}' could not be read as a checkpoint.", str(error).splitlines()[0][:160]) from error
+    if not isinstance(content, dict) or "network" not in content:
+        return None, {}
+    return NetworkConfig.model_validate(content["network"]), content["model"]
+
+
+def _fill(model: torch.nn.Module, state: dict, path: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise QMedSAMError(
+            f"'{Path(path).name}' does not fit its own description.", str(error).strip().splitlines()[-1].strip()[:160]
+        ) from error

@@ -1,0 +1,55 @@
+"""Optimizers and learning-rate schedules of the two papers."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Iterable
+
+import torch
+from torch import nn
+
+from .config import OptimizerConfig
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum 0.9, optionally sharpness-aware (Foret et al. 2021; second paper's fine-tuning).
+
+    Only matrices and kernels decay: norms, biases and learned scales do not.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind, options = {
+        "adamw": (torch.optim.AdamW, {}),
+        "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    }[config.kind]
+    if config.sharpness:
+        from pytorch_optimizer import SAM
+
+        return SAM(groups, kind, rho=config.sharpness, lr=config.learning_rate, **options)
+    return kind(groups, lr=config.learning_rate, **options)
+
+
+def step(optimizer: torch.optim.Optimizer, sharp: bool, gradients: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """One update. A sharpness-aware one takes the gradient a second time, at the worst point nearby.
+
+    Args:
+        optimizer: perhaps wrapped by Fabric.
+        sharp: whether it is sharpness aware.
+        gradients: clears the gradients, computes new ones and returns the loss.
+    """
+    loss = gradients()
+    if sharp:
+        optimizer.step(gradients)
+    else:
+        optimizer.step()
+    return loss
+
+
+def cosine(progress: float, epochs_done: float, warmup_epochs: float) -> float:
+    """Learning-rate factor: linear warm-up from 1 %, then cosine to 0.1 % (QMedSAM paper, section 3.3)."""
+    if epochs_done < warmup_epochs:
+        return 0.01 + 0.99 * epochs_done / warmup_epochs
+    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
