@@ -189,7 +189,7 @@ def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: st
             **fields,
             "encoder": "encoder.xml",
             "decoder": "decoder.xml",
-            "prompt_size": fields["input_size"],
+            "prompt_size": round(fields["input_size"] * model.prompt_scale),
             "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(scratch.iterdir())},
         }
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
