@@ -48,36 +48,34 @@ def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onn
     """``encoder`` and ``decoder`` as ONNX graphs (QCDQ for a quantized model), already mended for OpenVINO."""
     model = model.eval().cpu()
     image = torch.zeros(1, 3, input_size, input_size)
-    with torch.no_grad():
-        embedding = model.encode(image)
     # Traced with two *different* boxes: equal ones could be folded into one.
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.1, 0.3, 0.7, 0.9]])[:_TRACED_BOXES] * input_size
-    parts = {
-        "encoder": (_Encoder(model), (image,), ["image"], ["embedding"], {}),
-        "decoder": (
-            _Decoder(model),
-            (embedding, boxes),
-            ["embedding", "boxes"],
-            ["logits", "confidence"],
-            {"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
-        ),
-    }
-    graphs = {}
-    for name, (module, arguments, inputs, outputs, dynamic) in parts.items():
-        options = {"input_names": inputs, "output_names": outputs, "dynamic_axes": dynamic, "opset_version": _OPSET}
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
-            warnings.simplefilter("ignore")  # the TorchScript exporter's deprecation and tracer notes
-            path = Path(scratch) / "graph.onnx"
-            # dynamo=False: the TorchScript path stores weights as int8; dynamo keeps them float behind a QuantizeLinear
-            if quantized:
-                from brevitas.export import export_onnx_qcdq
+    graphs = {"encoder": _traced(_Encoder(model), (image,), quantized, input_names=["image"], output_names=["embedding"])}
+    # The shape from the graph: another pass through a 1024-pixel encoder for it would cost as much as the trace itself.
+    shape = [d.dim_value for d in graphs["encoder"].graph.output[0].type.tensor_type.shape.dim]
+    graphs["decoder"] = _traced(
+        _Decoder(model),
+        (torch.zeros(shape), boxes),
+        quantized,
+        input_names=["embedding", "boxes"],
+        output_names=["logits", "confidence"],
+        dynamic_axes={"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
+    )
+    return {name: mend(graph) for name, graph in graphs.items()}
 
-                export_onnx_qcdq(module.eval(), args=arguments, export_path=str(path), dynamo=False, **options)
-            else:
-                torch.onnx.export(module.eval(), arguments, str(path), dynamo=False, **options)
-            graph = onnx.load(path)
-        graphs[name] = mend(graph)
-    return graphs
+
+def _traced(module: nn.Module, arguments: Tuple[Tensor, ...], quantized: bool, **options: Any) -> onnx.ModelProto:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")  # the TorchScript exporter's deprecation and tracer notes
+        path = Path(scratch) / "graph.onnx"
+        # dynamo=False: the TorchScript path stores weights as int8; dynamo keeps them float behind a QuantizeLinear
+        if quantized:
+            from brevitas.export import export_onnx_qcdq
+
+            export_onnx_qcdq(module.eval(), args=arguments, export_path=str(path), dynamo=False, opset_version=_OPSET, **options)
+        else:
+            torch.onnx.export(module.eval(), arguments, str(path), dynamo=False, opset_version=_OPSET, **options)
+        return onnx.load(path)
 
 
 def mend(graph: onnx.ModelProto) -> onnx.ModelProto:
