@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import typer
 from qmedsam import QMedSAMError
@@ -233,19 +233,24 @@ def _print_plan(settings: TrainConfig) -> None:
 @app.command("import-checkpoint")
 def import_checkpoint(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Public .pth, such as lite_medsam.pth."),
-    architecture: str = typer.Option(..., help="litemedsam or medsam."),
+    architecture: str = typer.Option(..., help="litemedsam, medsam, efficientvit-sam-l0 to -l2, efficient-sam-ti or -s."),
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
     precision: str = typer.Option("int8", help="int8 (calibrated, not trained) or float32."),
     manifest: Optional[Path] = typer.Option(None, help="Labelled cases to calibrate on; default: synthetic scenes alone."),
     images: int = typer.Option(32, min=1, help="How many images to calibrate on."),
+    modality: List[str] = typer.Option(["*"], help="What it is to be used for, again for each; '*': what no other model names."),
+    priority: int = typer.Option(-1, help="Of two models for the same modality the higher one is used."),
     license: str = typer.Option("see the source of the checkpoint", help="Of the weights, for the manifest."),
 ) -> None:
     """Turn a public checkpoint into a model folder that the engine loads."""
+    from qmedsam.intensity import known_modality
+
     from .architectures import ARCHITECTURES, build
     from .checkpoints import load_public
     from .export import write_model
     from .quantization import calibrated, fold_batch_norms, quantize
 
+    modalities = list(dict.fromkeys(m if m == "*" else known_modality(m) for m in modality))
     if architecture not in ARCHITECTURES:
         raise QMedSAMError(f"There is no architecture '{architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
     if precision not in ("int8", "float32"):
@@ -271,8 +276,8 @@ def import_checkpoint(
         "input_size": known.input_size,
         "normalization": known.normalization,
         "frame": known.frame,
-        "modalities": ["*"],
-        "priority": -1,
+        "modalities": modalities,
+        "priority": priority,
     }
     card = f"# {name}\n\n{architecture}, imported from `{checkpoint.name}` ({precision}). Licence of the weights: {license}.\n"
     write_model(output, model, fields, card)

@@ -78,7 +78,7 @@ def compare(
         graphs = to_onnx(model, network.input_size, network.quantization is not None)
         networks[name] = {
             "OpenVINO": OpenVINONetwork(exported, precision="f32" if name == "float" else None),
-            "ONNX Runtime": OnnxNetwork(graphs, network.input_size),
+            "ONNX Runtime": OnnxNetwork(graphs, network.input_size, model.prompt_scale),
             "PyTorch": TorchNetwork(model, network.input_size),
         }
         if name == "float":
@@ -116,7 +116,7 @@ def nncf_quantized(
             images.append(image[None])
             own = boxes[owner == n].numpy()[:1]
             if len(own):
-                prompts.append({"embedding": teacher.encode(image), "boxes": own})
+                prompts.append({"embedding": teacher.encode(image), "boxes": own * model.prompt_scale})
     core = ov.Core()
 
     def quantize(scratch: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from qmedsam.network import Network
 from qmedsam.scores import dsc, nsd
-from torch import nn
 
+from .architectures.promptable import Promptable
 from .data import HeldOut
 
 #: mm; pixels on pictures. The challenge's value.
@@ -24,7 +24,7 @@ class TorchNetwork:
 
     block = 16
 
-    def __init__(self, model: nn.Module, input_size: int) -> None:
+    def __init__(self, model: Promptable, input_size: int) -> None:
         self.model, self.input_size = model.eval(), input_size
         self.device = next(model.parameters()).device
 
@@ -36,8 +36,8 @@ class TorchNetwork:
     @torch.no_grad()
     def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Logits ``N x m x m`` and predicted IoU ``N``."""
-        inputs = (torch.from_numpy(np.asarray(a, np.float32)).to(self.device) for a in (embedding, boxes_uv))
-        logits, confidence = self.model.predict(*inputs)
+        image, boxes = (torch.from_numpy(np.asarray(a, np.float32)).to(self.device) for a in (embedding, boxes_uv))
+        logits, confidence = self.model.predict(image, boxes * self.model.prompt_scale)
         return logits.float().cpu().numpy(), confidence.float().cpu().numpy()
 
 

@@ -21,6 +21,7 @@ from qmedsam.network.openvino_network import import_openvino
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
+from .architectures.promptable import Promptable
 from .config import NetworkConfig
 
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
@@ -56,36 +57,34 @@ def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onn
     """``encoder`` and ``decoder`` as ONNX graphs (QCDQ for a quantized model), already mended for OpenVINO."""
     model = model.eval().cpu()
     image = torch.zeros(1, 3, input_size, input_size)
-    with torch.no_grad():
-        embedding = model.encode(image)
     # Traced with two *different* boxes: equal ones could be folded into one.
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.1, 0.3, 0.7, 0.9]])[:_TRACED_BOXES] * input_size
-    parts = {
-        "encoder": (_Encoder(model), (image,), ["image"], ["embedding"], {}),
-        "decoder": (
-            _Decoder(model),
-            (embedding, boxes),
-            ["embedding", "boxes"],
-            ["logits", "confidence"],
-            {"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
-        ),
-    }
-    graphs = {}
-    for name, (module, arguments, inputs, outputs, dynamic) in parts.items():
-        options = {"input_names": inputs, "output_names": outputs, "dynamic_axes": dynamic, "opset_version": _OPSET}
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
-            warnings.simplefilter("ignore")  # the TorchScript exporter's deprecation and tracer notes
-            path = Path(scratch) / "graph.onnx"
-            # dynamo=False: the TorchScript path stores weights as int8; dynamo keeps them float behind a QuantizeLinear
-            if quantized:
-                from brevitas.export import export_onnx_qcdq
+    graphs = {"encoder": _traced(_Encoder(model), (image,), quantized, input_names=["image"], output_names=["embedding"])}
+    # The shape from the graph: another pass through a 1024-pixel encoder for it would cost as much as the trace itself.
+    shape = [d.dim_value for d in graphs["encoder"].graph.output[0].type.tensor_type.shape.dim]
+    graphs["decoder"] = _traced(
+        _Decoder(model),
+        (torch.zeros(shape), boxes),
+        quantized,
+        input_names=["embedding", "boxes"],
+        output_names=["logits", "confidence"],
+        dynamic_axes={"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
+    )
+    return {name: mend(graph) for name, graph in graphs.items()}
 
-                export_onnx_qcdq(module.eval(), args=arguments, export_path=str(path), dynamo=False, **options)
-            else:
-                torch.onnx.export(module.eval(), arguments, str(path), dynamo=False, **options)
-            graph = onnx.load(path)
-        graphs[name] = mend(graph)
-    return graphs
+
+def _traced(module: nn.Module, arguments: Tuple[Tensor, ...], quantized: bool, **options: Any) -> onnx.ModelProto:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")  # the TorchScript exporter's deprecation and tracer notes
+        path = Path(scratch) / "graph.onnx"
+        # dynamo=False: the TorchScript path stores weights as int8; dynamo keeps them float behind a QuantizeLinear
+        if quantized:
+            from brevitas.export import export_onnx_qcdq
+
+            export_onnx_qcdq(module.eval(), args=arguments, export_path=str(path), dynamo=False, opset_version=_OPSET, **options)
+        else:
+            torch.onnx.export(module.eval(), arguments, str(path), dynamo=False, opset_version=_OPSET, **options)
+        return onnx.load(path)
 
 
 def mend(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -161,20 +160,27 @@ def census(ir: Path, shapes: Optional[Dict[str, list]] = None) -> List[Tuple[str
     core = ov.Core()
     model = core.read_model(ir)
     model.reshape(shapes or {i.any_name: [d.get_length() if d.is_static else 1 for d in i.partial_shape] for i in model.inputs})
-    sources = {op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() == "Add"}
+    sources = {op.get_friendly_name(): op for op in model.get_ops()}
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     rows = []
     for op in compiled.get_runtime_model().get_ordered_ops():
         info = {key: str(value.value) for key, value in op.get_rt_info().items()}
         kind, names = info.get("layerType", ""), info.get("originalLayersNames", "")
         name = op.get_friendly_name()
-        if name in sources:  # fused with its bias, by which it is called then
-            name = sources[name].input_value(0).get_node().get_friendly_name()
+        if name in sources:
+            name = _product_of(sources[name]).get_friendly_name()
         if kind.startswith(PRODUCTS):
             rows.append((name, kind, info["runtimePrecision"]))
         elif kind == "Subgraph" and "MatMul" in names:
             rows.append((name, "Attention", info["runtimePrecision"]))
     return rows
+
+
+def _product_of(op: Any) -> Any:
+    """A fused layer is called like its last operation: back through bias and scale to what multiplies."""
+    while op.get_type_name() in ("Add", "Multiply"):
+        op = op.input_value(0).get_node()
+    return op
 
 
 def slim(ir: Path) -> None:
@@ -239,7 +245,7 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
     return {**fields, **others}
 
 
-def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: str, keep_onnx: bool = False) -> Path:
+def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: str, keep_onnx: bool = False) -> Path:
     """Export a network into a model folder that the engine loads.
 
     Args:
@@ -263,7 +269,8 @@ def write_model(folder: Path, model: nn.Module, fields: Dict[str, Any], card: st
             if not keep_onnx:
                 path.unlink()
 
-    return write_folder(folder, export, fields, card)
+    prompt_size = round(fields["input_size"] * model.prompt_scale)
+    return write_folder(folder, export, {"prompt_size": prompt_size, **fields}, card)
 
 
 def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict[str, Any], card: str) -> Path:

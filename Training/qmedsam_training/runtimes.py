@@ -24,17 +24,18 @@ class OnnxNetwork:
     Args:
         graphs: ``encoder`` and ``decoder`` as :func:`~qmedsam_training.export.to_onnx` makes them.
         input_size: of the network.
+        prompt_scale: see :class:`~qmedsam_training.architectures.promptable.Promptable`.
         threads: of the CPU, 0 for all.
     """
 
     block = 16
 
-    def __init__(self, graphs: dict[str, onnx.ModelProto], input_size: int, threads: int = 0) -> None:
+    def __init__(self, graphs: dict[str, onnx.ModelProto], input_size: int, prompt_scale: float = 1.0, threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.input_size = input_size
+        self.input_size, self._scale = input_size, prompt_scale
         self._sessions = {
             name: onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
             for name, graph in graphs.items()
@@ -46,7 +47,8 @@ class OnnxNetwork:
 
     def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Logits ``N x m x m`` and predicted IoU ``N``."""
-        logits, confidence = self._sessions["decoder"].run(None, {"embedding": embedding, "boxes": boxes_uv.astype(np.float32)})
+        boxes = np.asarray(boxes_uv, np.float32) * np.float32(self._scale)
+        logits, confidence = self._sessions["decoder"].run(None, {"embedding": embedding, "boxes": boxes})
         return logits, confidence
 
 
@@ -89,7 +91,7 @@ def parity(model: Promptable, folder: Path, seed: int = 0) -> list[Difference]:
     others: list[tuple[str, Network]] = [("OpenVINO, f32 hint", OpenVINONetwork(exported, precision="f32"))]
     with torch.no_grad():
         graphs = to_onnx(model, size, exported.manifest.precision == "int8")
-    others.append(("ONNX Runtime", OnnxNetwork(graphs, size)))
+    others.append(("ONNX Runtime", OnnxNetwork(graphs, size, model.prompt_scale)))
     rows = []
     for name, network in others:
         there = network.encode(image)

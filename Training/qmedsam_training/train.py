@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .architectures import ARCHITECTURES
+from .architectures.promptable import Promptable
 from .config import LossConfig, TrainConfig
 from .data import Plan, Preparation, Source, make_loader, make_source
 from .distillation import Teacher
@@ -46,14 +47,14 @@ _FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "che
 class Lesson(nn.Module):
     """A student, what it is told, and perhaps its teacher: one module, so that every process computes the same."""
 
-    def __init__(self, student: nn.Module, teacher: Optional[Teacher], loss: LossConfig) -> None:
+    def __init__(self, student: Promptable, teacher: Optional[Teacher], loss: LossConfig) -> None:
         super().__init__()
         self.student, self.teacher, self.loss = student, teacher, loss
 
     def forward(self, images: Tensor, boxes: Tensor, masks: Tensor, owner: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Loss and DSC of every mask (``N``), and the distillation loss of the batch."""
         embedding = self.student.encode(images)
-        logits, confidence = self.student.predict(embedding[owner], boxes)
+        logits, confidence = self.student.predict(embedding[owner], boxes * self.student.prompt_scale)
         losses, dscs = prompt_loss(logits, confidence, masks, self.loss)
         taught = self.teacher(embedding, images, boxes, masks, owner) if self.teacher else losses.new_zeros(())
         return losses, dscs, taught

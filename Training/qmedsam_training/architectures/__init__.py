@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List
 
 from .compact import CompactSAM
+from .efficient_sam import EfficientSam
+from .efficientvit import efficientvit_sam
 from .promptable import Promptable
 from .sam import Sam
 from .tiny_vit import TinyViT
@@ -30,11 +32,21 @@ class Architecture:
 
 #: The public ones see the whole slice, scaled to 0..1 by its own extremes (LiteMedSAM's and MedSAM's preparation).
 _WHOLE = {"normalization": {"kind": "minmax"}, "frame": {"kind": "slice"}}
+#: Those that were trained on photographs want ImageNet's mean and deviation.
+_PHOTO = {
+    "normalization": {"kind": "fixed", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "frame": {"kind": "slice"},
+}
 
 ARCHITECTURES: Dict[str, Architecture] = {
     "qmedsam-compact": Architecture(CompactSAM, 160, {"kind": "zscore"}, {"kind": "roi", "margin": 0.3}),
     "litemedsam": Architecture(lambda **options: Sam(TinyViT(**options), input_size=256), 256, **_WHOLE),
     "medsam": Architecture(lambda **options: Sam(ViT(**options), input_size=1024), 1024, **_WHOLE),
+    "efficientvit-sam-l0": Architecture(lambda: efficientvit_sam((1, 1, 1, 4, 4), neck=4), 512, **_PHOTO),
+    "efficientvit-sam-l1": Architecture(lambda: efficientvit_sam((1, 1, 1, 6, 6), neck=8), 512, **_PHOTO),
+    "efficientvit-sam-l2": Architecture(lambda: efficientvit_sam((1, 2, 2, 8, 8), neck=12), 512, **_PHOTO),
+    "efficient-sam-ti": Architecture(lambda: EfficientSam(width=192, heads=3), 1024, **_PHOTO),
+    "efficient-sam-s": Architecture(lambda: EfficientSam(width=384, heads=6), 1024, **_PHOTO),
 }
 
 
@@ -44,7 +56,7 @@ def names() -> List[str]:
 
 
 def build(name: str, **options) -> Promptable:
-    """A float network, randomly initialised. ``litemedsam`` and ``medsam`` have the public checkpoints' ``state_dict``.
+    """A float network, randomly initialised. All but ours have the public checkpoints' ``state_dict``.
 
     Args:
         name: one of :func:`names`.

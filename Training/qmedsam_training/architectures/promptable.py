@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 
 class Promptable(nn.Module, ABC):
-    """Encode an image once, prompt it with boxes as often as needed."""
+    """Encode an image once, prompt it with boxes as often as needed.
+
+    Attributes:
+        prompt_scale: units of the prompt frame per network pixel (EfficientViT-SAM: images of 512, boxes of 1024).
+    """
+
+    prompt_scale: float = 1.0
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
@@ -17,20 +23,20 @@ class Promptable(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        """Masks and how good they are.
+        """Masks and how good they are; what is exported as the decoder.
 
         Args:
             embedding: ``1 x C x G x G`` of the image that all boxes are on, or ``N x ...``, one per box.
-            boxes: ``N x 4``, xyxy in network pixels.
+            boxes: ``N x 4``, xyxy in the prompt frame.
 
         Returns:
             Logits ``N x m x m`` and predicted IoU ``N``.
         """
 
     def decode(self, embedding: Tensor, boxes: Tensor) -> Tensor:
-        """The logits of :meth:`predict` alone."""
-        return self.predict(embedding, boxes)[0]
+        """The logits of :meth:`predict` alone, for boxes in network pixels."""
+        return self.predict(embedding, boxes * self.prompt_scale)[0]
 
     def forward(self, image: Tensor, boxes: Tensor, image_of_box: Tensor) -> Tuple[Tensor, Tensor]:
-        """Training: boxes of several images at once; ``image_of_box`` (``N``) says which image a box belongs to."""
-        return self.predict(self.encode(image)[image_of_box], boxes)
+        """Training: boxes of several images at once, in network pixels; ``image_of_box`` (``N``) says which image each is on."""
+        return self.predict(self.encode(image)[image_of_box], boxes * self.prompt_scale)

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder and mask decoder, with the public checkpoints' names; shared by LiteMedSAM and MedSAM.
+"""SAM's prompt encoder and mask decoder, with the public checkpoints' names; shared by LiteMedSAM, MedSAM and EfficientViT-SAM.
 
 Facts as in the segment-anything publication (Kirillov et al. 2023). Only what a box prompt needs is computed: mask token
 0, its hypernetwork and its predicted IoU; everything else is kept so that checkpoints load strictly.
@@ -7,7 +7,7 @@ Facts as in the segment-anything publication (Kirillov et al. 2023). Only what a
 from __future__ import annotations
 
 import math
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +47,23 @@ class RandomPositions(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class PromptEncoder(KeptFloat, nn.Module):
-    """A box as the tokens of its two corners; stays float (6,220 parameters, QMedSAM paper section 2.2)."""
+def image_positions(encoding: RandomPositions) -> Tensor:
+    """Of the embedding's pixels: ``1 x GRID**2 x 256``."""
+    axis = (torch.arange(GRID, device=encoding.positional_encoding_gaussian_matrix.device) + 0.5) / GRID
+    unit = torch.stack([axis[None, :].expand(GRID, GRID), axis[:, None].expand(GRID, GRID)], dim=-1)
+    return encoding(unit.reshape(1, GRID * GRID, 2))
 
-    def __init__(self, input_size: int) -> None:
+
+class PromptEncoder(KeptFloat, nn.Module):
+    """A box as the tokens of its two corners; stays float (6,220 parameters, QMedSAM paper section 2.2).
+
+    Args:
+        side: of the frame that boxes are given in.
+    """
+
+    def __init__(self, side: int) -> None:
         super().__init__()
-        self.input_size = input_size
+        self.side = side
         self.pe_layer = RandomPositions(WIDTH // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, WIDTH) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, WIDTH)
@@ -69,15 +80,9 @@ class PromptEncoder(KeptFloat, nn.Module):
         )
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """``N x 4`` xyxy network pixels to ``N x 2 x 256``."""
-        corners = self.pe_layer((boxes.reshape(-1, 2, 2) + 0.5) / self.input_size)
+        """``N x 4`` xyxy to ``N x 2 x 256``."""
+        corners = self.pe_layer((boxes.reshape(-1, 2, 2) + 0.5) / self.side)
         return corners + torch.stack([self.point_embeddings[2].weight[0], self.point_embeddings[3].weight[0]])
-
-    def image_positions(self) -> Tensor:
-        """Of the embedding's pixels: ``1 x GRID**2 x 256``."""
-        axis = (torch.arange(GRID, device=self.no_mask_embed.weight.device) + 0.5) / GRID
-        unit = torch.stack([axis[None, :].expand(GRID, GRID), axis[:, None].expand(GRID, GRID)], dim=-1)
-        return self.pe_layer(unit.reshape(1, GRID * GRID, 2))
 
 
 class Mlp(nn.Module):
@@ -177,12 +182,19 @@ class MaskDecoder(nn.Module):
 
 
 class Sam(Promptable):
-    """An image encoder between SAM's other two parts."""
+    """An image encoder between SAM's other two parts.
 
-    def __init__(self, image_encoder: nn.Module, input_size: int) -> None:
+    Args:
+        image_encoder: ``B x 3 x S x S`` to ``B x 256 x 64 x 64``.
+        input_size: ``S``.
+        prompt_size: side of the frame of its boxes, where that is not ``S``.
+    """
+
+    def __init__(self, image_encoder: nn.Module, input_size: int, prompt_size: Optional[int] = None) -> None:
         super().__init__()
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(input_size)
+        self.prompt_encoder = PromptEncoder(prompt_size or input_size)
+        self.prompt_scale = (prompt_size or input_size) / input_size
         self.mask_decoder = MaskDecoder()
 
     def encode(self, image: Tensor) -> Tensor:
@@ -191,5 +203,5 @@ class Sam(Promptable):
 
     def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
         """See :class:`Promptable`; logits are ``N x 256 x 256``."""
-        prompts, positions = self.prompt_encoder(boxes), self.prompt_encoder.image_positions()
+        prompts, positions = self.prompt_encoder(boxes), image_positions(self.prompt_encoder.pe_layer)
         return self.mask_decoder(embedding, prompts, self.prompt_encoder.no_mask_embed.weight, positions)
