@@ -173,7 +173,7 @@ def test_int8_in_the_engine_follows_the_float_network(imported) -> None:
     ours, confidence = network.decode(embedding.numpy(), boxes)
     assert ours.shape == (2, 256, 256) and np.isfinite(confidence).all()
     for n in range(2):
-        assert np.corrcoef(ours[n].ravel(), logits[n].ravel())[0, 1] > 0.995
+        assert np.corrcoef(ours[n].ravel(), logits[n].ravel())[0, 1] > 0.992
 
 
 def test_the_command_segments_a_picture_with_it(imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
