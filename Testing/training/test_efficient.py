@@ -159,7 +159,7 @@ def test_every_product_runs_in_int8(imported) -> None:
 
 
 def test_int8_in_the_engine_follows_the_float_network(imported) -> None:
-    """Correlation, as weights are random and one image calibrated. Boxes in a wrong frame would give 0.96 to 0.99."""
+    """Correlation: weights are random and one image calibrates. When written 0.994 or more; 0.96 to 0.99 in a wrong frame."""
     _, float_model, model = imported
     side = model.manifest.input_size
     network = OpenVINONetwork(model, precision="f32")
@@ -168,12 +168,13 @@ def test_int8_in_the_engine_follows_the_float_network(imported) -> None:
     boxes = np.array([[0.1, 0.2, 0.8, 0.9], [0.6, 0.1, 0.7, 0.3]], np.float32) * side
     with torch.no_grad():
         embedding = float_model.encode(image)
-        logits = float_model.decode(embedding, torch.from_numpy(boxes)).numpy()
+        right, wrong = (float_model.decode(embedding, torch.from_numpy(b)).numpy() for b in (boxes, boxes / 2))
     assert np.corrcoef(network.encode(image[0].numpy()).ravel(), embedding.numpy().ravel())[0, 1] > 0.995
     ours, confidence = network.decode(embedding.numpy(), boxes)
     assert ours.shape == (2, 256, 256) and np.isfinite(confidence).all()
     for n in range(2):
-        assert np.corrcoef(ours[n].ravel(), logits[n].ravel())[0, 1] > 0.992
+        here, elsewhere = (np.corrcoef(ours[n].ravel(), logits[n].ravel())[0, 1] for logits in (right, wrong))
+        assert here > 0.99 and here > elsewhere + 0.005, (here, elsewhere)
 
 
 def test_the_command_segments_a_picture_with_it(imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

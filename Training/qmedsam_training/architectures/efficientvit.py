@@ -116,7 +116,7 @@ class LinearAttention(nn.Module):
         heads = torch.cat([qkv, self.aggreg[0](qkv)], dim=1).reshape(batch, -1, 3 * HEAD, height * breadth)
         q, k, v = heads.split(HEAD, dim=2)
         q, k, v = self.q_point(q.relu()), self.k_point(k.relu()), self.v_point(v)
-        # Unsigned factors come first and signed ones second: OpenVINO has int8 products for this order alone.
+        # The unsigned factor of each product comes first: with it in second place OpenVINO runs the product in float.
         out = q.transpose(2, 3) @ self.kv_point(k @ v.transpose(2, 3))
         share = (q * k.sum(dim=3, keepdim=True)).sum(dim=2)[:, :, None]
         return self.proj((out.transpose(2, 3) / (share + 1e-15)).reshape(batch, -1, height, breadth))
