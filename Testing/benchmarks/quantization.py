@@ -2,8 +2,9 @@
 
     python Testing/benchmarks/quantization.py [--repeats 9] [--architecture litemedsam]
 
-Speed does not depend on the weights, so they are random. All networks run in OpenVINO and take turns within a round;
-medians. The precision hint concerns what is not int8. "plain" is the export that the QMedSAM paper's pipeline makes:
+Speed does not depend on the weights, so they are random. All networks run in OpenVINO on one thread and take turns within
+a round; medians of *processor* time, which a machine shared with other work does not stretch.
+The precision hint concerns what is not int8. "plain" is the export that the QMedSAM paper's pipeline makes:
 per-layer, narrow-range weights behind a Clip, batch normalisations not folded.
 """
 
@@ -66,14 +67,14 @@ class _Unfolded(nn.Module):
 
 
 def interleaved(calls: Dict[str, Callable[[], object]], repeats: int) -> Dict[str, float]:
-    """Median milliseconds of each call, all taking turns; one round to warm up."""
+    """Median processor milliseconds of each call, all taking turns; one round to warm up."""
     times: Dict[str, List[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
             if turn:
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (time.process_time() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -110,12 +111,12 @@ def main() -> None:
         image = np.random.default_rng(0).standard_normal((3, size, size), dtype=np.float32)
         hints = {"float, f32 hint": ("float", "f32"), "float, bf16 hint": ("float", "bf16")}
         hints.update({"int8, f32 hint": ("int8", "f32"), "int8, bf16 hint": ("int8", "bf16")})
-        networks = {name: OpenVINONetwork(Model.read(folder / m), precision=hint) for name, (m, hint) in hints.items()}
+        networks = {name: OpenVINONetwork(Model.read(folder / m), threads=1, precision=hint) for name, (m, hint) in hints.items()}
         calls: Dict[str, Callable[[], object]] = {name: lambda n=n: n.encode(image) for name, n in networks.items()}
         for hint in ("f32", "bf16"):
             graph = core.read_model(folder / "plain.xml")
             graph.reshape({"image": [1, 3, size, size]})
-            settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+            settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}
             compiled = core.compile_model(graph, "CPU", settings)
             calls[f"plain, {hint} hint"] = lambda c=compiled: c(image[None])
         _report("encode", interleaved(calls, options.repeats), out)

@@ -60,11 +60,11 @@ def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onn
     # Traced with two *different* boxes: equal ones could be folded into one.
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.1, 0.3, 0.7, 0.9]])[:_TRACED_BOXES] * input_size
     graphs = {"encoder": _traced(_Encoder(model), (image,), quantized, input_names=["image"], output_names=["embedding"])}
-    # The shape from the graph: another pass through a 1024-pixel encoder for it would cost as much as the trace itself.
-    shape = [d.dim_value for d in graphs["encoder"].graph.output[0].type.tensor_type.shape.dim]
+    with torch.no_grad():  # run, for its shape: the graph need not know it where windows are folded into the batch
+        embedding = model.encode(image)
     graphs["decoder"] = _traced(
         _Decoder(model),
-        (torch.zeros(shape), boxes),
+        (embedding, boxes),
         quantized,
         input_names=["embedding", "boxes"],
         output_names=["logits", "confidence"],
