@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
 from qmedsam.network.fake import FakeNetwork
-from qmedsam.strategies import LEAST_SHARE, STRATEGIES, grown_within
+from qmedsam.strategies import STRATEGIES
+from qmedsam.strategies.fixed import LEAST_SHARE
+from qmedsam.strategies.propagation import grown_within
 from shapes import ball, dsc, phantom, rotation, tight
 
 

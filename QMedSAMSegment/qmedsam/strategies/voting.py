@@ -1,0 +1,149 @@
+"""Three views of one box, and the majority of what they say (Modality-specific strategies, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+from ..geometry import View
+from .fixed import fixed, taper
+from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
+from .propagation import propagate
+
+#: Votes are kept as whole numbers that add up to this, a byte per voxel.
+ALL = 255
+#: A box with fewer slices than this along one axis is a picture: its other views would be a few pixels high.
+LEAST_SLICES = 3
+#: Voxels whose votes are counted at the same time (bytes). One box may have more.
+BATCH_VOXELS = 64 * 2**20
+
+WALKS: Dict[str, Strategy] = {"fixed": fixed, "taper": taper, "propagate": propagate}
+
+
+def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """Passes along the three axes, each with frames square in mm; a voxel is the object's when more than half of the votes
+    are for it (2 of 3 with equal weights).
+
+    The view with the most slices comes last, and only on those of its slices where it can still change the majority.
+    A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
+    its votes are counted: a cancelled run holds whole objects only.
+
+    Arguments and result as for :func:`.fixed.fixed`; ``options`` gives the weights, what is voted on and the walk.
+    """
+    thin = [item for item in items if is_thin(item)]
+    if not WALKS[options.walk](rounds, thin, tick, options):
+        return False
+    for batch in _batches([item for item in items if not is_thin(item)]):
+        ballots = [Ballot(item, options) for item in batch]
+        for turn in range(len(ballots[0].order)):
+            passes = [ballot.ask(turn) for ballot in ballots]
+            if not WALKS[options.walk](rounds, [item for item in passes if len(item.wanted)], tick, options):
+                return False
+            # walks that need the neighbour's mask have seen every slice, the others the wanted ones
+            unasked = sum(len(item.slices) - len(item.wanted) for item in passes)
+            if unasked and tick(unasked):
+                return False
+        for ballot in ballots:
+            ballot.announce()
+    return True
+
+
+def is_thin(item: Item) -> bool:
+    """Whether there are too few slices along an axis for views from the side."""
+    shape = item.view.shape_ijk
+    return min(len(item.box.slices(axis, shape[axis])) for axis in (0, 1, 2)) < LEAST_SLICES
+
+
+def box_slices(item: Item, options: Options) -> int:
+    """How many box-slices :func:`vote` ticks for an item."""
+    if is_thin(item):
+        return len(item.slices)
+    axes = [axis for axis, weight in zip(item.view.anatomical_axes, options.view_weights) if weight]
+    return sum(len(item.box.slices(axis, item.view.shape_ijk[axis])) for axis in axes)
+
+
+def _batches(items: Sequence[Item]) -> Iterator[List[Item]]:
+    """Items in turn, few enough for the memory."""
+    batch: List[Item] = []
+    voxels = 0.0
+    for item in items:
+        if batch and voxels + item.box.volume_voxels > BATCH_VOXELS:
+            yield batch
+            batch, voxels = [], 0.0
+        batch.append(item)
+        voxels += item.box.volume_voxels
+    if batch:
+        yield batch
+
+
+@dataclass
+class Ballot:
+    """The votes on the voxels of one box."""
+
+    item: Item
+    options: Options
+    order: List[Tuple[int, int]] = field(init=False)  # axis and weight, in the order of asking
+
+    def __post_init__(self) -> None:
+        view, box = self.item.view, self.item.box
+        shape = view.shape_ijk
+        ranges = [box.slices(axis, shape[axis]) for axis in (0, 1, 2)]
+        self.crop = tuple(slice(ranges[a].start, ranges[a].stop) for a in (2, 1, 0))
+        self.votes_kji = np.zeros([c.stop - c.start for c in self.crop], np.uint8)
+        self.asked_kji = np.zeros((1, 1, 1), np.uint8)  # of ``ALL``; per slice of the last view once that is asked
+        self.certainty, self.area = 0.0, 0
+        total = sum(self.options.view_weights)
+        weighted = [(a, round(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
+        # The last one is asked on contested slices only, so it should be the one with the most slices.
+        self.order = sorted(weighted, key=lambda entry: (-entry[1], len(ranges[entry[0]]), entry[0]))
+
+    def ask(self, turn: int) -> Item:
+        """The box in the view whose turn it is, with the slices on which its vote can count."""
+        axis, weight = self.order[turn]
+        view = View(axis, self.item.view.shape_ijk, self.item.view.spacing_mm, self.item.view.anatomical_axes)
+        item = Item(self.item.box, view, self._collector(view, weight))
+        asked = np.full(len(item.slices), weight, np.uint8)
+        if turn == len(self.order) - 1 and self.options.walk != "propagate":
+            half = sum(w for _, w in self.order) / 2
+            open_kji = (self.votes_kji <= half) & (self.votes_kji > half - weight)
+            contested = open_kji.any(axis=tuple(a for a in range(3) if a != 2 - axis))
+            item.wanted = [index for index, matters in zip(item.slices, contested) if matters]
+            asked *= contested
+        shape = [1, 1, 1]
+        shape[2 - axis] = -1
+        self.asked_kji = self.asked_kji + asked.reshape(shape) if turn == len(self.order) - 1 else self.asked_kji + weight
+        return item
+
+    def _collector(self, view: View, weight: int) -> Callable[[SliceMask], None]:
+        start = self.crop[2 - view.axis].start
+        x_axis, y_axis = view.in_plane
+        left, top = self.crop[2 - x_axis].start, self.crop[2 - y_axis].start
+
+        def collect(found: SliceMask) -> None:
+            x0, y0, x1, y1 = found.pixels
+            region = view.slice_of(self.votes_kji, found.index - start)[y0 - top : y1 - top, x0 - left : x1 - left]
+            region += self._votes(found, weight)
+            area = int(found.mask.sum())
+            self.certainty += found.confidence * area
+            self.area += area
+
+        return collect
+
+    def _votes(self, found: SliceMask, weight: int) -> np.ndarray:
+        if self.options.vote_on == "mask" or found.logits is None:
+            return found.mask * np.uint8(weight)
+        sure = 1 / (1 + np.exp(-np.clip(found.logits, -30, 30)))
+        sure[(found.logits > 0) & ~found.mask] = 0  # outside the box, or not connected to the object
+        return np.round(sure * weight).astype(np.uint8)
+
+    def announce(self) -> None:
+        """Hand out the majority's mask, slice by slice along the item's own view."""
+        half = sum(w for _, w in self.order) / 2
+        confidence = self.certainty / self.area if self.area else 0.0
+        pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
+        asked_kji = np.broadcast_to(self.asked_kji, self.votes_kji.shape)
+        for index, votes, asked in zip(self.item.slices, self.votes_kji, asked_kji):
+            agreement = (100.0 * votes / asked).astype(np.uint8) if self.options.agreement else None
+            self.item.emit(SliceMask(index, pixels, votes > half, confidence, agreement=agreement))
