@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Dict
 
-from .fixed import fixed
 from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
 from .propagation import propagate
+from .slicewise import fixed
 from .voting import vote
 
 STRATEGIES: Dict[str, Strategy] = {"fixed": fixed, "propagate": propagate, "vote": vote}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class Options:
         fill_holes: close the holes in every slice's mask.
         view_weights: ``vote``'s weights of the axial, coronal and sagittal view; 0 leaves a view out.
         vote_on: ``mask`` (every view says yes or no) or ``probability`` (every view says how sure it is).
-        walk: how ``vote`` prompts within a view: ``fixed``, ``taper`` or ``propagate``.
+        walk: how ``vote`` prompts within a view: ``fixed``, ``taper`` (smaller towards the box's ends) or
+            ``propagate``.
         agreement: return the map of the votes.
     """
 
@@ -35,8 +36,8 @@ class Options:
     least_iou: float = 0.0
     fill_holes: bool = False
     view_weights: Tuple[float, float, float] = (1.0, 1.0, 1.0)
-    vote_on: str = "mask"
-    walk: str = "taper"
+    vote_on: str = "probability"
+    walk: str = "propagate"
     agreement: bool = False
 
     def __post_init__(self) -> None:
@@ -96,7 +97,8 @@ class Item:
         view: how the volume is sliced for it.
         emit: takes its masks, at most one per slice, in any order.
         slices: that its box touches.
-        wanted: those of them that ``fixed`` and ``taper`` look at; all, unless somebody took some away.
+        wanted: those of them that are looked at one by one; all, unless somebody took some away.
+        prompts: by slice, where something is known of the object already.
     """
 
     box: Box
@@ -104,6 +106,7 @@ class Item:
     emit: Callable[[SliceMask], None]
     slices: range = field(init=False)
     wanted: Sequence[int] = field(init=False)
+    prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.wanted = self.slices = self.box.slices(self.view.axis, self.view.count)

@@ -9,13 +9,10 @@ import numpy as np
 
 from ..geometry import Rectangle, extent_of
 from ..predictor import SlicePredictor
-from .fixed import LEAST_SHARE, tapered
 from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
+from .slicewise import MARGIN, grown_within, tapered
 
-#: Growth of the prompt from one slice to the next in ``propagate``: this share of the previous extent on every side, and
-#: one pixel. The papers use 3 to 7 pixels of a 256 grid without looking at the object's size.
-MARGIN = 0.10
 #: Where a key slice is looked for, as shares of the box's slices; of these the most confident one is taken.
 KEYS = (1 / 2, 1 / 3, 2 / 3)
 #: A slice aside must be this much more confident than the middle one, which the box is known to be tight on.
@@ -38,7 +35,7 @@ def propagate(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Option
     With ``options.every`` above 1 a sweep looks at every n-th slice; shapes between two masks are interpolated when these
     are alike enough, and looked at after all when they are not or when the object was lost between them.
 
-    Arguments and result as for :func:`.fixed.fixed`.
+    Arguments and result as for :func:`.slicewise.fixed`.
     """
     for predictor, group in rounds(items):
         walkers = [Walker(item, options) for item in group if len(item.slices)]
@@ -214,16 +211,3 @@ def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> I
 
 def _convincing(found: SliceMask, least: float) -> bool:
     return bool(found.mask.any()) and found.confidence >= least
-
-
-def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rectangle:
-    """The next slice's prompt: ``previous`` grown by the margin, at most ``share`` of ``roi``'s sides, and inside it."""
-    sides = []
-    for low, high, start, stop in ((previous[0], previous[2], roi[0], roi[2]), (previous[1], previous[3], roi[1], roi[3])):
-        margin = MARGIN * (high - low) + 1
-        length = min(high - low + 2 * margin, share * (stop - start))
-        length = max(length, LEAST_SHARE * (stop - start))
-        first = min(max((low + high - length) / 2, start), stop - length)
-        sides.append((first, first + length))
-    (x0, x1), (y0, y1) = sides
-    return x0, y0, x1, y1

@@ -7,10 +7,10 @@ from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from ..geometry import View
-from .fixed import fixed, taper
+from ..geometry import Rectangle, View, extent_of
 from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
 from .propagation import propagate
+from .slicewise import fixed, guided, taper
 
 #: Votes are kept as whole numbers that add up to this, a byte per voxel.
 ALL = 255
@@ -18,6 +18,8 @@ ALL = 255
 LEAST_SLICES = 3
 #: Voxels whose votes are counted at the same time (bytes). One box may have more.
 BATCH_VOXELS = 64 * 2**20
+#: Of ``ALL``: what a voxel needs of the first two views to count as found for the last one's prompt.
+SOME = 40
 
 WALKS: Dict[str, Strategy] = {"fixed": fixed, "taper": taper, "propagate": propagate}
 
@@ -30,18 +32,20 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
     its votes are counted: a cancelled run holds whole objects only.
 
-    Arguments and result as for :func:`.fixed.fixed`; ``options`` gives the weights, what is voted on and the walk.
+    Arguments and result as for :func:`.slicewise.fixed`; ``options`` gives the weights, what is voted on and the walk.
     """
     thin = [item for item in items if is_thin(item)]
     if not WALKS[options.walk](rounds, thin, tick, options):
         return False
     for batch in _batches([item for item in items if not is_thin(item)]):
         ballots = [Ballot(item, options) for item in batch]
-        for turn in range(len(ballots[0].order)):
+        turns = len(ballots[0].order)
+        for turn in range(turns):
             passes = [ballot.ask(turn) for ballot in ballots]
-            if not WALKS[options.walk](rounds, [item for item in passes if len(item.wanted)], tick, options):
+            # The last view skips slices, so it cannot go from mask to mask; it is shown what the others found instead.
+            walk = guided if turn == turns - 1 and options.walk == "propagate" else WALKS[options.walk]
+            if not walk(rounds, [item for item in passes if len(item.wanted)], tick, options):
                 return False
-            # walks that need the neighbour's mask have seen every slice, the others the wanted ones
             unasked = sum(len(item.slices) - len(item.wanted) for item in passes)
             if unasked and tick(unasked):
                 return False
@@ -95,7 +99,7 @@ class Ballot:
         self.asked_kji = np.zeros((1, 1, 1), np.uint8)  # of ``ALL``; per slice of the last view once that is asked
         self.certainty, self.area = 0.0, 0
         total = sum(self.options.view_weights)
-        weighted = [(a, round(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
+        weighted = [(a, int(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
         # The last one is asked on contested slices only, so it should be the one with the most slices.
         self.order = sorted(weighted, key=lambda entry: (-entry[1], len(ranges[entry[0]]), entry[0]))
 
@@ -105,16 +109,28 @@ class Ballot:
         view = View(axis, self.item.view.shape_ijk, self.item.view.spacing_mm, self.item.view.anatomical_axes)
         item = Item(self.item.box, view, self._collector(view, weight))
         asked = np.full(len(item.slices), weight, np.uint8)
-        if turn == len(self.order) - 1 and self.options.walk != "propagate":
+        if turn == len(self.order) - 1:
             half = sum(w for _, w in self.order) / 2
             open_kji = (self.votes_kji <= half) & (self.votes_kji > half - weight)
             contested = open_kji.any(axis=tuple(a for a in range(3) if a != 2 - axis))
             item.wanted = [index for index, matters in zip(item.slices, contested) if matters]
+            item.prompts = self._found(view) if self.options.walk == "propagate" else {}
             asked *= contested
         shape = [1, 1, 1]
         shape[2 - axis] = -1
         self.asked_kji = self.asked_kji + asked.reshape(shape) if turn == len(self.order) - 1 else self.asked_kji + weight
         return item
+
+    def _found(self, view: View) -> Dict[int, Rectangle]:
+        """By slice of a view, the extent of what the views before it found there."""
+        x_axis, y_axis = view.in_plane
+        left, top, first = (self.crop[2 - axis].start for axis in (x_axis, y_axis, view.axis))
+        extents = {}
+        for n in range(self.votes_kji.shape[2 - view.axis]):
+            extent = extent_of(view.slice_of(self.votes_kji, n) > SOME)
+            if extent is not None:
+                extents[first + n] = (extent[0] + left, extent[1] + top, extent[2] + left, extent[3] + top)
+        return extents
 
     def _collector(self, view: View, weight: int) -> Callable[[SliceMask], None]:
         start = self.crop[2 - view.axis].start
@@ -136,7 +152,7 @@ class Ballot:
             return found.mask * np.uint8(weight)
         sure = 1 / (1 + np.exp(-np.clip(found.logits, -30, 30)))
         sure[(found.logits > 0) & ~found.mask] = 0  # outside the box, or not connected to the object
-        return np.round(sure * weight).astype(np.uint8)
+        return (sure * weight).astype(np.uint8)  # rounded down: exactly undecided by all is not a majority
 
     def announce(self) -> None:
         """Hand out the majority's mask, slice by slice along the item's own view."""
