@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
-AUTO = {"PET": "vote", "": "propagate"}
+AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
 
 @dataclass
@@ -244,10 +244,15 @@ def _resolve_strategy(
         return asked
     if all(_flat_axis(box, volume) is not None for box in boxes):
         return "fixed"
-    chosen = settings["strategies"].get(modality) or AUTO.get(modality, AUTO[""])
+    chosen = strategy_for(modality, settings["strategies"])
     if not modality:
         messages.append(f"The strategy for an unknown modality is '{chosen}'; name the modality to get its own.")
     return chosen
+
+
+def strategy_for(modality: str, of_model: Mapping[str, str]) -> str:
+    """What ``auto`` takes for volumes of a modality (``""``: unknown): the model's manifest first."""
+    return of_model.get(modality) or AUTO.get(modality, AUTO[""])
 
 
 def _flat_axis(box: Box, volume: Volume) -> Optional[int]:

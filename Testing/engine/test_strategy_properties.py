@@ -241,7 +241,7 @@ def test_a_rectangle_drawn_on_any_slice_is_segmented_on_that_slice(axis) -> None
 def test_auto_takes_the_strategy_of_the_modality_and_says_when_it_has_to_guess() -> None:
     truth = egg()
     volume = phantom(truth)
-    for modality, strategy in (("PET", "vote"), ("CT", "propagate"), ("MR", "propagate"), ("US", "propagate")):
+    for modality, strategy in (("PET", "vote"), ("CT", "vote"), ("MR", "vote"), ("US", "propagate")):
         result = Segmenter(network=FakeNetwork(32)).segment(volume, [tight(truth)], modality)
         assert (result.strategy, result.messages) == (strategy, [])
     unknown = Volume(volume.array_kji.astype(np.uint8))

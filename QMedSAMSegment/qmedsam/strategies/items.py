@@ -21,7 +21,8 @@ class Options:
     """What may be set about the strategies; the defaults are what the evidence in ``Docs/Strategies`` speaks for.
 
     Attributes:
-        every: ``propagate`` encodes every n-th slice and interpolates the shape between (signed distances).
+        every: ``propagate`` encodes every n-th slice and interpolates the shape between (signed distances). ``vote`` does
+            so within its views, and of itself skips slices that lie closer than those of the coarsest axis.
         least_iou: interpolate only where the two masks overlap by at least this; else the slices between are encoded
             after all. 0 always interpolates.
         fill_holes: close the holes in every slice's mask.
@@ -99,6 +100,7 @@ class Item:
         slices: that its box touches.
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
         prompts: by slice, where something is known of the object already.
+        every: encode every n-th slice of this view; 0 for what the options say.
     """
 
     box: Box
@@ -107,6 +109,7 @@ class Item:
     slices: range = field(init=False)
     wanted: Sequence[int] = field(init=False)
     prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
+    every: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.wanted = self.slices = self.box.slices(self.view.axis, self.view.count)

@@ -13,13 +13,16 @@ from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
 from .slicewise import MARGIN, grown_within, tapered
 
-#: Where a key slice is looked for, as shares of the box's slices; of these the most confident one is taken.
-KEYS = (1 / 2, 1 / 3, 2 / 3)
-#: A slice aside must be this much more confident than the middle one, which the box is known to be tight on.
-AHEAD = 0.02
+#: Where else a key slice is looked for when the middle one is not SURE, as shares of the box's slices; the most confident
+#: one is taken.
+KEYS = (1 / 3, 2 / 3, 1 / 6, 5 / 6)
+SURE = 0.7
 #: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
 END_CONFIDENCE = 0.3
 RESTART_CONFIDENCE = 0.5
+#: The same, as a share of the median confidence on the object's slices so far: a network that trusts its box paints
+#: something on every slice, but it is less sure of noise than of an object.
+FALL = 0.75
 #: Slices in a row without the object after which it has ended; one may be an artefact.
 PATIENCE = 2
 
@@ -68,17 +71,17 @@ class Walker:
         self.at_key: Optional[SliceMask] = None
         self.previous: Optional[SliceMask] = None
         self.ahead: List[int] = []
+        self.sure: List[float] = []
 
     @property
-    def candidates(self) -> List[int]:
-        """Slices that might be the key, the middle ones first."""
+    def aside(self) -> List[int]:
+        """Slices that might be the key when the middle one is not."""
         slices = self.item.slices
-        places = [slices[min(int(share * len(slices)), len(slices) - 1)] for share in KEYS]
-        return list(dict.fromkeys(places))
+        return sorted({slices[int(share * (len(slices) - 1) + 0.5)] for share in KEYS} - {self.key})
 
     def start(self, step: int) -> None:
         """Set out from the key slice: upwards with it, downwards from below it with what was found on it."""
-        slices, every = self.item.slices, self.options.every
+        slices, every = self.item.slices, self.item.every or self.options.every
         way = range(self.key, slices.stop) if step > 0 else range(self.key - 1, slices.start - 1, -1)
         # On a grid of the whole volume, so that boxes with different keys share their slices; the ends always.
         self.ahead = [i for i in way if i % every == 0 or i in (self.key, way[-1])] if len(way) else []
@@ -102,6 +105,11 @@ class Walker:
         x, y = self.previous.pixels[:2]
         previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
         return grown_within(previous, roi, self.item.expected_share(index))
+
+    def convinced(self, found: SliceMask, least: float) -> bool:
+        """Whether a mask is the object: there is something, and the network is about as sure of it as before."""
+        usual = float(np.median(self.sure)) if self.sure else 0.0
+        return bool(found.mask.any()) and found.confidence >= max(least, FALL * usual)
 
     def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
         """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
@@ -160,26 +168,28 @@ class Walker:
         self.item.emit(found)
         if found.mask.any():
             self.previous, self.lost = found, 0
+            self.sure.append(found.confidence)
         if index == self.key:
             self.at_key = self.previous
 
 
 def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:
-    """Let every walker set out from the most confident of its candidates; false when stopped."""
-    best: Dict[int, Tuple[float, int]] = {}
-    candidates = [walker.candidates for walker in walkers]
-    for index in sorted({i for places in candidates for i in places}):
-        here = [walker for walker, places in zip(walkers, candidates) if index in places and len(places) > 1]
-        if not here:
-            continue
-        prompts = [(walker.item, tapered(walker.item, index)) for walker in here]
-        for walker, found in zip(here, masks_of(predictor, index, prompts)):
-            score = found.confidence * bool(found.mask.any()) + AHEAD * (index == walker.candidates[0])
-            best[id(walker)] = max(best.get(id(walker), (-1.0, 0)), (score, index))
-        if tick(0):
-            return False
+    """Let every walker set out from a slice that shows its object; false when stopped."""
+    best: Dict[int, Tuple[float, int]] = {id(walker): (-1.0, walker.key) for walker in walkers}
+    for unsure in (False, True):
+        seeking = [walker for walker in walkers if best[id(walker)][0] < SURE]
+        places = [walker.aside if unsure else [walker.key] for walker in seeking]
+        for index in sorted({i for some in places for i in some}):
+            here = [walker for walker, some in zip(seeking, places) if index in some]
+            prompts = [(walker.item, tapered(walker.item, index)) for walker in here]
+            for walker, found in zip(here, masks_of(predictor, index, prompts)):
+                score = found.confidence * bool(found.mask.any())
+                if score > best[id(walker)][0]:
+                    best[id(walker)] = score, index
+            if tick(0):
+                return False
     for walker in walkers:
-        walker.key = best.get(id(walker), (0.0, walker.key))[1]
+        walker.key = best[id(walker)][1]
     return True
 
 
@@ -197,7 +207,7 @@ def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> I
     prompts = [walker.prompt(index) for walker in walkers]
     first = masks_of(predictor, index, [(walker.item, prompt) for walker, prompt in zip(walkers, prompts)])
     found = [walker.continuing(mask, prompt) for walker, mask, prompt in zip(walkers, first, prompts)]
-    lost = [walker for walker, mask in zip(walkers, found) if walker.previous and not _convincing(mask, END_CONFIDENCE)]
+    lost = [walker for walker, mask in zip(walkers, found) if walker.previous and not walker.convinced(mask, END_CONFIDENCE)]
     rectangles = [walker.item.rectangle(index) for walker in lost]
     retries = masks_of(predictor, index, [(walker.item, roi) for walker, roi in zip(lost, rectangles)])
     again = {id(walker): walker.continuing(mask, roi) for walker, mask, roi in zip(lost, retries, rectangles)}
@@ -206,8 +216,4 @@ def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> I
         if retry is None:
             yield mask
         else:
-            yield retry if _convincing(retry, RESTART_CONFIDENCE) else None
-
-
-def _convincing(found: SliceMask, least: float) -> bool:
-    return bool(found.mask.any()) and found.confidence >= least
+            yield retry if walker.convinced(retry, RESTART_CONFIDENCE) else None

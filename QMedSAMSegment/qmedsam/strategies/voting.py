@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ ALL = 255
 LEAST_SLICES = 3
 #: Voxels whose votes are counted at the same time (bytes). One box may have more.
 BATCH_VOXELS = 64 * 2**20
+#: Slices skipped at most, however fine the voxels are along an axis.
+COARSEST = 4
 #: Of ``ALL``: what a voxel needs of the first two views to count as found for the last one's prompt.
 SOME = 40
 
@@ -28,7 +30,9 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     """Passes along the three axes, each with frames square in mm; a voxel is the object's when more than half of the votes
     are for it (2 of 3 with equal weights).
 
-    The view with the most slices comes last, and only on those of its slices where it can still change the majority.
+    A view whose slices lie closer than those of the coarsest axis is asked on every n-th of them: what lies between has no
+    more to say than one slice of that axis. The view with the most slices comes last, and only on those of its slices where
+    it can still change the majority.
     A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
     its votes are counted: a cancelled run holds whole objects only.
 
@@ -83,6 +87,15 @@ def _batches(items: Sequence[Item]) -> Iterator[List[Item]]:
 
 
 @dataclass
+class Passed:
+    """Contested slices that the last view is not asked on, and what it says on the others (``planes``)."""
+
+    item: Item
+    slices: List[int]
+    planes: Dict[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
 class Ballot:
     """The votes on the voxels of one box."""
 
@@ -98,6 +111,7 @@ class Ballot:
         self.votes_kji = np.zeros([c.stop - c.start for c in self.crop], np.uint8)
         self.asked_kji = np.zeros((1, 1, 1), np.uint8)  # of ``ALL``; per slice of the last view once that is asked
         self.certainty, self.area = 0.0, 0
+        self.passed_over: Optional[Passed] = None
         total = sum(self.options.view_weights)
         weighted = [(a, int(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
         # The last one is asked on contested slices only, so it should be the one with the most slices.
@@ -107,19 +121,29 @@ class Ballot:
         """The box in the view whose turn it is, with the slices on which its vote can count."""
         axis, weight = self.order[turn]
         view = View(axis, self.item.view.shape_ijk, self.item.view.spacing_mm, self.item.view.anatomical_axes)
-        item = Item(self.item.box, view, self._collector(view, weight))
+        last = turn == len(self.order) - 1
+        item = Item(self.item.box, view, self._collector(view, weight, last))
+        item.every = self._stride(axis)
         asked = np.full(len(item.slices), weight, np.uint8)
-        if turn == len(self.order) - 1:
+        if last:
             half = sum(w for _, w in self.order) / 2
             open_kji = (self.votes_kji <= half) & (self.votes_kji > half - weight)
             contested = open_kji.any(axis=tuple(a for a in range(3) if a != 2 - axis))
-            item.wanted = [index for index, matters in zip(item.slices, contested) if matters]
+            open_slices = {index for index, matters in zip(item.slices, contested) if matters}
+            ends = {i for i in open_slices if not {i - 1, i + 1} <= open_slices}
+            item.wanted = sorted(ends | {i for i in open_slices if i % item.every == 0})
+            self.passed_over = Passed(item, sorted(open_slices.difference(item.wanted)))
             item.prompts = self._found(view) if self.options.walk == "propagate" else {}
             asked *= contested
         shape = [1, 1, 1]
         shape[2 - axis] = -1
-        self.asked_kji = self.asked_kji + asked.reshape(shape) if turn == len(self.order) - 1 else self.asked_kji + weight
+        self.asked_kji = self.asked_kji + asked.reshape(shape) if last else self.asked_kji + weight
         return item
+
+    def _stride(self, axis: int) -> int:
+        spacing = self.item.view.spacing_mm
+        finer = int(max(spacing) / spacing[axis] + 0.5)
+        return min(max(finer, 1), COARSEST) * self.options.every
 
     def _found(self, view: View) -> Dict[int, Rectangle]:
         """By slice of a view, the extent of what the views before it found there."""
@@ -132,7 +156,7 @@ class Ballot:
                 extents[first + n] = (extent[0] + left, extent[1] + top, extent[2] + left, extent[3] + top)
         return extents
 
-    def _collector(self, view: View, weight: int) -> Callable[[SliceMask], None]:
+    def _collector(self, view: View, weight: int, last: bool) -> Callable[[SliceMask], None]:
         start = self.crop[2 - view.axis].start
         x_axis, y_axis = view.in_plane
         left, top = self.crop[2 - x_axis].start, self.crop[2 - y_axis].start
@@ -140,7 +164,11 @@ class Ballot:
         def collect(found: SliceMask) -> None:
             x0, y0, x1, y1 = found.pixels
             region = view.slice_of(self.votes_kji, found.index - start)[y0 - top : y1 - top, x0 - left : x1 - left]
-            region += self._votes(found, weight)
+            votes = self._votes(found, weight)
+            region += votes
+            if last and self.passed_over and self.passed_over.slices:
+                plane = self.passed_over.planes[found.index] = np.zeros_like(view.slice_of(self.votes_kji, 0))
+                plane[y0 - top : y1 - top, x0 - left : x1 - left] = votes
             area = int(found.mask.sum())
             self.certainty += found.confidence * area
             self.area += area
@@ -154,8 +182,27 @@ class Ballot:
         sure[(found.logits > 0) & ~found.mask] = 0  # outside the box, or not connected to the object
         return (sure * weight).astype(np.uint8)  # rounded down: exactly undecided by all is not a majority
 
+    def _fill(self) -> None:
+        """On slices that the last view passed over: between what it said on the two beside them."""
+        if self.passed_over is None or not self.passed_over.slices:
+            return
+        item, planes = self.passed_over.item, self.passed_over.planes
+        view, asked = item.view, np.array(sorted(planes))
+        x_axis, y_axis = view.in_plane
+        pixels = tuple(self.crop[2 - axis].start for axis in (x_axis, y_axis))
+        pixels += tuple(self.crop[2 - axis].stop for axis in (x_axis, y_axis))
+        for index in self.passed_over.slices:
+            n = int(np.searchsorted(asked, index))
+            before, after = int(asked[n - 1]), int(asked[n])
+            mixed = planes[before] * np.float32(after - index) + planes[after] * np.float32(index - before)
+            votes = (mixed / (after - before)).astype(np.uint8)
+            votes *= item.box.inside(view, index, pixels)
+            region = view.slice_of(self.votes_kji, index - self.crop[2 - view.axis].start)
+            region += votes
+
     def announce(self) -> None:
         """Hand out the majority's mask, slice by slice along the item's own view."""
+        self._fill()
         half = sum(w for _, w in self.order) / 2
         confidence = self.certainty / self.area if self.area else 0.0
         pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
