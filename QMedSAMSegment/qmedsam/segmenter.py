@@ -345,7 +345,10 @@ class _Run:
             out.voxels += area
             out.confidence += found.confidence * area
             region = view.slice_of(self.labels_kji, found.index)[y : y + v1 - v0, x : x + u1 - u0]
-            region[mask & (self._size_of[region] >= self._size_of[box.label])] = box.label
+            free = mask
+            if region.any():  # looking up sizes costs ten times as much as painting
+                free = mask & (self._size_of[region] >= self._size_of[box.label])
+            region[free] = box.label
             if out.mask_kji_crop is not None:
                 own = view.slice_of(out.mask_kji_crop, found.index - starts[view.axis])
                 x, y = x - starts[x_axis], y - starts[y_axis]

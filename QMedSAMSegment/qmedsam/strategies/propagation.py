@@ -20,8 +20,8 @@ SURE = 0.7
 #: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
 END_CONFIDENCE = 0.3
 RESTART_CONFIDENCE = 0.5
-#: The same, as a share of the median confidence on the object's slices so far: a network that trusts its box paints
-#: something on every slice, but it is less sure of noise than of an object.
+#: The same for a mask that grows, as a share of the median confidence on the object's slices so far: a network that trusts
+#: its box paints something on every slice, but it is less sure of noise than of an object, and noise fills the prompt.
 FALL = 0.75
 #: Slices in a row without the object after which it has ended; one may be an artefact.
 PATIENCE = 2
@@ -107,9 +107,11 @@ class Walker:
         return grown_within(previous, roi, self.item.expected_share(index))
 
     def convinced(self, found: SliceMask, least: float) -> bool:
-        """Whether a mask is the object: there is something, and the network is about as sure of it as before."""
-        usual = float(np.median(self.sure)) if self.sure else 0.0
-        return bool(found.mask.any()) and found.confidence >= max(least, FALL * usual)
+        """Whether a mask is the object: the network is sure enough, and about as sure as before if the object grows."""
+        area = np.count_nonzero(found.mask)
+        if self.previous is not None and area > np.count_nonzero(self.previous.mask):
+            least = max(least, FALL * float(np.median(self.sure)))
+        return bool(area) and found.confidence >= least
 
     def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
         """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
