@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
 from qmedsam.geometry import View
+from qmedsam.models import shipped_folder
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES, Options, SliceMask, voting
 from shapes import ball, dsc, geometry, phantom, rotation, tight
@@ -211,6 +212,15 @@ def test_skipped_slices_are_interpolated_and_blunt_ends_are_found() -> None:
     assert fast.cost["encodes"] < careful.cost["encodes"] <= full.cost["encodes"]
 
 
+def test_finely_sampled_axes_are_not_asked_on_every_slice() -> None:
+    """Slices 4 mm apart, pixels of 1 mm: the views from the side take every fourth slice, and miss nothing."""
+    truth = ball((16, 64, 64), (32, 30, 8), (24, 22, 6))
+    matrix = np.diag([1.0, 1.0, 4.0, 1.0])
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth, matrix), [tight(truth)], strategy="vote")
+    assert result.cost["encodes"] < 11 + (43 + 47) / 2
+    assert dsc(result.labels_kji == 1, truth) > 0.95
+
+
 def test_holes_are_closed_on_demand() -> None:
     truth = ball((20, 40, 40), (20, 20, 10), (14, 14, 8)) & ~ball((20, 40, 40), (20, 20, 10), (4, 4, 4))
     box = tight(truth)
@@ -269,6 +279,50 @@ def test_auto_takes_the_strategy_of_the_modality_and_says_when_it_has_to_guess()
 def test_wrong_options_are_refused(arguments, word) -> None:
     with pytest.raises(QMedSAMError, match=word):
         Options(**arguments)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Segmenter:
+    pytest.importorskip("openvino")
+    return Segmenter(str(shipped_folder() / "qmedsam-compact"))
+
+
+def noisy(truth: np.ndarray, modality: str, low: float, high: float, noise: float) -> Volume:
+    random = np.random.default_rng(0)
+    matrix = np.diag([1.5, 1.5, 3.0, 1.0])
+    return Volume((low + (high - low) * truth + random.normal(0, noise, truth.shape)).astype(np.float32), matrix, modality)
+
+
+def test_a_real_network_stops_where_the_object_stops(shipped) -> None:
+    """It paints something on every slice of its box; the walk has to see that it is noise."""
+    truth = ball((44, 60, 60), (30, 28, 16), (15, 13, 12))
+    volume = noisy(truth, "MR", 40, 130, 20)
+    box = Box.from_voxels((14, 14, 4), (46, 42, 40))  # twelve slices above the object
+    beyond = {}
+    for strategy in ("fixed", "propagate", "vote"):
+        labels = shipped.segment(volume, [box], strategy=strategy).labels_kji
+        beyond[strategy] = np.count_nonzero(labels[28:])
+        assert dsc(labels[:28] == 1, truth[:28]) > 0.85
+    assert beyond["propagate"] < 0.5 * beyond["fixed"]
+    assert beyond["vote"] < 0.2 * beyond["fixed"]
+
+
+def test_a_real_network_votes_better_than_it_looks_once(shipped) -> None:
+    truth = ball((30, 36, 36), (17, 18, 15), (9, 8, 10))
+    volume = noisy(truth, "PET", 10, 60, 8)
+    box = tight(truth, 0.5)
+    once, voted = (shipped.segment(volume, [box], strategy=s).labels_kji == 1 for s in ("fixed", "vote"))
+    assert dsc(voted, truth) > dsc(once, truth) and dsc(voted, truth) > 0.88
+
+
+@variants
+def test_a_real_network_never_leaves_a_rotated_roi(shipped, strategy, options) -> None:
+    truth = ball((30, 36, 36), (17, 18, 15), (10, 9, 10))
+    box = Box(np.array([17.0, 18.0, 15.0]), rotation((0.4, 0.2, 0.7)) @ np.diag([8.0, 7.0, 9.0]))
+    labels = shipped.segment(noisy(truth, "CT", 20, 120, 10), [box], strategy=strategy, options=options).labels_kji
+    k, j, i = np.nonzero(labels)
+    local = (np.stack([i, j, k], axis=1) - box.center_ijk) @ np.linalg.inv(box.half_axes_ijk).T
+    assert len(k) > 500 and np.abs(local).max() <= 1 + 1e-5
 
 
 def test_every_strategy_is_among_the_variants() -> None:
