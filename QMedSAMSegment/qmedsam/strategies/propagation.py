@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -133,7 +133,7 @@ class Walker:
         mask[part] = touching[parts]
         return replace(found, mask=mask)
 
-    def step_to(self, index: int, found: Optional[SliceMask], look) -> None:
+    def step_to(self, index: int, found: Optional[SliceMask], look: Callable[[int], Optional[SliceMask]]) -> None:
         """Settle a slice and those skipped on the way to it.
 
         Args:

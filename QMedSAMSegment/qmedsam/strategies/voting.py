@@ -30,9 +30,9 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     """Passes along the three axes, each with frames square in mm; a voxel is the object's when more than half of the votes
     are for it (2 of 3 with equal weights).
 
-    A view whose slices lie closer than those of the coarsest axis is asked on every n-th of them: what lies between has no
-    more to say than one slice of that axis. The view with the most slices comes last, and only on those of its slices where
-    it can still change the majority.
+    A view that walks from mask to mask, and whose slices lie closer than those of the coarsest axis, is asked on every n-th
+    of them: what lies between has no more to say than one slice of that axis. The view with the most slices comes last, and
+    only on those of its slices where it can still change the majority.
     A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
     its votes are counted: a cancelled run holds whole objects only.
 
@@ -118,7 +118,7 @@ class Ballot:
         self.order = sorted(weighted, key=lambda entry: (-entry[1], len(ranges[entry[0]]), entry[0]))
 
     def ask(self, turn: int) -> Item:
-        """The box in the view whose turn it is, with the slices on which its vote can count."""
+        """The box in the view whose turn it is; in the last one with the slices on which its vote can count."""
         axis, weight = self.order[turn]
         view = View(axis, self.item.view.shape_ijk, self.item.view.spacing_mm, self.item.view.anatomical_axes)
         last = turn == len(self.order) - 1
@@ -127,8 +127,9 @@ class Ballot:
         asked = np.full(len(item.slices), weight, np.uint8)
         if last:
             half = sum(w for _, w in self.order) / 2
-            open_kji = (self.votes_kji <= half) & (self.votes_kji > half - weight)
-            contested = open_kji.any(axis=tuple(a for a in range(3) if a != 2 - axis))
+            # slice by slice: whole arrays of comparisons would treble the memory
+            planes = (view.slice_of(self.votes_kji, n) for n in range(len(item.slices)))
+            contested = np.array([((plane <= half) & (plane > half - weight)).any() for plane in planes])
             open_slices = {index for index, matters in zip(item.slices, contested) if matters}
             ends = {i for i in open_slices if not {i - 1, i + 1} <= open_slices}
             item.wanted = sorted(ends | {i for i in open_slices if i % item.every == 0})
