@@ -20,6 +20,7 @@ from .errors import QMedSAMError
 from .geometry import Box, Volume
 from .intensity import CT_WINDOWS, Intensity, known_modality
 from .models import ModelStore, shipped_folder
+from .strategies import Options
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
 models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
@@ -28,10 +29,21 @@ app.add_typer(models_app, name="models")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
-_STRATEGY = typer.Option("auto", help="auto, fixed (the box on every slice) or propagate (from the middle slice outwards).")
+_STRATEGY = typer.Option(
+    "auto",
+    help="auto (by modality), fixed (the box on every slice), propagate (from the best slice outwards) or vote (three views).",
+)
 _MODEL = typer.Option(None, help="Name or folder of a model; default: by modality.")
 _FRAME = typer.Option(None, help="What the network sees: roi (the box with a margin) or slice; default: the model's own.")
 _THREADS = typer.Option(0, min=0, help="CPU threads; 0 takes all.")
+
+
+_EVERY = typer.Option(1, min=1, help="propagate: encode every n-th slice, interpolate the shape between.")
+_LEAST_IOU = typer.Option(0.0, min=0, max=1, help="propagate: interpolate only between masks that overlap by this; else encode.")
+_FILL_HOLES = typer.Option(False, "--fill-holes", help="propagate: close the holes of every slice's mask.")
+_VIEW_WEIGHTS = typer.Option("1,1,1", help="vote: weights of the axial, coronal and sagittal view; 0 leaves one out.")
+_VOTE_ON = typer.Option(Options().vote_on, help="vote: mask (2 of 3) or probability.")
+_WALK = typer.Option(Options().walk, help="vote: how each view is prompted: fixed, taper or propagate.")
 
 
 @app.callback(invoke_without_command=True)
@@ -57,6 +69,13 @@ def segment(
     series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
+    agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
+    every: int = _EVERY,
+    least_iou: float = _LEAST_IOU,
+    fill_holes: bool = _FILL_HOLES,
+    view_weights: str = _VIEW_WEIGHTS,
+    vote_on: str = _VOTE_ON,
+    walk: str = _WALK,
     threads: int = _THREADS,
 ) -> None:
     """Segment the object inside every box of a volume.
@@ -66,9 +85,10 @@ def segment(
     from .files import check_target, format_of, read_boxes, read_volume, write_segmentation
     from .segmenter import Segmenter
 
-    for path in (output, png, report):
+    for path in (output, png, report, agreement):
         check_target(path, volume)
     format_of(output)
+    options = _options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
     prompts = [_parse_box(text, image, n) for n, text in enumerate(box, start=1)]
     if boxes:
@@ -78,7 +98,7 @@ def segment(
     chosen = _parse_window(window)
     segmenter = Segmenter(model, threads=threads)
     with _bar("Segmenting") as progress:
-        result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress)
+        result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments)
     for message in result.messages:
@@ -86,6 +106,14 @@ def segment(
     _print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
+    if result.strategy in ("propagate", "vote"):
+        cost = result.cost
+        console.print(
+            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
+            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
+        )
+    if agreement:
+        _write_agreement(agreement, image, result)
     if png:
         _draw(png, image, result, segments, prompts, chosen, volume.name)
     if report:
@@ -101,6 +129,7 @@ def segment(
             "window": chosen,
             "version": __version__,
             "seconds": result.seconds,
+            "cost": result.cost,
             "messages": result.messages,
             "objects": [
                 {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices")}
@@ -161,9 +190,13 @@ def evaluate(
     frame: Optional[str] = _FRAME,
     prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
     jitter: float = typer.Option(0.0, min=0, help="Move every side outward by 0 to this share of its length."),
+    official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
     threads: int = _THREADS,
 ) -> None:
-    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt."""
+    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
+
+    The exit code is 1 when a case could not be scored.
+    """
     from .cases import read_manifest
     from .evaluation import evaluate as run
     from .segmenter import Segmenter
@@ -177,7 +210,7 @@ def evaluate(
     if not cases:
         raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality and --source.")
     with _bar("Evaluating") as progress:
-        run(
+        summary = run(
             cases,
             Segmenter(model, threads=threads),
             output,
@@ -185,9 +218,48 @@ def evaluate(
             frame=frame,
             prompt=prompt,
             jitter=jitter,
+            official=official,
             progress=progress,
         )
     console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def challenge(
+    source: Path = typer.Option(..., "-i", "--input", help="Folder of 2D*.npz and 3D*.npz with imgs, boxes and spacing."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for the masks (segs) and seconds.csv."),
+    model: Optional[str] = _MODEL,
+    strategy: str = _STRATEGY,
+    frame: Optional[str] = _FRAME,
+    threads: int = _THREADS,
+) -> None:
+    """Segment every case of a folder in the format of the challenge "Segment Anything in Medical Images on Laptop".
+
+    A case that fails is listed and the others go on; the exit code is then 1.
+    """
+    from .challenge import challenge_cases, run_challenge
+    from .segmenter import Segmenter
+
+    cases = challenge_cases(source)
+    segmenter = Segmenter(model, threads=threads)
+    failed, total = [], 0.0
+    with _bar("Cases", "The masks written so far are whole.") as progress:
+        progress(0, len(cases))
+        for n, report in enumerate(run_challenge(cases, output, segmenter.segment, strategy=strategy, frame=frame), start=1):
+            total += report.seconds
+            if report.problem:
+                failed.append(report)
+                console.print(f"[red]{escape(report.case)}[/] " + escape(report.problem))
+            else:
+                boxes = "1 box" if report.boxes == 1 else f"{report.boxes} boxes"
+                console.print(escape(f"{report.case}  {boxes}, {report.modality or 'no modality'}, {report.seconds:.2f} s"))
+            progress(n, len(cases))
+    console.print(f"{len(cases) - len(failed)} of {len(cases)} cases in {total:.1f} s: [green]{escape(str(output))}[/]")
+    if failed:
+        console.print("Without a mask: " + escape(", ".join(report.case for report in failed)))
+        raise typer.Exit(1)
 
 
 @models_app.command("list")
@@ -280,12 +352,40 @@ def _parse_window(text: Optional[str]) -> Optional[Tuple[float, float]]:
     return width, level
 
 
+def _options(
+    every: int, least_iou: float, fill_holes: bool, view_weights: str, vote_on: str, walk: str, agreement: bool
+) -> Options:
+    try:
+        axial, coronal, sagittal = (float(v) for v in view_weights.split(","))
+    except ValueError:
+        raise QMedSAMError(f"'{view_weights}' are not three weights.", "Give AXIAL,CORONAL,SAGITTAL, e.g. 1,1,0.") from None
+    return Options(every, least_iou, fill_holes, (axial, coronal, sagittal), vote_on, walk, agreement)
+
+
+def _write_agreement(path: Path, image: Volume, result) -> None:
+    import SimpleITK as sitk
+
+    from .files import image_of, writing
+
+    if result.agreement_kji is None:
+        console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
+        return
+    with writing(path) as beside:
+        sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
+    console.print(f"[green]{escape(str(path))}[/]")
+
+
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(title: str, kept: str = "Nothing was written.") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; Ctrl+C while it is shown ends the command with a sentence."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    except KeyboardInterrupt:
+        errors.print(f"Stopped by you. {kept}")
+        raise typer.Exit(130) from None
 
 
 def _print_objects(objects: list, scores: Optional[dict] = None, flat: bool = False) -> None:

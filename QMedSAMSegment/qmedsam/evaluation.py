@@ -20,6 +20,7 @@ from .errors import Cancelled, QMedSAMError
 from .files import PathLike, writing
 from .geometry import Box, Volume
 from .intensity import Intensity
+from .official import OfficialScore, official_csv, official_markdown, official_score
 from .pictures import Tile, sheet_png, tile_of
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, finite, markdown, scores_csv, summarize
@@ -84,8 +85,11 @@ def score_case(
     prompt: str = "volume",
     jitter: float = 0.0,
     cancelled: Callable[[], bool] | None = None,
+    official: list[OfficialScore] | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call and score each against its own component.
+
+    ``official`` collects the case's score by the challenge's conventions.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
@@ -99,6 +103,12 @@ def score_case(
     result = segmenter.segment(volume, [p.box for p in prompts], **settings)
     if cancelled and cancelled():
         raise Cancelled
+    if official is not None:
+        truth_kji = np.zeros(labels_kji.shape, np.uint16)
+        for p in prompts:
+            truth_kji[p.crop][p.truth] = p.box.label
+        about = (case.case_id, case.modality, case.source, truth_kji, result.labels_kji)
+        official.append(official_score(*about, volume.spacing_mm, case.is_3d))
     seconds = (result.seconds.get("total", 0.0) - result.seconds.get("load", 0.0)) / len(prompts)
     intensity = Intensity.of(volume, case.modality)
     spacing_kji = volume.spacing_mm[::-1] if case.is_3d else np.ones(3)
@@ -138,6 +148,7 @@ def evaluate(
     jitter: float = 0.0,
     not_promptable: Sequence[str] = NOT_PROMPTABLE,
     about: Mapping[str, Any] | None = None,
+    official: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -155,6 +166,7 @@ def evaluate(
         jitter: see :func:`prompts_of`.
         not_promptable: sources to report apart.
         about: further facts for the summary's settings (the model's name, the manifest's).
+        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.official`).
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 
@@ -169,6 +181,8 @@ def evaluate(
         raise QMedSAMError(f"There is no prompt '{prompt}'.", "Use 'volume' or 'slice'.")
     if not 0 <= jitter <= 1:
         raise QMedSAMError(f"A jitter of {jitter} is not a share of the box's length.", "Give a number from 0 to 1, e.g. 0.05.")
+    if official and prompt != "volume":
+        raise QMedSAMError("The challenge scores whole volumes.", "Use the prompt 'volume' with --official.")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +191,7 @@ def evaluate(
     rows: list[Score] = []
     failed: list[dict[str, str]] = []
     unprompted: list[str] = []
+    by_convention: list[OfficialScore] | None = [] if official else None
     with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
             if progress:
@@ -186,6 +201,7 @@ def evaluate(
             first = len(rows)
             try:
                 options = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, "cancelled": cancelled}
+                options["official"] = by_convention
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
                     rows.append(score)
@@ -206,7 +222,11 @@ def evaluate(
         sheet_png(folder / "sheet.png", sheet)
     _write(folder / "scores.csv", scores_csv(rows))
     _write(folder / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
-    _write(folder / "summary.md", markdown(summary))
+    text = markdown(summary)
+    if by_convention:
+        _write(folder / "official.csv", official_csv(by_convention))
+        text += official_markdown(by_convention)
+    _write(folder / "summary.md", text)
     return summary
 
 

@@ -196,16 +196,24 @@ class View:
         axis: the ijk axis along which the slices follow each other (2 = k, the acquisition's own slices).
         shape_ijk: of the volume.
         spacing_mm: of the volume, ijk order.
+        anatomical_axes: the axes along which axial, coronal and sagittal slices follow each other, whatever the way the
+            volume was acquired or stored.
     """
 
     axis: int
     shape_ijk: Tuple[int, int, int]
     spacing_mm: Tuple[float, float, float]
+    anatomical_axes: Tuple[int, int, int] = (2, 1, 0)
 
     @classmethod
     def of(cls, volume: Volume, axis: int) -> View:
         i, j, k = (float(s) for s in volume.spacing_mm)
-        return cls(axis, volume.shape_ijk, (i, j, k))
+        # Of an oblique grid the axes that together lie closest to S, A and R.
+        along = np.abs(volume.ijk_to_ras[:3, :3]) / volume.spacing_mm
+        axes = max(
+            itertools.permutations((2, 1, 0)), key=lambda order: round(sum(along[2 - n, a] for n, a in enumerate(order)), 6)
+        )
+        return cls(axis, volume.shape_ijk, (i, j, k), axes)
 
     @property
     def in_plane(self) -> Tuple[int, int]:

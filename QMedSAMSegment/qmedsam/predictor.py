@@ -19,10 +19,17 @@ CACHE_BYTES = 32 * 2**20
 
 
 class Clock:
-    """Seconds per stage."""
+    """Seconds per stage, and what was asked of the network.
+
+    Attributes:
+        seconds: by stage.
+        encodes: slices encoded.
+        decodes: prompts decoded.
+    """
 
     def __init__(self) -> None:
         self.seconds: Dict[str, float] = {}
+        self.encodes = self.decodes = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -71,6 +78,7 @@ class SlicePredictor:
             image = normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
         with self.clock.stage("encode"):
             embedding = self.network.encode(image)
+        self.clock.encodes += 1
         self._embeddings[index] = embedding
         while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > CACHE_BYTES:
             self._embeddings.popitem(last=False)
@@ -86,5 +94,6 @@ class SlicePredictor:
             boxes = np.array([self.frame.to_network(r) for r in rectangles[start : start + self.network.block]], np.float32)
             with self.clock.stage("decode"):
                 logits, confidence = self.network.decode(embedding, boxes)
+            self.clock.decodes += len(boxes)
             for n in range(len(boxes)):
                 yield logits[n], float(confidence[n])

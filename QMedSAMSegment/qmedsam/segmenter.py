@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import QMedSAMError
-from .geometry import Box, Frame, View, Volume
+from .geometry import Box, Frame, View, Volume, extent_of
 from .intensity import MODALITIES, Intensity, known_modality
 from .models import Model, ModelStore
 from .network import Network
 from .predictor import Clock, SlicePredictor
-from .strategies import STRATEGIES, Item, SliceMask
+from .strategies import STRATEGIES, Item, Options, SliceMask
+from .strategies.voting import box_slices
 
 #: ``progress(done, total)`` in box-slices; ``cancelled()`` is asked after every slice.
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
-#: What ``auto`` means where the model's manifest does not say otherwise.
-_AUTO_STRATEGY = "propagate"
+#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
+AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
 
 @dataclass
@@ -61,6 +62,10 @@ class Segmentation:
         model, modality, strategy: what was used.
         messages: sentences for the user (an assumption made, a box cut at the volume's border).
         cancelled: true when stopped early; the labels then hold what was done so far.
+        cost: ``encodes`` and ``decodes`` of the network, and ``single_encodes`` and ``single_decodes``: what one look at
+            every slice of every box would have taken.
+        agreement_kji: with ``Options.agreement`` and ``vote``: uint8, per cent of the votes for an object (0: background
+            by all views, 100: object by all); the highest where boxes overlap.
     """
 
     labels_kji: np.ndarray
@@ -71,6 +76,8 @@ class Segmentation:
     seconds: Dict[str, float] = field(default_factory=dict)
     messages: List[str] = field(default_factory=list)
     cancelled: bool = False
+    cost: Dict[str, int] = field(default_factory=dict)
+    agreement_kji: Optional[np.ndarray] = None
 
 
 class Segmenter:
@@ -106,6 +113,7 @@ class Segmenter:
         progress: Optional[Progress] = None,
         cancelled: Optional[Cancelled] = None,
         keep_masks: bool = False,
+        options: Optional[Options] = None,
     ) -> Segmentation:
         """Segment the object in every box.
 
@@ -113,12 +121,13 @@ class Segmenter:
             volume: grey or RGB, 3D or one slice; not modified.
             boxes: in the volume's voxel coordinates; at least one.
             modality: a known name, or ``auto`` for the volume's own.
-            strategy: ``fixed``, ``propagate`` or ``auto``.
+            strategy: ``fixed``, ``propagate``, ``vote`` or ``auto``.
             frame: ``roi`` or ``slice``; None for what the model was trained for.
             window: (width, level) that overrules the modality's.
             progress: called with done and total box-slices.
             cancelled: asked after every slice.
             keep_masks: also return every box's own mask.
+            options: of the strategies.
 
         Raises:
             QMedSAMError: something about the input or the model that the user can mend.
@@ -131,21 +140,26 @@ class Segmenter:
                 modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)
                 settings = _settings(model)
-                strategy = _resolve_strategy(strategy, settings, modality, volume)
+                strategy = _resolve_strategy(strategy, settings, modality, volume, boxes, messages)
+                options = options or Options()
                 intensity = Intensity.of(volume, modality, window)
-                run = _Run(volume, boxes, keep_masks, messages)
+                run = _Run(volume, boxes, keep_masks, messages, options.agreement and strategy == "vote")
                 kind = frame or settings["frame"]["kind"]
                 if kind not in ("roi", "slice"):
                     raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")
             with clock.stage("load"):
                 network = self._network(model)
-            finished = True
-            for square, items in run.groups(kind, network.input_size, settings["frame"].get("margin", 0.3)).items():
-                predictor = SlicePredictor(network, volume, run.view, square, intensity, settings["normalization"], clock)
-                finished = STRATEGIES[strategy](predictor, items, run.ticker(progress, cancelled))
-                if not finished:
-                    break
+
+            def rounds(items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
+                margin = settings["frame"].get("margin", 0.3)
+                for (view, square), group in _by_frame(items, kind, network.input_size, margin).items():
+                    yield SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock), group
+
+            run.total = sum(box_slices(i, options) if strategy == "vote" else len(i.slices) for i in run.items)
+            finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
+        groups = _by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3)).values()
+        single = sum(len({index for item in group for index in item.slices}) for group in groups)
         return Segmentation(
             run.labels_kji,
             run.objects,
@@ -155,6 +169,13 @@ class Segmenter:
             clock.seconds,
             messages,
             not finished,
+            {
+                "encodes": clock.encodes,
+                "decodes": clock.decodes,
+                "single_encodes": single,
+                "single_decodes": sum(len(item.slices) for item in run.items),
+            },
+            run.agreement_kji,
         )
 
     def _model(self, modality: str) -> Optional[Model]:
@@ -212,31 +233,70 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     return ""
 
 
-def _resolve_strategy(asked: str, settings: Dict[str, Any], modality: str, volume: Volume) -> str:
+def _resolve_strategy(
+    asked: str, settings: Dict[str, Any], modality: str, volume: Volume, boxes: Sequence[Box], messages: List[str]
+) -> str:
     if asked != "auto" and asked not in STRATEGIES:
         raise QMedSAMError(f"There is no strategy '{asked}'.", "Use one of: auto, " + ", ".join(STRATEGIES) + ".")
     if volume.array_kji.shape[0] == 1:
         return "fixed"  # one slice: nothing to walk through
-    return settings["strategies"].get(modality, _AUTO_STRATEGY) if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    if all(_flat_axis(box, volume) is not None for box in boxes):
+        return "fixed"
+    chosen = strategy_for(modality, settings["strategies"])
+    if not modality:
+        messages.append(f"The strategy for an unknown modality is '{chosen}'; name the modality to get its own.")
+    return chosen
+
+
+def strategy_for(modality: str, of_model: Mapping[str, str]) -> str:
+    """What ``auto`` takes for volumes of a modality (``""``: unknown): the model's manifest first."""
+    return of_model.get(modality) or AUTO.get(modality, AUTO[""])
+
+
+def _flat_axis(box: Box, volume: Volume) -> Optional[int]:
+    """The axis along which a box is on one slice only (a rectangle drawn on a slice), k first; None for a 3D box."""
+    shape = volume.shape_ijk
+    return next((axis for axis in (2, 1, 0) if len(box.slices(axis, shape[axis])) == 1), None)
+
+
+def _by_frame(items: Sequence[Item], kind: str, size: int, margin: float) -> Dict[Tuple[View, Frame], List[Item]]:
+    """Items by the view and the frame that they share."""
+    groups: Dict[Tuple[View, Frame], List[Item]] = {}
+    for item in items:
+        if kind == "slice":
+            frame = Frame.whole_slice(item.view, size)
+        else:
+            x, y = item.view.in_plane
+            corners = item.box.corners_ijk
+            low, high = corners.min(axis=0), corners.max(axis=0)
+            frame = Frame.around((low[x], low[y], high[x], high[y]), item.view, size, margin)
+        groups.setdefault((item.view, frame), []).append(item)
+    return groups
 
 
 class _Run:
     """Boxes on their way into one label array."""
 
-    def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
-        self.view = View.of(volume, axis=2)
-        self.volume, self.boxes = volume, boxes
+    def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str], agreement: bool) -> None:
+        self.volume = volume
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
+        self.agreement_kji = np.zeros(self.labels_kji.shape, np.uint8) if agreement else None
         # Smaller boxes lie on top (a lesion drawn inside an organ), whatever the order of drawing and of computing.
         self._size_of = np.full(top + 1, np.inf)
         for box in boxes:
             self._size_of[box.label] = box.volume_voxels
         self.objects = [self._object(box, keep_masks, messages) for box in boxes]
-        self.items = [Item(box, self.view, self._writer(box, out)) for box, out in zip(boxes, self.objects)]
+        self.items = []
+        for box, out in zip(boxes, self.objects):
+            # A rectangle drawn on a coronal or sagittal slice is segmented on that slice.
+            flat = _flat_axis(box, volume)
+            view = View.of(volume, 2 if flat is None else flat)
+            self.items.append(Item(box, view, self._writer(box, view, out)))
         self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
-        self.total = sum(len(item.slices) for item in self.items)
-        self.done = 0
+        self.total = self.done = 0
 
     def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
         corners, shape = box.corners_ijk, np.array(self.volume.shape_ijk)
@@ -264,34 +324,37 @@ class _Run:
             out.mask_kji_crop = np.zeros([c.stop - c.start for c in crop], bool)
         return out
 
-    def _writer(self, box: Box, out: ObjectResult) -> Callable[[SliceMask], None]:
+    def _writer(self, box: Box, view: View, out: ObjectResult) -> Callable[[SliceMask], None]:
+        x_axis, y_axis = view.in_plane
+        starts = [part.start for part in out.crop[::-1]]  # ijk
+
         def emit(found: SliceMask) -> None:
-            x0, y0, x1, y1 = found.pixels
-            area = int(found.mask.sum())
-            out.slices += area > 0
+            if found.agreement is not None and self.agreement_kji is not None:
+                region = view.slice_of(self.agreement_kji, found.index)
+                x0, y0, x1, y1 = found.pixels
+                np.maximum(region[y0:y1, x0:x1], found.agreement, out=region[y0:y1, x0:x1])
+            extent = extent_of(found.mask)
+            if extent is None:
+                return
+            # Only the part with the object: looking up sizes for a whole rectangle took a third of a long run's time.
+            u0, v0, u1, v1 = (int(np.ceil(edge)) for edge in extent)
+            mask = found.mask[v0:v1, u0:u1]
+            x, y = found.pixels[0] + u0, found.pixels[1] + v0
+            area = int(np.count_nonzero(mask))
+            out.slices += 1
             out.voxels += area
             out.confidence += found.confidence * area
-            region = self.view.slice_of(self.labels_kji, found.index)[y0:y1, x0:x1]
-            region[found.mask & (self._size_of[region] >= self._size_of[box.label])] = box.label
+            region = view.slice_of(self.labels_kji, found.index)[y : y + v1 - v0, x : x + u1 - u0]
+            free = mask
+            if region.any():  # looking up sizes costs ten times as much as painting
+                free = mask & (self._size_of[region] >= self._size_of[box.label])
+            region[free] = box.label
             if out.mask_kji_crop is not None:
-                k, j, i = out.crop
-                out.mask_kji_crop[found.index - k.start, y0 - j.start : y1 - j.start, x0 - i.start : x1 - i.start] = found.mask
+                own = view.slice_of(out.mask_kji_crop, found.index - starts[view.axis])
+                x, y = x - starts[x_axis], y - starts[y_axis]
+                own[y : y + v1 - v0, x : x + u1 - u0] = mask
 
         return emit
-
-    def groups(self, kind: str, size: int, margin: float) -> Dict[Frame, List[Item]]:
-        """Items by the frame they share."""
-        groups: Dict[Frame, List[Item]] = {}
-        for item in self.items:
-            if kind == "slice":
-                frame = Frame.whole_slice(self.view, size)
-            else:
-                x, y = self.view.in_plane
-                corners = item.box.corners_ijk
-                low, high = corners.min(axis=0), corners.max(axis=0)
-                frame = Frame.around((low[x], low[y], high[x], high[y]), self.view, size, margin)
-            groups.setdefault(frame, []).append(item)
-        return groups
 
     def ticker(self, progress: Optional[Progress], cancelled: Optional[Cancelled]) -> Callable[[int], bool]:
         def tick(count: int) -> bool:

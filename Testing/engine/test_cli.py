@@ -61,7 +61,7 @@ def test_segment_writes_a_segmentation_a_picture_and_a_report(run, volume: Path,
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ written["ijkToLPS"], read_volume(volume).ijk_to_ras, atol=1e-5)
     assert png.read_bytes()[:4] == b"\x89PNG"
     content = json.loads(report.read_text())
-    assert content["objects"][0]["voxels"] > 0 and content["seconds"]["total"] > 0 and content["strategy"] == "propagate"
+    assert content["objects"][0]["voxels"] > 0 and content["seconds"]["total"] > 0 and content["strategy"] == "vote"
 
 
 def test_a_colour_picture(run, tmp_path: Path) -> None:
@@ -139,6 +139,13 @@ def test_evaluate_and_add_on_the_command_line(run, volume: Path, tmp_path: Path)
         code, text = run("evaluate", manifest, "--prompt", prompt, "-o", tmp_path / prompt)
         assert code == 0 and "ellipse" in text
         assert {p.name for p in (tmp_path / prompt).iterdir()} == {"scores.csv", "summary.json", "summary.md", "sheet.png"}
+    code, text = run("evaluate", manifest, "--official", "-o", tmp_path / "official")
+    assert code == 0 and "official NSD" in text and (tmp_path / "official" / "official.csv").is_file()
+    code, text = run("evaluate", manifest, "--official", "--prompt", "slice", "-o", tmp_path / "y")
+    assert code == 2 and "whole volumes" in text
+    manifest.write_text("\n".join([*rows, "b,MR,3D,test,validation,missing.nii.gz,truth.nii.gz"]) + "\n")
+    code, text = run("evaluate", manifest, "-o", tmp_path / "partly")
+    assert code == 1 and "could not be scored" in text and (tmp_path / "partly" / "scores.csv").is_file()
     code, text = run("evaluate", manifest, "--split", "nothing", "-o", tmp_path / "x")
     assert code == 2 and "nothing" in text
     shipped = cli.ModelStore().models()[0].folder
@@ -146,6 +153,40 @@ def test_evaluate_and_add_on_the_command_line(run, volume: Path, tmp_path: Path)
     assert code == 0 and "Added" in text
     code, text = run("models", "remove", shipped.name)
     assert code == 0 and "Removed" in text
+
+
+def test_vote_and_its_agreement_map(run, volume: Path, tmp_path: Path) -> None:
+    out, votes, report = tmp_path / "a.seg.nrrd", tmp_path / "votes.nii.gz", tmp_path / "a.json"
+    arguments = ("--box", "19,15,1,53,45,11", "--modality", "PET", "-o", out, "--agreement", votes, "--report", report)
+    code, text = run("segment", volume, *arguments)
+    assert code == 0 and "vote" in text and "slices encoded" in text
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(votes)))
+    assert found.shape == read_labels(out).shape and found.max() > 90
+    assert json.loads(report.read_text())["cost"]["encodes"] > 11
+    code, text = run("segment", volume, *arguments, "--view-weights", "1,x")
+    assert code == 2 and "three weights" in text
+    code, text = run("segment", volume, *arguments, "--strategy", "propagate", "--every", "3")
+    assert code == 0 and "votes to map" in text
+
+
+def test_challenge(run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    truth = ball((12, 40, 44), (20, 18, 6), (9, 8, 5))
+    np.savez_compressed(tmp_path / "in" / "3DBox_MR_1.npz", imgs=(truth * 200).astype(np.uint8), boxes=[[11, 10, 1, 29, 26, 11]])
+    code, text = run("challenge", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 0 and "1 of 1 cases" in text and (tmp_path / "out" / "seconds.csv").is_file()
+    (tmp_path / "in" / "3DBox_CT_2.npz").write_bytes(b"PK nothing")
+    code, text = run("challenge", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1 and "3DBox_CT_2.npz" in text and "1 of 2 cases" in text
+
+
+def test_interrupting_is_one_sentence(run, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qmedsam.segmenter.Segmenter.segment", interrupted)
+    code, text = run("segment", volume, "--box", "19,15,1,53,45,11", "-o", tmp_path / "a.seg.nrrd")
+    assert code == 130 and text.strip() == "Stopped by you. Nothing was written." and not (tmp_path / "a.seg.nrrd").exists()
 
 
 def test_models_list_show_verify(run) -> None:
@@ -161,6 +202,6 @@ def test_models_list_show_verify(run) -> None:
 
 
 def test_help_of_every_command(run) -> None:
-    for arguments in ((), ("segment",), ("demo",), ("evaluate",), ("models",), ("models", "add")):
+    for arguments in ((), ("segment",), ("demo",), ("evaluate",), ("challenge",), ("models",), ("models", "add")):
         code, text = run(*arguments, "--help")
         assert code == 0 and "Usage" in text

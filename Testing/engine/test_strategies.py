@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
 from qmedsam.network.fake import FakeNetwork
-from qmedsam.strategies import LEAST_SHARE, STRATEGIES, grown_within
+from qmedsam.strategies import STRATEGIES
+from qmedsam.strategies.slicewise import LEAST_SHARE, grown_within
 from shapes import ball, dsc, phantom, rotation, tight
 
 
@@ -85,10 +86,12 @@ def test_the_next_prompt_stays_inside_and_above_the_least_size() -> None:
 def test_a_slice_is_encoded_once_for_all_boxes_of_a_frame() -> None:
     truth = ball((12, 60, 60), (30, 30, 6), (25, 25, 5))
     boxes = [Box.from_voxels((5 + n, 5, 1), (40 + n, 50, 10 - n % 3)) for n in range(7)]
-    for strategy in STRATEGIES:
+    for strategy, most in (("fixed", 10), ("propagate", 10), ("vote", 10 + 46 + 42)):
         network = FakeNetwork(48)
-        Segmenter(network=network).segment(phantom(truth), boxes, strategy=strategy, frame="slice")
-        assert network.encoded == 10, strategy
+        result = Segmenter(network=network).segment(phantom(truth), boxes, strategy=strategy, frame="slice")
+        assert network.encoded == result.cost["encodes"] <= most, strategy
+        assert sum(network.decoded) == result.cost["decodes"]
+        assert result.cost["single_encodes"] == 10 and result.cost["single_decodes"] == 3 * 10 + 2 * 9 + 2 * 8
 
 
 def test_boxes_are_decoded_in_blocks_and_overlap_by_size() -> None:
@@ -112,20 +115,24 @@ def test_more_than_255_boxes_get_wider_labels() -> None:
     assert result.labels_kji.dtype == np.uint16 and result.labels_kji.max() == 300
 
 
+@pytest.mark.parametrize("stop", [1, 4, 13])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_cancelling_stops_within_one_slice_and_keeps_what_was_done(strategy) -> None:
+def test_cancelling_stops_within_one_slice_and_keeps_what_was_done(strategy, stop) -> None:
     truth = ball((30, 40, 40), (20, 20, 15), (12, 12, 13))
     network = FakeNetwork(32)
-    seen = []
+    seen = [(0, 0)]
     result = Segmenter(network=network).segment(
         phantom(truth),
         [tight(truth)],
         strategy=strategy,
         progress=lambda done, total: seen.append((done, total)),
-        cancelled=lambda: network.encoded >= 4,
+        cancelled=lambda: network.encoded >= stop,
     )
-    assert result.cancelled and network.encoded == 4
-    assert seen[-1] == (4, 27) and len(np.unique(np.nonzero(result.labels_kji)[0])) == 4
+    assert result.cancelled and network.encoded == stop
+    done, total = seen[-1]
+    assert done <= stop and total == (27 + 25 + 25 if strategy == "vote" else 27)
+    kept = len(np.unique(np.nonzero(result.labels_kji)[0]))
+    assert kept == (0 if strategy == "vote" else done), "a vote that was not finished is no mask"
 
 
 def test_the_users_arrays_are_not_touched_and_masks_can_be_kept() -> None:

@@ -72,7 +72,8 @@ class OpenVINONetwork:
         self.model = model
         self.input_size = model.manifest.input_size
         self._core = openvino.Core()
-        self._options: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
+        self._options: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
         if precision:

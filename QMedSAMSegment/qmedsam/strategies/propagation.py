@@ -1,0 +1,221 @@
+"""From slice to slice: the mask of one is the prompt for the next (Modality-specific strategies, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..geometry import Rectangle, extent_of
+from ..predictor import SlicePredictor
+from .interpolation import between, iou
+from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
+from .slicewise import MARGIN, grown_within, tapered
+
+#: Where else a key slice is looked for when the middle one is not SURE, as shares of the box's slices; the most confident
+#: one is taken.
+KEYS = (1 / 3, 2 / 3, 1 / 6, 5 / 6)
+SURE = 0.7
+#: Predicted IoU below which a propagated mask counts as lost, and below which the fallback does not restart the object.
+END_CONFIDENCE = 0.3
+RESTART_CONFIDENCE = 0.5
+#: The same for a mask that grows, as a share of the median confidence on the object's slices so far: a network that trusts
+#: its box paints something on every slice, but it is less sure of noise than of an object, and noise fills the prompt.
+FALL = 0.75
+#: Slices in a row without the object after which it has ended; one may be an artefact.
+PATIENCE = 2
+
+
+def propagate(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """From the best key slice both ways; the next prompt is the previous mask's extent, grown a little.
+
+    The prompt is clamped to the ROI's rectangle and never falls below a minimum size; of the mask only what lies in it and
+    touches the object of the neighbouring slice continues the object. When nothing does, the ROI's rectangle is tried;
+    when that finds nothing convincing either, on two slices in a row, the object has ended in that direction, though the
+    box goes on. Two sweeps over all boxes together (up, then down), so that boxes share encoded slices.
+
+    With ``options.every`` above 1 a sweep looks at every n-th slice; shapes between two masks are interpolated when these
+    are alike enough, and looked at after all when they are not or when the object was lost between them.
+
+    Arguments and result as for :func:`.slicewise.fixed`.
+    """
+    for predictor, group in rounds(items):
+        walkers = [Walker(item, options) for item in group if len(item.slices)]
+        if not _find_keys(predictor, walkers, tick):
+            return False
+        for step in (1, -1):
+            for walker in walkers:
+                walker.start(step)
+            for index in sorted({i for walker in walkers for i in walker.ahead})[::step]:
+                here = [walker for walker in walkers if index in walker.ahead]
+                settled = sum(walker.gap(index) for walker in here)
+                _advance(predictor, index, here)
+                if tick(settled):
+                    return False
+    return True
+
+
+class Walker:
+    """Where a box's propagation stands.
+
+    Attributes:
+        key: slice that it sets out from.
+        ahead: slices of the present sweep that it looks at.
+        previous: mask that it comes from.
+    """
+
+    def __init__(self, item: Item, options: Options) -> None:
+        self.item, self.options = item, options
+        self.key = item.slices[len(item.slices) // 2]
+        self.at_key: Optional[SliceMask] = None
+        self.previous: Optional[SliceMask] = None
+        self.ahead: List[int] = []
+        self.sure: List[float] = []
+
+    @property
+    def aside(self) -> List[int]:
+        """Slices that might be the key when the middle one is not."""
+        slices = self.item.slices
+        return sorted({slices[int(share * (len(slices) - 1) + 0.5)] for share in KEYS} - {self.key})
+
+    def start(self, step: int) -> None:
+        """Set out from the key slice: upwards with it, downwards from below it with what was found on it."""
+        slices, every = self.item.slices, self.item.every or self.options.every
+        way = range(self.key, slices.stop) if step > 0 else range(self.key - 1, slices.start - 1, -1)
+        # On a grid of the whole volume, so that boxes with different keys share their slices; the ends always.
+        self.ahead = [i for i in way if i % every == 0 or i in (self.key, way[-1])] if len(way) else []
+        self.previous = self.at_key if step < 0 else None
+        self.at, self.step, self.lost = self.key, step, 0
+
+    @property
+    def ended(self) -> bool:
+        return self.lost >= PATIENCE
+
+    def gap(self, index: int) -> int:
+        """How many slices are settled by stepping on ``index``."""
+        return 1 if index == self.key else abs(index - self.at)
+
+    def prompt(self, index: int) -> Rectangle:
+        """For a slice: the neighbour's extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
+        roi = self.item.rectangle(index)
+        extent = extent_of(self.previous.mask) if self.previous else None
+        if self.previous is None or extent is None:
+            return tapered(self.item, index)
+        x, y = self.previous.pixels[:2]
+        previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
+        return grown_within(previous, roi, self.item.expected_share(index))
+
+    def convinced(self, found: SliceMask, least: float) -> bool:
+        """Whether a mask is the object: the network is sure enough, and about as sure as before if the object grows."""
+        area = np.count_nonzero(found.mask)
+        if self.previous is not None and area > np.count_nonzero(self.previous.mask):
+            least = max(least, FALL * float(np.median(self.sure)))
+        return bool(area) and found.confidence >= least
+
+    def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
+        """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
+        from scipy import ndimage
+
+        if self.previous is None:
+            return found
+        x0, y0, x1, y1 = self.item.view.pixels_of(prompt)
+        reach = int(np.ceil(1 + MARGIN * np.sqrt(np.count_nonzero(self.previous.mask))))
+        before = self.previous.on((x0 - reach, y0 - reach, x1 + reach, y1 + reach))
+        before = ndimage.maximum_filter(before, size=2 * reach + 1)[reach:-reach, reach:-reach]
+        x, y = found.pixels[:2]
+        part = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
+        parts, count = ndimage.label(found.mask[part], np.ones((3, 3)))
+        touching = np.zeros(count + 1, bool)
+        touching[parts[before]] = True
+        touching[0] = False
+        mask = np.zeros_like(found.mask)
+        mask[part] = touching[parts]
+        return replace(found, mask=mask)
+
+    def step_to(self, index: int, found: Optional[SliceMask], look: Callable[[int], Optional[SliceMask]]) -> None:
+        """Settle a slice and those skipped on the way to it.
+
+        Args:
+            index: of the slice.
+            found: on it; None when the object was not there.
+            look: finds this walker's object on a slice that was skipped.
+        """
+        skipped = range(self.at + self.step, index, self.step) if index != self.key else range(0)
+        if len(skipped) and not self.ended:
+            last = self.previous
+            alike = found is not None and last is not None and last.index == self.at
+            overlap = iou(last, found) if alike else 0.0
+            if overlap > 0 and overlap >= self.options.least_iou:
+                for filled in between(self.item, last, found, skipped):
+                    self.item.emit(filled)
+            else:
+                for passed in skipped:
+                    self.arrive(passed, look(passed))
+                    if self.ended:
+                        break
+                found = None if self.ended else look(index)
+        self.arrive(index, found)
+
+    def arrive(self, index: int, found: Optional[SliceMask]) -> None:
+        """Take over the mask of a slice as the start for the next, or count the slice as one without the object."""
+        self.at = index
+        if found is None:
+            self.lost += 1
+            return
+        if self.options.fill_holes and found.mask.any():
+            from scipy import ndimage
+
+            found = replace(found, mask=ndimage.binary_fill_holes(found.mask))
+        self.item.emit(found)
+        if found.mask.any():
+            self.previous, self.lost = found, 0
+            self.sure.append(found.confidence)
+        if index == self.key:
+            self.at_key = self.previous
+
+
+def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:
+    """Let every walker set out from a slice that shows its object; false when stopped."""
+    best: Dict[int, Tuple[float, int]] = {id(walker): (-1.0, walker.key) for walker in walkers}
+    for unsure in (False, True):
+        seeking = [walker for walker in walkers if best[id(walker)][0] < SURE]
+        places = [walker.aside if unsure else [walker.key] for walker in seeking]
+        for index in sorted({i for some in places for i in some}):
+            here = [walker for walker, some in zip(seeking, places) if index in some]
+            prompts = [(walker.item, tapered(walker.item, index)) for walker in here]
+            for walker, found in zip(here, masks_of(predictor, index, prompts)):
+                score = found.confidence * bool(found.mask.any())
+                if score > best[id(walker)][0]:
+                    best[id(walker)] = score, index
+            if tick(0):
+                return False
+    for walker in walkers:
+        walker.key = best[id(walker)][1]
+    return True
+
+
+def _advance(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> None:
+    """One slice of a sweep, for all walkers that look at it."""
+    for walker in walkers:
+        walker.at = index if walker.ended else walker.at
+    going = [walker for walker in walkers if not walker.ended]
+    for walker, found in zip(going, _look(predictor, index, going)):
+        walker.step_to(index, found, lambda at, walker=walker: next(_look(predictor, at, [walker])))
+
+
+def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> Iterator[Optional[SliceMask]]:
+    """Prompt, fall back to the ROI where nothing continues the object, or give up (None)."""
+    prompts = [walker.prompt(index) for walker in walkers]
+    first = masks_of(predictor, index, [(walker.item, prompt) for walker, prompt in zip(walkers, prompts)])
+    found = [walker.continuing(mask, prompt) for walker, mask, prompt in zip(walkers, first, prompts)]
+    lost = [walker for walker, mask in zip(walkers, found) if walker.previous and not walker.convinced(mask, END_CONFIDENCE)]
+    rectangles = [walker.item.rectangle(index) for walker in lost]
+    retries = masks_of(predictor, index, [(walker.item, roi) for walker, roi in zip(lost, rectangles)])
+    again = {id(walker): walker.continuing(mask, roi) for walker, mask, roi in zip(lost, retries, rectangles)}
+    for walker, mask in zip(walkers, found):
+        retry = again.get(id(walker))
+        if retry is None:
+            yield mask
+        else:
+            yield retry if walker.convinced(retry, RESTART_CONFIDENCE) else None

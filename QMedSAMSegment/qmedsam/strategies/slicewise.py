@@ -1,0 +1,85 @@
+"""Every slice for itself: prompts that do not depend on what was found on other slices."""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+from ..geometry import Rectangle
+from .items import Item, Options, Rounds, Tick, masks_of
+
+#: A tapered prompt never gets smaller than this share of the ROI's rectangle (sides), nor than a pixel.
+LEAST_SHARE = 0.15
+#: Growth of a prompt that comes from a mask elsewhere: this share of the mask's extent on every side, and one pixel. The
+#: papers use 3 to 7 pixels of a 256 grid without looking at the object's size.
+MARGIN = 0.10
+
+
+def fixed(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """The box's own rectangle on every slice (QMedSAM paper); slice by slice, each encoded once for all boxes.
+
+    Args:
+        rounds: groups the items by frame.
+        items: boxes.
+        tick: called after every slice.
+        options: not looked at.
+
+    Returns:
+        Whether it ran to the end.
+    """
+    return _each_slice(rounds, items, tick, lambda item, index: item.rectangle(index))
+
+
+def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """The box's rectangle, smaller towards the box's ends: the cross-section of a superellipsoid in it.
+
+    Arguments and result as for :func:`fixed`.
+    """
+    return _each_slice(rounds, items, tick, tapered)
+
+
+def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """Prompts around what is known of the object already (``item.prompts``); tapered where nothing is.
+
+    Arguments and result as for :func:`fixed`.
+    """
+
+    def prompt(item: Item, index: int) -> Rectangle:
+        if index not in item.prompts:
+            return tapered(item, index)
+        return grown_within(item.prompts[index], item.rectangle(index), item.expected_share(index))
+
+    return _each_slice(rounds, items, tick, prompt)
+
+
+def tapered(item: Item, index: int) -> Rectangle:
+    """The rectangle around the cut of a slice with the superellipsoid in the box, centred in the box's own."""
+    x0, y0, x1, y1 = item.rectangle(index)
+    share = max(item.expected_share(index), LEAST_SHARE)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    across, down = (max(share * (b - a), min(b - a, 1.0)) / 2 for a, b in ((x0, x1), (y0, y1)))
+    return x - across, y - down, x + across, y + down
+
+
+def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rectangle:
+    """The next slice's prompt: ``previous`` grown by the margin, at most ``share`` of ``roi``'s sides, and inside it."""
+    sides = []
+    for low, high, start, stop in ((previous[0], previous[2], roi[0], roi[2]), (previous[1], previous[3], roi[1], roi[3])):
+        margin = MARGIN * (high - low) + 1
+        length = min(high - low + 2 * margin, share * (stop - start))
+        length = max(length, LEAST_SHARE * (stop - start))
+        first = min(max((low + high - length) / 2, start), stop - length)
+        sides.append((first, first + length))
+    (x0, x1), (y0, y1) = sides
+    return x0, y0, x1, y1
+
+
+def _each_slice(rounds: Rounds, items: Sequence[Item], tick: Tick, prompt: Callable[[Item, int], Rectangle]) -> bool:
+    for predictor, group in rounds(items):
+        wanted = [set(item.wanted) for item in group]
+        for index in sorted(set().union(*wanted)):
+            active = [item for item, slices in zip(group, wanted) if index in slices]
+            for item, found in zip(active, masks_of(predictor, index, [(item, prompt(item, index)) for item in active])):
+                item.emit(found)
+            if tick(len(active)):
+                return False
+    return True

@@ -1,0 +1,213 @@
+"""Three views of one box, and the majority of what they say (Modality-specific strategies, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..geometry import Rectangle, View, extent_of
+from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
+from .propagation import propagate
+from .slicewise import fixed, guided, taper
+
+#: Votes are kept as whole numbers that add up to this, a byte per voxel.
+ALL = 255
+#: A box with fewer slices than this along one axis is a picture: its other views would be a few pixels high.
+LEAST_SLICES = 3
+#: Voxels whose votes are counted at the same time (bytes). One box may have more.
+BATCH_VOXELS = 64 * 2**20
+#: Slices skipped at most, however fine the voxels are along an axis.
+COARSEST = 4
+#: Of ``ALL``: what a voxel needs of the first two views to count as found for the last one's prompt.
+SOME = 40
+
+WALKS: Dict[str, Strategy] = {"fixed": fixed, "taper": taper, "propagate": propagate}
+
+
+def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """Passes along the three axes, each with frames square in mm; a voxel is the object's when more than half of the votes
+    are for it (2 of 3 with equal weights).
+
+    A view that walks from mask to mask, and whose slices lie closer than those of the coarsest axis, is asked on every n-th
+    of them: what lies between has no more to say than one slice of that axis. The view with the most slices comes last, and
+    only on those of its slices where it can still change the majority.
+    A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
+    its votes are counted: a cancelled run holds whole objects only.
+
+    Arguments and result as for :func:`.slicewise.fixed`; ``options`` gives the weights, what is voted on and the walk.
+    """
+    thin = [item for item in items if is_thin(item)]
+    if not WALKS[options.walk](rounds, thin, tick, options):
+        return False
+    for batch in _batches([item for item in items if not is_thin(item)]):
+        ballots = [Ballot(item, options) for item in batch]
+        turns = len(ballots[0].order)
+        for turn in range(turns):
+            passes = [ballot.ask(turn) for ballot in ballots]
+            # The last view skips slices, so it cannot go from mask to mask; it is shown what the others found instead.
+            walk = guided if turn == turns - 1 and options.walk == "propagate" else WALKS[options.walk]
+            if not walk(rounds, [item for item in passes if len(item.wanted)], tick, options):
+                return False
+            unasked = sum(len(item.slices) - len(item.wanted) for item in passes)
+            if unasked and tick(unasked):
+                return False
+        for ballot in ballots:
+            ballot.announce()
+    return True
+
+
+def is_thin(item: Item) -> bool:
+    """Whether there are too few slices along an axis for views from the side."""
+    shape = item.view.shape_ijk
+    return min(len(item.box.slices(axis, shape[axis])) for axis in (0, 1, 2)) < LEAST_SLICES
+
+
+def box_slices(item: Item, options: Options) -> int:
+    """How many box-slices :func:`vote` ticks for an item."""
+    if is_thin(item):
+        return len(item.slices)
+    axes = [axis for axis, weight in zip(item.view.anatomical_axes, options.view_weights) if weight]
+    return sum(len(item.box.slices(axis, item.view.shape_ijk[axis])) for axis in axes)
+
+
+def _batches(items: Sequence[Item]) -> Iterator[List[Item]]:
+    """Items in turn, few enough for the memory."""
+    batch: List[Item] = []
+    voxels = 0.0
+    for item in items:
+        if batch and voxels + item.box.volume_voxels > BATCH_VOXELS:
+            yield batch
+            batch, voxels = [], 0.0
+        batch.append(item)
+        voxels += item.box.volume_voxels
+    if batch:
+        yield batch
+
+
+@dataclass
+class Passed:
+    """Contested slices that the last view is not asked on, and what it says on the others (``planes``)."""
+
+    item: Item
+    slices: List[int]
+    planes: Dict[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Ballot:
+    """The votes on the voxels of one box."""
+
+    item: Item
+    options: Options
+    order: List[Tuple[int, int]] = field(init=False)  # axis and weight, in the order of asking
+
+    def __post_init__(self) -> None:
+        view, box = self.item.view, self.item.box
+        shape = view.shape_ijk
+        ranges = [box.slices(axis, shape[axis]) for axis in (0, 1, 2)]
+        self.crop = tuple(slice(ranges[a].start, ranges[a].stop) for a in (2, 1, 0))
+        self.votes_kji = np.zeros([c.stop - c.start for c in self.crop], np.uint8)
+        self.asked_kji = np.zeros((1, 1, 1), np.uint8)  # of ``ALL``; per slice of the last view once that is asked
+        self.certainty, self.area = 0.0, 0
+        self.passed_over: Optional[Passed] = None
+        total = sum(self.options.view_weights)
+        weighted = [(a, int(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
+        # The last one is asked on contested slices only, so it should be the one with the most slices.
+        self.order = sorted(weighted, key=lambda entry: (-entry[1], len(ranges[entry[0]]), entry[0]))
+
+    def ask(self, turn: int) -> Item:
+        """The box in the view whose turn it is; in the last one with the slices on which its vote can count."""
+        axis, weight = self.order[turn]
+        view = View(axis, self.item.view.shape_ijk, self.item.view.spacing_mm, self.item.view.anatomical_axes)
+        last = turn == len(self.order) - 1
+        item = Item(self.item.box, view, self._collector(view, weight, last))
+        item.every = self._stride(axis)
+        asked = np.full(len(item.slices), weight, np.uint8)
+        if last:
+            half = sum(w for _, w in self.order) / 2
+            # slice by slice: whole arrays of comparisons would treble the memory
+            planes = (view.slice_of(self.votes_kji, n) for n in range(len(item.slices)))
+            contested = np.array([((plane <= half) & (plane > half - weight)).any() for plane in planes])
+            open_slices = {index for index, matters in zip(item.slices, contested) if matters}
+            ends = {i for i in open_slices if not {i - 1, i + 1} <= open_slices}
+            item.wanted = sorted(ends | {i for i in open_slices if i % item.every == 0})
+            self.passed_over = Passed(item, sorted(open_slices.difference(item.wanted)))
+            item.prompts = self._found(view) if self.options.walk == "propagate" else {}
+            asked *= contested
+        shape = [1, 1, 1]
+        shape[2 - axis] = -1
+        self.asked_kji = self.asked_kji + asked.reshape(shape) if last else self.asked_kji + weight
+        return item
+
+    def _stride(self, axis: int) -> int:
+        spacing = self.item.view.spacing_mm
+        finer = int(max(spacing) / spacing[axis] + 0.5)
+        return min(max(finer, 1), COARSEST) * self.options.every
+
+    def _found(self, view: View) -> Dict[int, Rectangle]:
+        """By slice of a view, the extent of what the views before it found there."""
+        x_axis, y_axis = view.in_plane
+        left, top, first = (self.crop[2 - axis].start for axis in (x_axis, y_axis, view.axis))
+        extents = {}
+        for n in range(self.votes_kji.shape[2 - view.axis]):
+            extent = extent_of(view.slice_of(self.votes_kji, n) > SOME)
+            if extent is not None:
+                extents[first + n] = (extent[0] + left, extent[1] + top, extent[2] + left, extent[3] + top)
+        return extents
+
+    def _collector(self, view: View, weight: int, last: bool) -> Callable[[SliceMask], None]:
+        start = self.crop[2 - view.axis].start
+        x_axis, y_axis = view.in_plane
+        left, top = self.crop[2 - x_axis].start, self.crop[2 - y_axis].start
+
+        def collect(found: SliceMask) -> None:
+            x0, y0, x1, y1 = found.pixels
+            region = view.slice_of(self.votes_kji, found.index - start)[y0 - top : y1 - top, x0 - left : x1 - left]
+            votes = self._votes(found, weight)
+            region += votes
+            if last and self.passed_over and self.passed_over.slices:
+                plane = self.passed_over.planes[found.index] = np.zeros_like(view.slice_of(self.votes_kji, 0))
+                plane[y0 - top : y1 - top, x0 - left : x1 - left] = votes
+            area = int(found.mask.sum())
+            self.certainty += found.confidence * area
+            self.area += area
+
+        return collect
+
+    def _votes(self, found: SliceMask, weight: int) -> np.ndarray:
+        if self.options.vote_on == "mask" or found.logits is None:
+            return found.mask * np.uint8(weight)
+        sure = 1 / (1 + np.exp(-np.clip(found.logits, -30, 30)))
+        sure[(found.logits > 0) & ~found.mask] = 0  # outside the box, or not connected to the object
+        return (sure * weight).astype(np.uint8)  # rounded down: exactly undecided by all is not a majority
+
+    def _fill(self) -> None:
+        """On slices that the last view passed over: between what it said on the two beside them."""
+        if self.passed_over is None or not self.passed_over.slices:
+            return
+        item, planes = self.passed_over.item, self.passed_over.planes
+        view, asked = item.view, np.array(sorted(planes))
+        x_axis, y_axis = view.in_plane
+        pixels = tuple(self.crop[2 - axis].start for axis in (x_axis, y_axis))
+        pixels += tuple(self.crop[2 - axis].stop for axis in (x_axis, y_axis))
+        for index in self.passed_over.slices:
+            n = int(np.searchsorted(asked, index))
+            before, after = int(asked[n - 1]), int(asked[n])
+            mixed = planes[before] * np.float32(after - index) + planes[after] * np.float32(index - before)
+            votes = (mixed / (after - before)).astype(np.uint8)
+            votes *= item.box.inside(view, index, pixels)
+            region = view.slice_of(self.votes_kji, index - self.crop[2 - view.axis].start)
+            region += votes
+
+    def announce(self) -> None:
+        """Hand out the majority's mask, slice by slice along the item's own view."""
+        self._fill()
+        half = sum(w for _, w in self.order) / 2
+        confidence = self.certainty / self.area if self.area else 0.0
+        pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
+        asked_kji = np.broadcast_to(self.asked_kji, self.votes_kji.shape)
+        for index, votes, asked in zip(self.item.slices, self.votes_kji, asked_kji):
+            agreement = (100.0 * votes / asked).astype(np.uint8) if self.options.agreement else None
+            self.item.emit(SliceMask(index, pixels, votes > half, confidence, agreement=agreement))
