@@ -124,7 +124,7 @@ def export(
     card = f"# {name}\n"
     if "card_file" in others:
         card = (recipe.parent / others.pop("card_file")).read_text(encoding="utf-8")
-    fields = model_fields(network, name, **others)
+    fields = model_fields(network, others.pop("name", name), **others)
     if dry_run:
         console.print(fields)
         return
