@@ -72,6 +72,7 @@ def createRoi(scene: Any, segmentationNode: Any, segmentId: str) -> Any:
     name = scene.GenerateUniqueName(f"{segment.GetName()} box")
     roiNode = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     roiNode.CreateDefaultDisplayNodes()
+    roiNode.GetDisplayNode().SetFillOpacity(0.08)  # the object must stay visible through its box
     bind(roiNode, segmentationNode, segmentId)
     return roiNode
 
@@ -91,7 +92,6 @@ def updateColor(roiNode: Any) -> None:
         return
     display.SetSelectedColor(segment.GetColor())
     display.SetColor(segment.GetColor())
-    display.SetFillOpacity(0.08)
 
 
 def boundSegmentId(roiNode: Any, segmentationNode: Any) -> Optional[str]:
@@ -145,8 +145,21 @@ def fitToMask(roiNode: Any, mask_kji: np.ndarray, ijkToRas: np.ndarray, margin: 
     setRoi(roiNode, center[:3], ijkToRas[:3, :3] * half)
 
 
+def shownSlice(volumeNode: Any) -> Optional[int]:
+    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one."""
+    scene, toWorld = volumeNode.GetScene(), ijkToWorld(volumeNode)
+    across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
+    best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+        view = arrayFromMatrix(scene.GetNthNodeByClass(n, "vtkMRMLSliceNode").GetSliceToRAS())
+        along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
+        if along > best:
+            best, found = along, int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+    return found
+
+
 def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
-    """Make an ROI a 2D box: along the volume's axes and one slice thick, on the slice that its centre lies in.
+    """Make an ROI a 2D box: along the volume's axes and one slice thick, on the slice that is shown, else on its middle one.
 
     Returns:
         The slice's index k.
@@ -155,7 +168,9 @@ def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
     toWorld = ijkToWorld(volumeNode)
     corners = box.corners_ijk
     low, high = corners.min(axis=0), corners.max(axis=0)
-    k = int(np.clip(np.floor(box.center_ijk[2] + 0.5), 0, volumeNode.GetImageData().GetDimensions()[2] - 1))
+    shown = shownSlice(volumeNode)
+    middle = int(np.floor(box.center_ijk[2] + 0.5))
+    k = int(np.clip(middle if shown is None else shown, 0, volumeNode.GetImageData().GetDimensions()[2] - 1))
     half = np.array([(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, 0.5])
     center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
     setRoi(roiNode, center[:3], toWorld[:3, :3] * half)

@@ -33,6 +33,11 @@ def newScene() -> Any:
     return scene
 
 
+def logicOf(name: str) -> Any:
+    """The logic of a class that :func:`newScene` made last."""
+    return next(logic for logic in _ALIVE if logic.GetClassName() == name)
+
+
 def grid(spacing: Sequence[float] = (1.0, 1.5, 2.5), turn: Sequence[float] = (0, 0, 0), origin=(7.0, -20.0, 35.0)) -> np.ndarray:
     """``4 x 4`` of a voxel grid; negative spacings flip an axis."""
     matrix = np.eye(4)
