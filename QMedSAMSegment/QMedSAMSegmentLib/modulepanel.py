@@ -176,6 +176,7 @@ class ModulePanel:
         if names:
             table.setCurrentCell(names.index(chosen) if chosen in names else 0, 0)
         table.blockSignals(wasBlocked)
+        table.resizeColumnsToContents()
         broken = self.store.broken()
         if broken:
             self.ui.modelLabel.setText("\n".join(f"{folder.name}: {why}" for folder, why in broken))

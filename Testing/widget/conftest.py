@@ -51,7 +51,7 @@ def editor(app):
     import editing
     import slicer
 
-    made = editing.Editor(slicer.mrmlScene)
+    made = editing.blobEditor(slicer.mrmlScene)
     yield made
     made.effect.deactivate()
 

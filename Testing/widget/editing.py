@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 import slicer
@@ -32,18 +32,16 @@ def blobs(scene: Any) -> Tuple[Any, list, list]:
 class Editor:
     """What the Segment Editor widget does with an effect: parameter node, defaults, options frame, activation."""
 
-    def __init__(self, scene: Any, bound: bool = True) -> None:
+    def __init__(self, scene: Any, volume: Any, rois: Sequence[Any], segments: Dict[str, Tuple[float, float, float]]) -> None:
         import qSlicerSegmentationsEditorEffectsPythonQt as effects
 
         import QMedSAMSegment
 
-        self.scene = scene
-        self.volume, self.rois, self.truths = blobs(scene)
-        self.segmentation = addSegmentation(scene, self.volume, ["first", "second"])
-        for n, (segmentId, color) in enumerate((("first", (0.9, 0.6, 0.2)), ("second", (0.3, 0.7, 0.9)))):
+        self.scene, self.volume, self.rois = scene, volume, list(rois)
+        self.segmentation = addSegmentation(scene, volume, list(segments))
+        for (segmentId, color), roi in zip(segments.items(), rois):
             self.segmentation.GetSegmentation().GetSegment(segmentId).SetColor(color)
-            if bound:
-                bind(self.rois[n], self.segmentation, segmentId)
+            bind(roi, self.segmentation, segmentId)
         self.logic = slicer.vtkSlicerSegmentEditorLogic()
         self.logic.SetMRMLScene(scene)
         self.node = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
@@ -52,7 +50,7 @@ class Editor:
         self.logic.SetSegmentationNode(self.segmentation)
         self.logic.SetSourceVolumeNode(self.volume)
         self.logic.SetMaximumNumberOfUndoStates(10)
-        self.logic.SetCurrentSegmentID("first")
+        self.logic.SetCurrentSegmentID(next(iter(segments)))
         effects.qSlicerSegmentEditorScriptedEffect.registered.clear()
         QMedSAMSegment.registerEditorEffect()
         (registered,) = effects.qSlicerSegmentEditorScriptedEffect.registered
@@ -61,11 +59,8 @@ class Editor:
         self.effect = self.scripted.self()
         self.effect.setMRMLDefaults()
         self.effect.setupOptionsFrame()
-        self.effect.logic._segmenters = brightSegmenter
         self.effect.jobs = lambda *work: Job(*work, launch=lambda f: f(), timer=HandTimer)
         self.effect.activate()
-        self.scripted.setParameter("strategy", "fixed")
-        self.effect.updateGUIFromMRML()
         self.ui = self.effect.panel.ui
 
     def select(self, segmentId: str) -> None:
@@ -82,3 +77,14 @@ class Editor:
     @property
     def status(self) -> str:
         return self.ui.statusLabel.text
+
+
+def blobEditor(scene: Any) -> Editor:
+    """An editor on the blobs, with a network that takes what is bright; ``truths`` are their masks."""
+    volume, rois, truths = blobs(scene)
+    editor = Editor(scene, volume, rois, {"first": (0.9, 0.6, 0.2), "second": (0.3, 0.7, 0.9)})
+    editor.truths = truths
+    editor.effect.logic._segmenters = brightSegmenter
+    editor.scripted.setParameter("strategy", "fixed")
+    editor.effect.updateGUIFromMRML()
+    return editor

@@ -19,6 +19,7 @@ class ctkCollapsibleButton(QtWidgets.QFrame):
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._text, self._collapsed = "", False
+        self._folded: list = []
         self.setContentsMargins(0, 20, 0, 0)
 
     def _getText(self) -> str:
@@ -42,15 +43,22 @@ class ctkCollapsibleButton(QtWidgets.QFrame):
         super().showEvent(event)
 
     def _fold(self) -> None:
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
+        if self._collapsed:
+            self._folded = [one for one in self._children() if not one.isHidden()]
+        for child in self._folded:
             child.setVisible(not self._collapsed)
         self.setMaximumHeight(22 if self._collapsed else 16777215)
 
+    def _children(self) -> list:
+        return self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly)
+
     def paintEvent(self, event: Any) -> None:
         painter = QtGui.QPainter(self)
-        painter.fillRect(0, 0, self.width(), 20, self.palette().color(QtGui.QPalette.Button))
-        painter.setPen(self.palette().color(QtGui.QPalette.ButtonText))
+        palette = self.property("palette")  # by then a Python property, as in PythonQt
+        painter.fillRect(0, 0, self.property("width"), 20, palette.color(QtGui.QPalette.Button))
+        painter.setPen(palette.color(QtGui.QPalette.ButtonText))
         painter.drawText(6, 15, ("\u25b8 " if self._collapsed else "\u25be ") + self._text)
+        painter.end()
 
 
 _KEPT: list = []
