@@ -31,12 +31,13 @@ def qtApplication(tmp_path_factory):
 
 
 @pytest.fixture
-def app(qtApplication):
+def app(qtApplication, tmp_path, monkeypatch):
     """``slicer.app`` and a fresh scene as ``slicer.mrmlScene``."""
     import application
     import nodes
     from PySide6 import QtCore
 
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))  # models that the user has added are not the tests' business
     made = application.install(qtApplication)
     QtCore.QSettings().clear()
     scene = nodes.newScene()
