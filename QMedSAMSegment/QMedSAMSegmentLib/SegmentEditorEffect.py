@@ -106,6 +106,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def cleanup(self) -> None:
         self.deactivate()
+        if self.panel is not None:
+            self.panel.close()
 
     def interactionNodeModified(self, interactionNode: Any) -> None:
         """Placing a box leaves the view mode; the default would end the effect."""
@@ -176,18 +178,18 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             if not mask.any():
                 raise QMedSAMError(_("The selected segment is empty."), _("Paint a rough shape first, or draw the box."))
             boxes.fitToMask(self._newBox() if isNew else roiNode, mask, toWorld)
-            self._boxesChanged()
+            self.updateGUIFromMRML()
 
     def onFlat(self) -> None:
         with self.panel.mendable():
             k = boxes.flattenToSlice(self._chosen(), self.volumeNode)
-            self._boxesChanged()
+            self.updateGUIFromMRML()
             self.panel.say(_("The box covers the slice {k}.").format(k=k))
 
     def onDuplicate(self) -> None:
         with self.panel.mendable():
             twin = boxes.duplicate(self._chosen())
-            self._boxesChanged()
+            self.updateGUIFromMRML()
             self.table.choose(twin)
 
     def onDelete(self) -> None:
@@ -198,7 +200,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         with self.panel.mendable():
             for segmentId in boxes.restorableSegments(self.segmentationNode):
                 boxes.restoreFromTag(self.segmentationNode, segmentId)
-            self._boxesChanged()
+            self.updateGUIFromMRML()
 
     def onHandles(self, shown: bool) -> None:
         for roiNode in boxes.boundRois(self.segmentationNode):
@@ -214,7 +216,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         except QMedSAMError:
             return  # the first of two clicks
         self._endPlacing()
-        self._boxesChanged()
+        if boxes.ensureDepth(roiNode):
+            self.panel.say(_("Pull the box's handles in the other views until it holds the whole object."))
+        self.updateGUIFromMRML()
         self.onBoxReleased(roiNode, event)
 
     def onBoxReleased(self, roiNode: Any, event: Any) -> None:
@@ -329,9 +333,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             raise QMedSAMError(_("No box is chosen."), _("Choose one in the table."))
         return self.table.current
 
-    def _boxesChanged(self) -> None:
-        self.updateGUIFromMRML()
-
     def _observeBoxes(self) -> None:
         for roiNode in self.table.rois:
             for event, method in (
@@ -346,8 +347,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if roiNode is None or roiNode.GetScene() is None:
             return
         self.observations.removeObserver(roiNode, roiNode.PointPositionDefinedEvent, self.onBoxPlaced)
-        if max(roiNode.GetSize()) <= 0:
-            slicer.mrmlScene.RemoveNode(roiNode)  # never placed
+        if max(roiNode.GetSize()) <= 0:  # never placed
+            slicer.mrmlScene.RemoveNode(roiNode)
+            interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+            if interaction is not None:
+                interaction.SwitchToViewTransformMode()
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""

@@ -145,6 +145,19 @@ def fitToMask(roiNode: Any, mask_kji: np.ndarray, ijkToRas: np.ndarray, margin: 
     setRoi(roiNode, center[:3], ijkToRas[:3, :3] * half)
 
 
+def ensureDepth(roiNode: Any) -> bool:
+    """Give an ROI that was drawn flat, with both clicks in one slice view, the depth of its shorter side.
+
+    Returns:
+        Whether it was flat.
+    """
+    size = np.array(roiNode.GetSize(), dtype=float)
+    flat = size < 1e-3 * size.max()
+    if flat.any():
+        roiNode.SetSize(*np.where(flat, size[~flat].min(), size).tolist())
+    return bool(flat.any())
+
+
 def shownSlice(volumeNode: Any) -> Optional[int]:
     """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one."""
     scene, toWorld = volumeNode.GetScene(), ijkToWorld(volumeNode)

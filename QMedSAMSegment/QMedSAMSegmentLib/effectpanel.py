@@ -147,6 +147,12 @@ class EffectPanel:
         text = _("{count} slices in all boxes").format(count=slices)
         return f"{text}, {_('about')} {durationText(slices * perSlice / 1000)}." if perSlice else f"{text}."
 
+    def close(self) -> None:
+        """The widgets are going away: nothing calls back afterwards."""
+        self._soon.stop()
+        if self._installJob is not None:
+            self._installJob.abandon()
+
     # What is going on
 
     def say(self, text: str) -> None:

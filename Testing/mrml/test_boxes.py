@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import slicer
 from nodes import addBendingTransform, addRoi, addSegmentation, addTransform, addVolume, grid, newScene
 from qmedsam import QMedSAMError
 from qmedsam.phantom_shapes import rotation
 from QMedSAMSegmentLib import boxes
-from QMedSAMSegmentLib.geometry import arrayFromMatrix, ijkToWorld
+from QMedSAMSegmentLib.geometry import arrayFromMatrix, ijkToWorld, matrixFromArray
 
 PLAIN = np.zeros((20, 30, 40), np.int16)
 GRIDS = {
@@ -73,6 +74,29 @@ def test_a_bent_box_is_refused_with_a_sentence(scene) -> None:
     roi.SetAndObserveTransformNodeID(addBendingTransform(scene).GetID())
     with pytest.raises(QMedSAMError, match="not linear"):
         boxes.boxFromRoi(roi, volume)
+
+
+def test_a_box_drawn_flat_gets_the_depth_of_its_shorter_side(scene) -> None:
+    roi = addRoi(scene, (10, 10, 10), np.diag([10.0, 6.0, 4.0]))
+    assert not boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 8))
+    roi.SetSize(20, 12, 0)
+    assert boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 12))
+
+
+def test_a_2d_box_goes_to_the_slice_that_is_shown(scene) -> None:
+    volume = addVolume(scene, PLAIN, GRIDS["oblique"])
+    roi = addRoi(scene, (GRIDS["oblique"] @ [18, 12, 9, 1])[:3], np.eye(3) * 5)
+    for name, turned, k in (("Green", True, 3), ("Red", False, 14)):
+        view = slicer.vtkMRMLSliceNode()
+        view.SetName(name)
+        view.SetLayoutName(name)
+        view = scene.AddNode(view)
+        directions = np.eye(4)
+        directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
+        directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
+        view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+    assert boxes.flattenToSlice(roi, volume) == 14
+    assert list(boxes.boxFromRoi(roi, volume).slices(2, 20)) == [14]
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS.keys())
