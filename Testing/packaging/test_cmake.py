@@ -132,3 +132,11 @@ def test_an_installed_extension_finds_its_models(tmp_path: Path) -> None:
     assert int(count) >= 1 and sample == "True" and Path(folder).resolve() == (scripts / "Resources" / "Models").resolve(), (
         done.stderr
     )
+
+
+def test_the_tutorials_pictures_exist_and_come_from_the_script() -> None:
+    tutorial = ROOT / "Docs" / "Tutorial.md"
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", tutorial.read_text(encoding="utf-8"))
+    made = re.findall(r'SCREENSHOTS / "(\w+\.png)"', (ROOT / "Testing" / "pictures" / "make.py").read_text(encoding="utf-8"))
+    assert len(pictures) >= 5 and {Path(picture).name for picture in pictures} == set(made)
+    assert all((tutorial.parent / picture).is_file() for picture in pictures)
