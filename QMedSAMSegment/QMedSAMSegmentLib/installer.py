@@ -42,6 +42,10 @@ _HINTS = {
 }
 
 
+#: For who tries to run without it.
+INSTALL_HINT = "Open the module QMedSAM and press 'Install OpenVINO...', or call QMedSAMSegmentLogic().install() in a script."
+
+
 def installed() -> bool:
     """Whether OpenVINO is there; does not import it."""
     return importlib.util.find_spec("openvino") is not None

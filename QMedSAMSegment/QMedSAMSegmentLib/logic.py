@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .boxes import bind, boundSegmentId
 from .geometry import removeWithDisplay
+from .installer import Installer, installed
 from .runs import Prompt, Run
 from .segments import EditorWriter, ensureReferenceGeometry
 from .settings import Settings
@@ -89,6 +91,15 @@ class QMedSAMSegmentLogic:
             for prompt in run.prompts:
                 bind(prompt.roiNode, segmentationNode, prompt.segmentId)
         return segmentationNode, result
+
+    def install(self, wheelFolder: Optional[str] = None, log: Optional[Callable[[str], None]] = None) -> None:
+        """Install OpenVINO into Slicer's Python, from the network or from a folder of wheels; nothing is asked.
+
+        Raises:
+            QMedSAMError: with what can be done about it.
+        """
+        if not installed():
+            Installer().install(Path(wheelFolder) if wheelFolder else None, log)
 
     def undo(self) -> bool:
         """Take back the last segmentation of this object; false when there is none."""

@@ -10,6 +10,7 @@ from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
 
 from .boxes import boxFromRoi, storeInTag
 from .geometry import ijkToWorld
+from .installer import INSTALL_HINT, installed
 from .segments import Crop, SegmentWriter, ensureReferenceGeometry, ijkToSegmentation, onSegmentationGrid, orientedImage, union
 from .settings import Settings
 from .volumes import volumeFromNode, windowOf
@@ -79,14 +80,19 @@ class Run:
         cancelled: Optional[Callable[[], bool]] = None,
     ) -> Segmentation:
         """The masks; cancelled, those of the slices done so far. Raises what ``Segmenter.segment`` raises."""
-        self.result = segmenter.segment(
-            self._volume,
-            self.boxes,
-            progress=progress,
-            cancelled=cancelled,
-            keep_masks=True,
-            **self.settings.engineOptions(self._window),
-        )
+        try:
+            self.result = segmenter.segment(
+                self._volume,
+                self.boxes,
+                progress=progress,
+                cancelled=cancelled,
+                keep_masks=True,
+                **self.settings.engineOptions(self._window),
+            )
+        except QMedSAMError as error:
+            if not installed() and "OpenVINO" in error.message:  # pip's command line is not how it is done here
+                raise QMedSAMError(error.message, INSTALL_HINT) from error
+            raise
         return self.result
 
     @property

@@ -312,3 +312,31 @@ def test_the_logic_works_again_after_the_scene_was_closed(scene) -> None:
         (segmentId,) = segmentation.GetSegmentation().GetSegmentIDs()
         assert np.array_equal(segmentArray(segmentation, segmentId, volume), truths[0])
         scene.Clear(False)
+
+
+def test_without_openvino_a_script_is_told_how_it_is_installed_here(scene, monkeypatch) -> None:
+    class Missing:
+        def segment(self, *arguments, **options):
+            raise QMedSAMError("OpenVINO, which runs the network, cannot be loaded.", "python -m pip install ...")
+
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    monkeypatch.setattr("QMedSAMSegmentLib.runs.installed", lambda: False)
+    with pytest.raises(QMedSAMError, match="OpenVINO") as caught:
+        QMedSAMSegmentLogic(lambda model: Missing()).segment(volume, rois)
+    assert "module QMedSAM" in caught.value.hint
+
+
+def test_a_script_installs_only_what_is_missing(monkeypatch, tmp_path) -> None:
+    calls = []
+
+    class Recorder:
+        def install(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.Installer", Recorder)
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.installed", lambda: True)
+    QMedSAMSegmentLogic().install()
+    assert calls == []
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.installed", lambda: False)
+    QMedSAMSegmentLogic().install(str(tmp_path))
+    assert calls == [(tmp_path, None)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import slicer
 from nodes import HandTimer, brightSegmenter, labelmaps
 from PySide6 import QtCore, QtGui, QtWidgets
+from qmedsam import Segmenter
+from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
 from QMedSAMSegmentLib.boxes import boundRois, boxFromRoi
 from QMedSAMSegmentLib.installer import Installer
@@ -353,3 +357,30 @@ def test_an_estimate_follows_the_first_run(editor) -> None:
     editor.finish()
     editor.effect.updateGUIFromMRML()
     assert "about" in editor.ui.estimateLabel.text
+
+
+def test_with_a_real_thread_and_timer_the_window_stays_alive(editor) -> None:
+    class Slow(FakeNetwork):
+        def encode(self, image):
+            time.sleep(0.05)  # releases Python's lock, as OpenVINO does
+            return super().encode(image)
+
+    beats, loop, deadline = [], QtCore.QEventLoop(), time.monotonic() + 60
+
+    def beat() -> None:
+        beats.append(time.monotonic())
+        if not editor.effect.session.running or beats[-1] > deadline:
+            loop.quit()
+
+    heart = QtCore.QTimer()
+    heart.setInterval(5)
+    heart.timeout.connect(beat)
+    heart.start()
+    editor.effect.logic._segmenters = lambda model: Segmenter(network=Slow(256))
+    editor.effect.jobs = Job
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and not editor.mask("first").any()
+    loop.exec()
+    heart.stop()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+    assert len(beats) > 10
