@@ -15,7 +15,7 @@ from .boxes import restorableSegments
 from .boxtable import BoxTable, countSlices
 from .questions import confirmed
 from .runs import Run
-from .settings import MODES, modalityChoices, modelChoices, strategyChoices
+from .settings import MODES, canVote, modalityChoices, modelChoices, strategyChoices
 from .speed import durationText, rememberedMsPerSlice, rememberMsPerSlice
 from .worker import Job
 
@@ -66,6 +66,7 @@ class EffectPanel:
         for name, values in choices.items():
             _fill(self._combos[name], values)
         self.ui.progressBar.setVisible(False)
+        self.ui.agreementCheck.setVisible(canVote())
         self._soon = qt.QTimer()  # a box that is being pulled changes many times a second
         self._soon.setSingleShot(True)
         self._soon.setInterval(200)
@@ -89,6 +90,7 @@ class EffectPanel:
             button.connect("clicked()", method)
         ui.handlesCheck.connect("toggled(bool)", effect.onHandles)
         ui.autoUpdateCheck.connect("toggled(bool)", self.onParameterChanged)
+        ui.agreementCheck.connect("toggled(bool)", self.onParameterChanged)
         for combo in self._combos.values():
             combo.connect("currentIndexChanged(int)", self.onParameterChanged)
         self._soon.connect("timeout()", effect.updateGUIFromMRML)
@@ -106,6 +108,7 @@ class EffectPanel:
         """Widgets to the parameter node."""
         for name, combo in self._combos.items():
             self.effect.scriptedEffect.setParameter(name, str(combo.itemData(combo.currentIndex)))
+        self.effect.scriptedEffect.setParameter("agreement", "yes" if self.ui.agreementCheck.checked else "no")
         self.effect.scriptedEffect.setParameter("autoUpdate", 1 if self.ui.autoUpdateCheck.checked else 0)
 
     def update(self, table: BoxTable, segmentationNode: Any, volumeNode: Any, segmentId: str) -> None:
@@ -117,9 +120,13 @@ class EffectPanel:
                 combo.addItem(value, value)
             combo.setCurrentIndex(combo.findData(value))
             combo.blockSignals(wasBlocked)
-        wasBlocked = self.ui.autoUpdateCheck.blockSignals(True)
-        self.ui.autoUpdateCheck.checked = self.effect.scriptedEffect.integerParameter("autoUpdate") != 0
-        self.ui.autoUpdateCheck.blockSignals(wasBlocked)
+        for check, on in (
+            (self.ui.autoUpdateCheck, self.effect.scriptedEffect.integerParameter("autoUpdate") != 0),
+            (self.ui.agreementCheck, self.effect.scriptedEffect.parameter("agreement") == "yes"),
+        ):
+            wasBlocked = check.blockSignals(True)
+            check.checked = on
+            check.blockSignals(wasBlocked)
         self.ui.installFrame.setVisible(not self.effect.installer.present())
         self.ui.restoreButton.setEnabled(bool(restorableSegments(segmentationNode)))
         self.ui.estimateLabel.setText(self._estimate(table, volumeNode))

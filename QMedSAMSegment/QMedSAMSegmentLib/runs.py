@@ -96,6 +96,11 @@ class Run:
         return self.result
 
     @property
+    def agreement(self) -> Optional[np.ndarray]:
+        """Of a vote, where it was asked for: ``(k, j, i)`` uint8 of the volume, per cent of the directions for an object."""
+        return getattr(self.result, "agreement_kji", None)
+
+    @property
     def alive(self) -> bool:
         """Whether the nodes and segments are still there to be written to."""
         if any(node.GetScene() is None for node in (self.volumeNode, self.segmentationNode)):

@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional
 
 from qmedsam import Segmentation, Segmenter
 
+from .agreement import AgreementOverlay
 from .preview import Preview
 from .runs import Run
 from .worker import Job
@@ -25,7 +26,7 @@ class Session:
         self._jobs = jobs
         self._job: Optional[Job] = None
         self._run: Optional[Run] = None
-        self.preview = Preview()
+        self.preview, self.agreement = Preview(), AgreementOverlay()
 
     @property
     def running(self) -> bool:
@@ -66,6 +67,7 @@ class Session:
         """Show a computed run."""
         self._run = run
         self.preview.show(run)
+        self.agreement.show(run)
 
     def cancel(self) -> bool:
         """Stop a run that is computing (it arrives with what it has), else drop the preview.
@@ -89,6 +91,7 @@ class Session:
             self._job.abandon()
         self._job = self._run = None
         self.preview.clear()
+        self.agreement.clear()
 
 
 def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: Any) -> Any:

@@ -20,6 +20,7 @@ class Settings:
         model: a name, or ``auto`` (by modality).
         frame: ``auto`` (as the model was trained), ``roi`` or ``slice``.
         mode: ``replace`` the segment by its boxes' masks, or ``add`` them to it.
+        agreement: ``yes`` to keep where the directions of a vote agreed, else ``no``.
     """
 
     modality: str = "auto"
@@ -28,6 +29,7 @@ class Settings:
     model: str = "auto"
     frame: str = "auto"
     mode: str = "replace"
+    agreement: str = "no"
 
     @classmethod
     def names(cls) -> List[str]:
@@ -36,12 +38,17 @@ class Settings:
 
     def engineOptions(self, window: Optional[Tuple[float, float]]) -> Dict[str, Any]:
         """Keyword arguments for ``Segmenter.segment``; ``window`` is used where ``displayed`` is chosen."""
-        return {
+        options: Dict[str, Any] = {
             "modality": self.modality,
             "strategy": self.strategy,
             "frame": None if self.frame == "auto" else self.frame,
             "window": window if self.window == "displayed" else None,
         }
+        if self.agreement == "yes" and canVote():
+            from qmedsam.strategies import Options
+
+            options["options"] = Options(agreement=True)
+        return options
 
 
 def modalityChoices() -> List[str]:
@@ -56,6 +63,11 @@ def strategyChoices() -> List[str]:
     from qmedsam.strategies import STRATEGIES
 
     return ["auto", *STRATEGIES]
+
+
+def canVote() -> bool:
+    """Whether the engine votes over directions."""
+    return "vote" in strategyChoices()
 
 
 def modelChoices() -> List[str]:

@@ -340,3 +340,14 @@ def test_a_script_installs_only_what_is_missing(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("QMedSAMSegmentLib.logic.installed", lambda: False)
     QMedSAMSegmentLogic().install(str(tmp_path))
     assert calls == [(tmp_path, None)]
+
+
+def test_undo_stays_with_the_segmentation_that_was_written_last(scene) -> None:
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    first, _ = logic.segment(volume, rois[:1], settings=FIXED)
+    second, _ = logic.segment(volume, rois[1:], settings=FIXED)
+    kept = labelmaps(first)
+    assert len(kept) == 1 and logic.undo()
+    assert labelmaps(second) == {} and labelmaps(first) == kept
+    assert not logic.undo() and labelmaps(first) == kept

@@ -7,7 +7,10 @@ import time
 
 import numpy as np
 import pytest
+import slicer
 from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, grid, labelmaps
+from QMedSAMSegmentLib.agreement import AgreementOverlay
+from QMedSAMSegmentLib.geometry import ijkToWorld
 from QMedSAMSegmentLib.preview import Preview
 from QMedSAMSegmentLib.runs import Prompt, Run
 from QMedSAMSegmentLib.settings import Settings
@@ -126,3 +129,25 @@ def test_a_preview_changes_nothing_and_leaves_nothing(scene) -> None:
     scene.Clear(False)
     assert not preview.shown
     preview.clear()
+
+
+def test_the_agreement_lies_over_the_slices_until_it_is_cleared(scene) -> None:
+    run = _run(scene, 20)
+    run.compute(brightSegmenter())
+    overlay = AgreementOverlay()
+    composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    composite.SetForegroundVolumeID(run.volumeNode.GetID())
+    composite.SetForegroundOpacity(0.2)
+    nodes = scene.GetNumberOfNodes()
+    overlay.show(run)
+    assert overlay.node is None and composite.GetForegroundOpacity() == 0.2  # this run has none
+    votes = np.zeros((20, 32, 32), np.uint8)
+    votes[5:15, 8:20, 8:20] = 67
+    run.result.agreement_kji = votes
+    overlay.show(run)
+    assert np.array_equal(slicer.util.arrayFromVolume(overlay.node), votes)
+    assert np.allclose(ijkToWorld(overlay.node), ijkToWorld(run.volumeNode)) and overlay.node.GetSaveWithScene() == 0
+    assert composite.GetForegroundVolumeID() == overlay.node.GetID() and composite.GetForegroundOpacity() == 0.5
+    overlay.clear()
+    assert composite.GetForegroundVolumeID() == run.volumeNode.GetID() and composite.GetForegroundOpacity() == 0.2
+    assert scene.GetNumberOfNodes() == nodes

@@ -384,3 +384,26 @@ def test_with_a_real_thread_and_timer_the_window_stays_alive(editor) -> None:
     heart.stop()
     assert np.array_equal(editor.mask("first"), editor.truths[0])
     assert len(beats) > 10
+
+
+@pytest.mark.skipif("vote" not in STRATEGIES, reason="this engine does not vote")
+def test_a_vote_shows_its_agreement_with_the_preview(editor) -> None:
+    editor.ui.strategyCombo.setCurrentIndex(editor.ui.strategyCombo.findData("vote"))
+    editor.ui.agreementCheck.checked = True
+    editor.ui.previewButton.click()
+    editor.finish()
+    node = editor.effect.session.agreement.node
+    votes = slicer.util.arrayFromVolume(node)
+    assert votes.shape == editor.truths[0].shape and votes.max() == 100 and votes[editor.truths[0]].mean() > 50
+    editor.ui.cancelButton.click()
+    assert node.GetScene() is None
+
+
+def test_without_a_vote_no_agreement_is_offered(editor) -> None:
+    check = editor.ui.agreementCheck
+    assert check.isVisibleTo(check.parentWidget()) == ("vote" in STRATEGIES)
+    editor.ui.agreementCheck.checked = True
+    assert editor.effect.settings.agreement == "yes"
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert editor.effect.session.preview.shown and editor.effect.session.agreement.node is None
