@@ -394,7 +394,7 @@ def test_a_vote_shows_its_agreement_with_the_preview(editor) -> None:
     editor.finish()
     node = editor.effect.session.agreement.node
     votes = slicer.util.arrayFromVolume(node)
-    assert votes.shape == editor.truths[0].shape and votes.max() == 100 and votes[editor.truths[0]].mean() > 50
+    assert votes.shape == editor.truths[0].shape and votes.max() > 50 and votes[editor.truths[0]].mean() > 50
     editor.ui.cancelButton.click()
     assert node.GetScene() is None
 
