@@ -21,7 +21,7 @@ from .geometry import arrayFromMatrix, nodeToWorld
 from .installer import Installer
 from .logic import QMedSAMSegmentLogic
 from .questions import confirmed
-from .runs import Prompt, Run
+from .runs import DEFAULT_COLOR, Prompt, Run
 from .session import Session, fingerprint
 from .settings import Settings
 from .worker import Job
@@ -169,6 +169,22 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         markups.StartPlaceMode(False)
         self.panel.say(_("Click two opposite corners of the object in a slice view."))
 
+    def onUseRoi(self, roiId: str) -> None:
+        """An ROI of the scene becomes the box of the selected segment; ``*``: each gets a new segment of its name and colour."""
+        with self.panel.mendable():
+            segmentation = self.segmentationNode.GetSegmentation()
+            if roiId == "*":
+                self.scriptedEffect.saveStateForUndo()
+                for roiNode in boxes.freeRois(slicer.mrmlScene):
+                    color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
+                    segmentId = segmentation.AddEmptySegment("", roiNode.GetName(), color)
+                    boxes.bind(roiNode, self.segmentationNode, segmentId)
+            elif segmentation.GetSegment(self.segmentId) is None:
+                raise QMedSAMError(_("No segment is selected."), _("Choose one, or use all boxes with a new segment for each."))
+            else:
+                boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self.segmentationNode, self.segmentId)
+            self._boxesMade()
+
     def onFit(self) -> None:
         with self.panel.mendable():
             roiNode = self.table.current
@@ -178,7 +194,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             if not mask.any():
                 raise QMedSAMError(_("The selected segment is empty."), _("Paint a rough shape first, or draw the box."))
             boxes.fitToMask(self._newBox() if isNew else roiNode, mask, toWorld)
-            self.updateGUIFromMRML()
+            self._boxesMade()
 
     def onFlat(self) -> None:
         with self.panel.mendable():
@@ -189,7 +205,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def onDuplicate(self) -> None:
         with self.panel.mendable():
             twin = boxes.duplicate(self._chosen())
-            self.updateGUIFromMRML()
+            self._boxesMade()
             self.table.choose(twin)
 
     def onDelete(self) -> None:
@@ -200,7 +216,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         with self.panel.mendable():
             for segmentId in boxes.restorableSegments(self.segmentationNode):
                 boxes.restoreFromTag(self.segmentationNode, segmentId)
-            self.updateGUIFromMRML()
+            self._boxesMade()
 
     def onHandles(self, shown: bool) -> None:
         for roiNode in boxes.boundRois(self.segmentationNode):
@@ -319,6 +335,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             if node is self._placing:
                 self._placing = None
             self.updateGUIFromMRML()
+
+    def _boxesMade(self) -> None:
+        self.updateGUIFromMRML()
+        self.onHandles(self.panel.ui.handlesCheck.checked)
 
     def _newBox(self) -> Any:
         if self.segmentationNode is None or not self.segmentId:

@@ -104,13 +104,18 @@ def boundSegmentId(roiNode: Any, segmentationNode: Any) -> Optional[str]:
 def boundRois(segmentationNode: Any, segmentId: Optional[str] = None) -> List[Any]:
     """ROI nodes bound to a segmentation (or to one of its segments), in the order of the scene."""
     scene = segmentationNode.GetScene() if segmentationNode is not None else None
-    if scene is None:
-        return []
-    nodes = [
-        scene.GetNthNodeByClass(n, "vtkMRMLMarkupsROINode") for n in range(scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode"))
-    ]
-    bound = [(node, boundSegmentId(node, segmentationNode)) for node in nodes]
+    bound = [(node, boundSegmentId(node, segmentationNode)) for node in _rois(scene)]
     return [node for node, bondId in bound if bondId is not None and segmentId in (None, bondId)]
+
+
+def freeRois(scene: Any) -> List[Any]:
+    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module."""
+    return [node for node in _rois(scene) if _boundSegment(node) is None and max(node.GetSize()) > 0]
+
+
+def _rois(scene: Any) -> List[Any]:
+    count = scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") if scene is not None else 0
+    return [scene.GetNthNodeByClass(n, "vtkMRMLMarkupsROINode") for n in range(count)]
 
 
 def duplicate(roiNode: Any) -> Any:

@@ -11,7 +11,7 @@ import slicer
 from qmedsam import QMedSAMError, Segmentation
 from slicer.i18n import tr as _
 
-from .boxes import restorableSegments
+from .boxes import freeRois, restorableSegments
 from .boxtable import BoxTable, countSlices
 from .questions import confirmed
 from .runs import Run
@@ -88,6 +88,7 @@ class EffectPanel:
             (ui.installButton, self.onInstall),
         ):
             button.connect("clicked()", method)
+        ui.roiCombo.connect("activated(int)", self.onRoiChosen)
         ui.handlesCheck.connect("toggled(bool)", effect.onHandles)
         ui.autoUpdateCheck.connect("toggled(bool)", self.onParameterChanged)
         ui.agreementCheck.connect("toggled(bool)", self.onParameterChanged)
@@ -100,6 +101,22 @@ class EffectPanel:
     def fillModels(self) -> None:
         """List the models at hand now; done when the effect is activated, for it reads files."""
         _fill(self._combos["model"], modelChoices())
+
+    def onRoiChosen(self, index: int) -> None:
+        if index > 0:  # the first is the heading
+            self.effect.onUseRoi(self.ui.roiCombo.itemData(index))
+
+    def _fillRois(self) -> None:
+        combo, free = self.ui.roiCombo, freeRois(slicer.mrmlScene)
+        wasBlocked = combo.blockSignals(True)
+        combo.clear()
+        combo.addItem(_("Use an ROI of the scene ({count})...").format(count=len(free)), "")
+        if len(free) > 1:
+            combo.addItem(_("All of them, a new segment for each"), "*")
+        for roiNode in free:
+            combo.addItem(roiNode.GetName(), roiNode.GetID())
+        combo.blockSignals(wasBlocked)
+        combo.setEnabled(bool(free))
 
     def onParameterChanged(self, *unused: Any) -> None:
         self.effect.updateMRMLFromGUI()
@@ -127,6 +144,7 @@ class EffectPanel:
             wasBlocked = check.blockSignals(True)
             check.checked = on
             check.blockSignals(wasBlocked)
+        self._fillRois()
         self.ui.installFrame.setVisible(not self.effect.installer.present())
         self.ui.restoreButton.setEnabled(bool(restorableSegments(segmentationNode)))
         self.ui.estimateLabel.setText(self._estimate(table, volumeNode))
@@ -194,7 +212,7 @@ class EffectPanel:
         else:
             head = _("Preview, {time}. Apply writes it, Cancel drops it.").format(time=durationText(result.seconds["total"]))
         self.say("\n".join([head, *found, *result.messages]))
-        self.updateButtons()
+        self.effect.updateGUIFromMRML()  # the estimate is better now
 
     def fail(self, error: Exception) -> None:
         """A sentence in the panel for what the user can mend; a dialog with the log only for what nobody foresaw."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Dict
 
@@ -30,7 +31,9 @@ def main() -> None:
     from PySide6 import QtCore, QtWidgets
 
     qtApplication = QtWidgets.QApplication([])
+    settings = tempfile.TemporaryDirectory()  # the user's stay as they are
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
+    QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, settings.name)
     qtApplication.setOrganizationName("QMedSAMPictures")
     qtApplication.setStyle("Fusion")
     pythonqt.install()
@@ -41,6 +44,7 @@ def main() -> None:
     icons.main()
     _tutorial(scene, *_sample(scene))
     _modulePanel()
+    settings.cleanup()
 
 
 def _sample(scene: Any) -> Any:

@@ -355,7 +355,6 @@ def test_an_estimate_follows_the_first_run(editor) -> None:
     assert "slices in all boxes" in editor.ui.estimateLabel.text and "about" not in editor.ui.estimateLabel.text
     editor.ui.previewButton.click()
     editor.finish()
-    editor.effect.updateGUIFromMRML()
     assert "about" in editor.ui.estimateLabel.text
 
 
@@ -407,3 +406,31 @@ def test_without_a_vote_no_agreement_is_offered(editor) -> None:
     editor.ui.previewButton.click()
     editor.finish()
     assert editor.effect.session.preview.shown and editor.effect.session.agreement.node is None
+
+
+def test_rois_of_the_scene_are_used_for_a_segment_or_get_new_ones(editor) -> None:
+    combo = editor.ui.roiCombo
+    assert not combo.enabled  # both belong to segments
+    for roi in editor.rois:
+        roi.RemoveAttribute("QMedSAM.SegmentID")
+        roi.GetDisplayNode().SetSelectedColor(0.2, 0.4, 0.9)
+    editor.effect.updateGUIFromMRML()
+    assert editor.ui.boxesTable.rowCount == 0
+    assert [combo.itemData(n) for n in range(combo.count)] == ["", "*", *(roi.GetID() for roi in editor.rois)]
+    combo.activated.emit(0)
+    assert editor.ui.boxesTable.rowCount == 0
+    combo.activated.emit(2)
+    assert boundRois(editor.segmentation, "first") == [editor.rois[0]] and combo.count == 2
+    editor.rois[0].RemoveAttribute("QMedSAM.SegmentID")
+    editor.effect.updateGUIFromMRML()
+    combo.activated.emit(1)
+    inner = editor.segmentation.GetSegmentation()
+    made = [inner.GetNthSegmentID(n) for n in range(inner.GetNumberOfSegments())][2:]
+    assert [inner.GetSegment(one).GetName() for one in made] == ["roi 0", "roi 1"]
+    assert np.allclose(inner.GetSegment(made[1]).GetColor(), (0.2, 0.4, 0.9), atol=0.01)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert all(np.array_equal(editor.mask(one), truth) for one, truth in zip(made, editor.truths))
+    editor.logic.Undo()
+    editor.logic.Undo()
+    assert inner.GetNumberOfSegments() == 2
