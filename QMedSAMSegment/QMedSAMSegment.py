@@ -127,6 +127,7 @@ class QMedSAMSegmentTest(ScriptedLoadableModuleTest):
         self.assertIn("QMedSAM", self._editor().availableEffectNames())
 
     def test_ScriptSegmentsThePhantom(self) -> None:
+        self._needOpenVINO()
         volume, rois, truth = self._sample()
         logic = QMedSAMSegmentLogic()
         segmentation, _result = logic.segment(volume, rois, modality="CT")
@@ -137,6 +138,7 @@ class QMedSAMSegmentTest(ScriptedLoadableModuleTest):
         self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 0)
 
     def test_EffectSegmentsThePhantom(self) -> None:
+        self._needOpenVINO()
         from QMedSAMSegmentLib.boxes import bind
 
         volume, rois, truth = self._sample()
@@ -158,6 +160,13 @@ class QMedSAMSegmentTest(ScriptedLoadableModuleTest):
         editor.undo()
         self.assertEqual(self._voxels(segmentation, segmentId, volume).sum(), 0)
         editor.setActiveEffectByName("")
+
+    def _needOpenVINO(self) -> None:
+        """A test runner skips visibly; nothing is installed in testing mode."""
+        from QMedSAMSegmentLib import installer
+
+        if not installer.installed():
+            self.skipTest("OpenVINO is not installed")
 
     def _editor(self) -> Any:
         editor = slicer.qMRMLSegmentEditorWidget()

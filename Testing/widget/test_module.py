@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nodes
 import pytest
 import slicer
 from nodes import HandTimer
@@ -180,3 +181,29 @@ def test_the_widget_is_set_up_entered_and_left_without_a_main_window(module) -> 
     widget.enter()
     assert widget.panel.ui.modelsTable.rowCount >= 1
     widget.cleanup()
+
+
+def test_the_script_part_of_the_self_test_passes(module, monkeypatch) -> None:
+    """Its own code and numbers, with slicer-core's readers in the place of the application's."""
+    pytest.importorskip("openvino")
+    folder = shipped_folder().parent / "SampleData"
+
+    def load(kind: str, storage: str, file: str):
+        node = slicer.mrmlScene.AddNewNodeByClass(kind, file)
+        reader = slicer.mrmlScene.AddNewNodeByClass(storage)
+        reader.SetFileName(file)
+        assert reader.ReadData(node)
+        return node
+
+    def loadSample():
+        assert nodes.logicOf("vtkSlicerMarkupsLogic").LoadMarkups(str(folder / "QMedSAMPhantom-boxes.mrk.json"), "boxes")
+        return load("vtkMRMLScalarVolumeNode", "vtkMRMLVolumeArchetypeStorageNode", str(folder / "QMedSAMPhantom.nrrd"))
+
+    def loadTruth(path: str):
+        return load("vtkMRMLSegmentationNode", "vtkMRMLSegmentationStorageNode", path)
+
+    monkeypatch.setattr(module, "loadSampleData", loadSample)
+    monkeypatch.setattr(slicer.util, "loadSegmentation", loadTruth)
+    segmentations = SimpleNamespace(logic=lambda: nodes.logicOf("vtkSlicerSegmentationsModuleLogic"))
+    monkeypatch.setattr(slicer.modules, "segmentations", segmentations, raising=False)
+    module.QMedSAMSegmentTest("test_ScriptSegmentsThePhantom").test_ScriptSegmentsThePhantom()
