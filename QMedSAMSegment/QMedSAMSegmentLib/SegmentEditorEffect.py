@@ -13,15 +13,15 @@ from qmedsam import QMedSAMError, Segmentation
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
 
-from . import boxes
+from .boxactions import BoxActions
+from .boxes import SEGMENT_ATTRIBUTE, boundRois
 from .boxtable import BoxTable
 from .effectpanel import EffectPanel
 from .effectwriter import EffectWriter
-from .geometry import arrayFromMatrix, nodeToWorld
 from .installer import Installer
 from .logic import QMedSAMSegmentLogic
 from .questions import confirmed
-from .runs import DEFAULT_COLOR, Prompt, Run
+from .runs import Prompt, Run
 from .session import Session, fingerprint
 from .settings import Settings
 from .worker import Job
@@ -46,8 +46,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.shortcuts: List[Any] = []
         self.active = False
         self.panel: Optional[EffectPanel] = None
+        self.boxes: Optional[BoxActions] = None
         self._previewKey: Any = None
-        self._placing: Any = None
 
     def clone(self) -> Any:
         import qSlicerSegmentationsEditorEffectsPythonQt as effects
@@ -73,8 +73,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def setupOptionsFrame(self) -> None:
         ui = slicer.util.loadUI(os.path.join(_resources(), "UI", "QMedSAMEffect.ui"))
         self.scriptedEffect.addOptionsWidget(ui)
+        self.boxes = BoxActions(self)
         self.panel = EffectPanel(ui, self)
-        self.table = BoxTable(self.panel.ui.boxesTable, self.onBoxChosen)
+        self.table = BoxTable(self.panel.ui.boxesTable, self.boxes.chosen)
 
     def createCursor(self, viewWidget: Any) -> Any:
         mainWindow = slicer.util.mainWindow()
@@ -97,7 +98,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def deactivate(self) -> None:
         self.active = False
         self.session.close()
-        self._endPlacing()
+        if self.boxes is not None:
+            self.boxes.endPlacing()
         self.observations.removeObservers()
         for shortcut in self.shortcuts:
             shortcut.setParent(None)
@@ -124,7 +126,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             return
         self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
         if self.active:
-            self._observeBoxes()
+            self.boxes.observe(self.table.rois)
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
 
     def updateMRMLFromGUI(self) -> None:
@@ -153,96 +155,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def prompts(self, everything: bool = False) -> List[Prompt]:
         """Boxes of the selected segment, or of all segments."""
-        rois = boxes.boundRois(self.segmentationNode, None if everything else self.segmentId)
-        return [Prompt(roi, roi.GetAttribute(boxes.SEGMENT_ATTRIBUTE)) for roi in rois if roi is not self._placing]
-
-    # Boxes
-
-    def onAddBox(self) -> None:
-        roiNode = self._newBox()
-        if roiNode is None:
-            return
-        self._placing = roiNode
-        self.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.onBoxPlaced)
-        markups = slicer.modules.markups.logic()
-        markups.SetActiveList(roiNode)
-        markups.StartPlaceMode(False)
-        self.panel.say(_("Click two opposite corners of the object in a slice view."))
-
-    def onUseRoi(self, roiId: str) -> None:
-        """An ROI of the scene becomes the box of the selected segment; ``*``: each gets a new segment of its name and colour."""
-        with self.panel.mendable():
-            segmentation = self.segmentationNode.GetSegmentation()
-            if roiId == "*":
-                self.scriptedEffect.saveStateForUndo()
-                for roiNode in boxes.freeRois(slicer.mrmlScene):
-                    color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
-                    segmentId = segmentation.AddEmptySegment("", roiNode.GetName(), color)
-                    boxes.bind(roiNode, self.segmentationNode, segmentId)
-            elif segmentation.GetSegment(self.segmentId) is None:
-                raise QMedSAMError(_("No segment is selected."), _("Choose one, or use all boxes with a new segment for each."))
-            else:
-                boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self.segmentationNode, self.segmentId)
-            self._boxesMade()
-
-    def onFit(self) -> None:
-        with self.panel.mendable():
-            roiNode = self.table.current
-            isNew = roiNode is None or roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE) != self.segmentId
-            image = self.scriptedEffect.selectedSegmentLabelmap()
-            mask, toWorld = _maskOf(image, self.segmentationNode)
-            if not mask.any():
-                raise QMedSAMError(_("The selected segment is empty."), _("Paint a rough shape first, or draw the box."))
-            boxes.fitToMask(self._newBox() if isNew else roiNode, mask, toWorld)
-            self._boxesMade()
-
-    def onFlat(self) -> None:
-        with self.panel.mendable():
-            k = boxes.flattenToSlice(self._chosen(), self.volumeNode)
-            self.updateGUIFromMRML()
-            self.panel.say(_("The box covers the slice {k}.").format(k=k))
-
-    def onDuplicate(self) -> None:
-        with self.panel.mendable():
-            twin = boxes.duplicate(self._chosen())
-            self._boxesMade()
-            self.table.choose(twin)
-
-    def onDelete(self) -> None:
-        with self.panel.mendable():
-            slicer.mrmlScene.RemoveNode(self._chosen())
-
-    def onRestore(self) -> None:
-        with self.panel.mendable():
-            for segmentId in boxes.restorableSegments(self.segmentationNode):
-                boxes.restoreFromTag(self.segmentationNode, segmentId)
-            self._boxesMade()
-
-    def onHandles(self, shown: bool) -> None:
-        for roiNode in boxes.boundRois(self.segmentationNode):
-            if roiNode.GetDisplayNode() is not None:
-                roiNode.GetDisplayNode().SetHandlesInteractive(shown)
-
-    def onBoxChosen(self, roiNode: Any) -> None:
-        self.scriptedEffect.parameterSetNode().SetSelectedSegmentID(roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE))
-
-    def onBoxPlaced(self, roiNode: Any, event: Any) -> None:
-        try:
-            boxes.boxFromRoi(roiNode, self.volumeNode)
-        except QMedSAMError:
-            return  # the first of two clicks
-        self._endPlacing()
-        if boxes.ensureDepth(roiNode):
-            self.panel.say(_("Pull the box's handles in the other views until it holds the whole object."))
-        self.updateGUIFromMRML()
-        self.onBoxReleased(roiNode, event)
-
-    def onBoxReleased(self, roiNode: Any, event: Any) -> None:
-        if self.scriptedEffect.integerParameter("autoUpdate") and roiNode is not self._placing:
-            self.onPreview()
-
-    def onBoxModified(self, roiNode: Any, event: Any) -> None:
-        self.panel.updateSoon()
+        rois = boundRois(self.segmentationNode, None if everything else self.segmentId)
+        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in rois if roi is not self.boxes.placing]
 
     # Runs
 
@@ -327,78 +241,25 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def onSceneClosing(self, scene: Any, event: Any) -> None:
         self.session.close()
-        self._placing = None
+        self.boxes.placing = None
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onSceneNodesChanged(self, scene: Any, event: Any, node: Any) -> None:
         if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
-            if node is self._placing:
-                self._placing = None
+            if node is self.boxes.placing:
+                self.boxes.placing = None
             self.updateGUIFromMRML()
-
-    def _boxesMade(self) -> None:
-        self.updateGUIFromMRML()
-        self.onHandles(self.panel.ui.handlesCheck.checked)
-
-    def _newBox(self) -> Any:
-        if self.segmentationNode is None or not self.segmentId:
-            self.panel.say(_("Choose a segment first."))
-            return None
-        roiNode = boxes.createRoi(slicer.mrmlScene, self.segmentationNode, self.segmentId)
-        roiNode.GetDisplayNode().SetHandlesInteractive(self.panel.ui.handlesCheck.checked)
-        return roiNode
-
-    def _chosen(self) -> Any:
-        if self.table.current is None:
-            raise QMedSAMError(_("No box is chosen."), _("Choose one in the table."))
-        return self.table.current
-
-    def _observeBoxes(self) -> None:
-        for roiNode in self.table.rois:
-            for event, method in (
-                (roiNode.PointEndInteractionEvent, self.onBoxReleased),
-                (vtk.vtkCommand.ModifiedEvent, self.onBoxModified),
-            ):
-                if not self.observations.hasObserver(roiNode, event, method):
-                    self.observations.addObserver(roiNode, event, method)
-
-    def _endPlacing(self) -> None:
-        roiNode, self._placing = self._placing, None
-        if roiNode is None or roiNode.GetScene() is None:
-            return
-        self.observations.removeObserver(roiNode, roiNode.PointPositionDefinedEvent, self.onBoxPlaced)
-        if max(roiNode.GetSize()) <= 0:  # never placed
-            slicer.mrmlScene.RemoveNode(roiNode)
-            interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-            if interaction is not None:
-                interaction.SwitchToViewTransformMode()
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""
         mainWindow = slicer.util.mainWindow()
         if mainWindow is None:
             return
-        for key, method in (("Shift+B", self.onAddBox), ("Shift+P", self.onPreview), ("Shift+A", self.onApplyClicked)):
+        for key, method in (("Shift+B", self.boxes.add), ("Shift+P", self.onPreview), ("Shift+A", self.onApplyClicked)):
             shortcut = qt.QShortcut(mainWindow)
             shortcut.setKey(qt.QKeySequence(key))
             shortcut.connect("activated()", method)
             self.shortcuts.append(shortcut)
-
-
-def _maskOf(image: Any, segmentationNode: Any) -> Any:
-    """A labelmap as boolean ``(k, j, i)`` and the ``4 x 4`` matrix from its voxels to world RAS."""
-    import numpy as np
-    from vtk.util import numpy_support
-
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    toWorld = nodeToWorld(segmentationNode) @ arrayFromMatrix(matrix)
-    extent, scalars = image.GetExtent(), image.GetPointData().GetScalars()
-    if scalars is None or any(extent[2 * axis] > extent[2 * axis + 1] for axis in range(3)):
-        return np.zeros((1, 1, 1), bool), toWorld
-    mask = numpy_support.vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1]) > 0
-    toWorld[:3, 3] += toWorld[:3, :3] @ [extent[0], extent[2], extent[4]]
-    return mask, toWorld
 
 
 def _resources() -> str:

@@ -75,12 +75,12 @@ class EffectPanel:
     def _connect(self) -> None:
         effect, ui = self.effect, self.ui
         for button, method in (
-            (ui.addButton, effect.onAddBox),
-            (ui.fitButton, effect.onFit),
-            (ui.flatButton, effect.onFlat),
-            (ui.duplicateButton, effect.onDuplicate),
-            (ui.deleteButton, effect.onDelete),
-            (ui.restoreButton, effect.onRestore),
+            (ui.addButton, effect.boxes.add),
+            (ui.fitButton, effect.boxes.fit),
+            (ui.flatButton, effect.boxes.flatten),
+            (ui.duplicateButton, effect.boxes.duplicate),
+            (ui.deleteButton, effect.boxes.delete),
+            (ui.restoreButton, effect.boxes.restore),
             (ui.previewButton, effect.onPreview),
             (ui.cancelButton, effect.onCancel),
             (ui.applyButton, effect.onApplyClicked),
@@ -89,7 +89,7 @@ class EffectPanel:
         ):
             button.connect("clicked()", method)
         ui.roiCombo.connect("activated(int)", self.onRoiChosen)
-        ui.handlesCheck.connect("toggled(bool)", effect.onHandles)
+        ui.handlesCheck.connect("toggled(bool)", effect.boxes.showHandles)
         ui.autoUpdateCheck.connect("toggled(bool)", self.onParameterChanged)
         ui.agreementCheck.connect("toggled(bool)", self.onParameterChanged)
         for combo in self._combos.values():
@@ -104,7 +104,7 @@ class EffectPanel:
 
     def onRoiChosen(self, index: int) -> None:
         if index > 0:  # the first is the heading
-            self.effect.onUseRoi(self.ui.roiCombo.itemData(index))
+            self.effect.boxes.useRoi(self.ui.roiCombo.itemData(index))
 
     def _fillRois(self) -> None:
         combo, free = self.ui.roiCombo, freeRois(slicer.mrmlScene)

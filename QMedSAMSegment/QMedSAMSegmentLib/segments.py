@@ -108,6 +108,19 @@ def orientedImage(mask_kji: np.ndarray, crop: Crop, ijkToRas: np.ndarray) -> Any
     return image
 
 
+def maskOf(image: Any, segmentationNode: Any) -> Tuple[np.ndarray, np.ndarray]:
+    """A labelmap as boolean ``(k, j, i)`` and the ``4 x 4`` matrix from its voxels to world RAS."""
+    from vtk.util import numpy_support
+
+    toWorld = nodeToWorld(segmentationNode) @ _imageToWorld(image)
+    extent, scalars = image.GetExtent(), image.GetPointData().GetScalars()
+    if scalars is None or any(extent[2 * axis] > extent[2 * axis + 1] for axis in range(3)):
+        return np.zeros((1, 1, 1), bool), toWorld
+    mask = numpy_support.vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1]) > 0
+    toWorld[:3, 3] += toWorld[:3, :3] @ [extent[0], extent[2], extent[4]]
+    return mask, toWorld
+
+
 def union(masks: Sequence[Tuple[np.ndarray, Crop]]) -> Tuple[np.ndarray, Crop]:
     """Several masks of one grid as one, on the smallest crop that holds them all."""
     crop = tuple(slice(min(c[axis].start for _, c in masks), max(c[axis].stop for _, c in masks)) for axis in range(3))

@@ -112,14 +112,14 @@ def test_a_box_is_placed_released_and_previewed(editor) -> None:
     editor.ui.autoUpdateCheck.checked = True
     editor.select("second")
     editor.ui.addButton.click()
-    roi = editor.effect._placing
+    roi = editor.effect.boxes.placing
     assert slicer.modules.markups.logic().GetActiveListID() == roi.GetID()
     editor.effect.interactionNodeModified(None)  # placing does not end the effect
     assert "Click two" in editor.status and not editor.effect.session.running
     roi.SetCenter(*editor.rois[1].GetCenterWorld())
     roi.SetSize(12, 12, 12)
     roi.InvokeEvent(roi.PointPositionDefinedEvent)
-    assert editor.effect._placing is None and editor.effect.session.running
+    assert editor.effect.boxes.placing is None and editor.effect.session.running
     editor.finish()
     assert list(editor.effect.session.preview.node.GetSegmentation().GetSegmentIDs()) == ["second"]
     assert np.allclose(roi.GetDisplayNode().GetSelectedColor(), (0.3, 0.7, 0.9), atol=0.01)
