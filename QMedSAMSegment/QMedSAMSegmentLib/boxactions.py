@@ -55,6 +55,7 @@ class BoxActions:
             self._made()
 
     def fit(self) -> None:
+        """Fit the chosen box to what is in the selected segment; a segment without one gets one."""
         with self._effect.panel.mendable():
             roiNode = self._effect.table.current
             isNew = roiNode is None or roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE) != self._effect.segmentId
@@ -66,36 +67,43 @@ class BoxActions:
             self._made()
 
     def flatten(self) -> None:
+        """Make the chosen box one slice thick, on the slice that is shown."""
         with self._effect.panel.mendable():
             k = boxes.flattenToSlice(self._chosen(), self._effect.volumeNode)
             self._effect.updateGUIFromMRML()
             self._effect.panel.say(_("The box covers the slice {k}.").format(k=k))
 
     def duplicate(self) -> None:
+        """A second box for the chosen one's segment."""
         with self._effect.panel.mendable():
             twin = boxes.duplicate(self._chosen())
             self._made()
             self._effect.table.choose(twin)
 
     def delete(self) -> None:
+        """Take the chosen box out of the scene; its segment stays."""
         with self._effect.panel.mendable():
             slicer.mrmlScene.RemoveNode(self._chosen())
 
     def restore(self) -> None:
+        """Make the boxes again that segments carry in their tags."""
         with self._effect.panel.mendable():
             for segmentId in boxes.restorableSegments(self._effect.segmentationNode):
                 boxes.restoreFromTag(self._effect.segmentationNode, segmentId)
             self._made()
 
     def showHandles(self, shown: bool) -> None:
+        """Show or hide the handles of every box of the segmentation."""
         for roiNode in boxes.boundRois(self._effect.segmentationNode):
             if roiNode.GetDisplayNode() is not None:
                 roiNode.GetDisplayNode().SetHandlesInteractive(shown)
 
     def chosen(self, roiNode: Any) -> None:
+        """The user has chosen a row: its segment becomes the selected one."""
         self._effect.scriptedEffect.parameterSetNode().SetSelectedSegmentID(roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE))
 
     def placed(self, roiNode: Any, event: Any) -> None:
+        """A click has landed; after the second one the box is there."""
         try:
             boxes.boxFromRoi(roiNode, self._effect.volumeNode)
         except QMedSAMError:
@@ -107,10 +115,12 @@ class BoxActions:
         self.released(roiNode, event)
 
     def released(self, roiNode: Any, event: Any) -> None:
+        """A box was let go: the time to preview it, if that is wanted."""
         if self._effect.scriptedEffect.integerParameter("autoUpdate") and roiNode is not self.placing:
             self._effect.onPreview()
 
     def modified(self, roiNode: Any, event: Any) -> None:
+        """A box is being pulled: sizes are shown anew when it rests."""
         self._effect.panel.updateSoon()
 
     def _made(self) -> None:
@@ -140,6 +150,7 @@ class BoxActions:
                     self._effect.observations.addObserver(roiNode, event, method)
 
     def endPlacing(self) -> None:
+        """Stop waiting for clicks; a box that has none goes."""
         roiNode, self.placing = self.placing, None
         if roiNode is None or roiNode.GetScene() is None:
             return
