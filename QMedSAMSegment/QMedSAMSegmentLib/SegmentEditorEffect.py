@@ -1,0 +1,271 @@
+"""The Segment Editor effect QMedSAM: boxes become segments."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, List, Optional
+
+import qt
+import slicer
+import vtk
+from qmedsam import QMedSAMError, Segmentation
+from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
+from slicer.i18n import tr as _
+
+from .boxactions import BoxActions
+from .boxes import SEGMENT_ATTRIBUTE, boundRois
+from .boxtable import BoxTable
+from .effectpanel import EffectPanel
+from .effectwriter import EffectWriter
+from .installer import Installer
+from .logic import QMedSAMSegmentLogic
+from .questions import confirmed
+from .runs import Prompt, Run
+from .session import Session, fingerprint
+from .settings import Settings
+from .worker import Job
+
+_log = logging.getLogger("QMedSAM")
+
+
+class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
+    """Draw boxes, look at the preview, apply. One instance per Segment Editor widget; nodes are found by reference."""
+
+    def __init__(self, scriptedEffect: Any) -> None:
+        scriptedEffect.name = "QMedSAM"  # used by scripts and saved scenes, not translated
+        scriptedEffect.title = _("QMedSAM")
+        scriptedEffect.perSegment = True
+        scriptedEffect.requireSegments = True
+        AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
+        self.logic = QMedSAMSegmentLogic()
+        self.jobs = Job
+        self.session = Session(lambda *work: self.jobs(*work))
+        self.installer = Installer()
+        self.observations = slicer.util.VTKObservationMixin()
+        self.shortcuts: List[Any] = []
+        self.active = False
+        self.panel: Optional[EffectPanel] = None
+        self.boxes: Optional[BoxActions] = None
+        self._previewKey: Any = None
+
+    def clone(self) -> Any:
+        import qSlicerSegmentationsEditorEffectsPythonQt as effects
+
+        clonedEffect = effects.qSlicerSegmentEditorScriptedEffect(None)
+        clonedEffect.setPythonSource(__file__.replace("\\", "/"))
+        return clonedEffect
+
+    def icon(self) -> Any:
+        return qt.QIcon(_iconPath())
+
+    def helpText(self) -> str:
+        return (
+            "<html>"
+            + _("Boxes become segments, on this computer's processor.")
+            + "<p>"
+            + _("Add a box with two clicks in a slice view and pull its handles until it touches the object on all sides.")
+            + "<br>"
+            + _("Preview shows the result without changing anything; Apply writes it. Cancel stops a run within a slice.")
+            + "</html>"
+        )
+
+    def setupOptionsFrame(self) -> None:
+        ui = slicer.util.loadUI(os.path.join(_resources(), "UI", "QMedSAMEffect.ui"))
+        self.scriptedEffect.addOptionsWidget(ui)
+        self.boxes = BoxActions(self)
+        self.panel = EffectPanel(ui, self)
+        self.table = BoxTable(self.panel.ui.boxesTable, self.boxes.chosen)
+
+    def createCursor(self, viewWidget: Any) -> Any:
+        mainWindow = slicer.util.mainWindow()
+        return mainWindow.cursor if mainWindow is not None else qt.QCursor()
+
+    def setMRMLDefaults(self) -> None:
+        for name in Settings.names():
+            self.scriptedEffect.setParameterDefault(name, getattr(Settings(), name))
+        self.scriptedEffect.setParameterDefault("autoUpdate", 0)
+
+    def activate(self) -> None:
+        self.active = True
+        self.scriptedEffect.showEffectCursorInSliceView = False
+        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
+        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onSceneNodesChanged)
+        self._installShortcuts()
+        self.panel.fillModels()
+        self.updateGUIFromMRML()
+
+    def deactivate(self) -> None:
+        self.active = False
+        self.session.close()
+        if self.boxes is not None:
+            self.boxes.endPlacing()
+        self.observations.removeObservers()
+        for shortcut in self.shortcuts:
+            shortcut.setParent(None)
+            shortcut.deleteLater()
+        self.shortcuts = []
+
+    def cleanup(self) -> None:
+        self.deactivate()
+        if self.panel is not None:
+            self.panel.close()
+
+    def interactionNodeModified(self, interactionNode: Any) -> None:
+        """Placing a box leaves the view mode; the default would end the effect."""
+
+    def processInteractionEvents(self, callerInteractor: Any, eventId: int, viewWidget: Any) -> bool:
+        return False
+
+    def sourceVolumeNodeChanged(self) -> None:
+        self.session.close()
+        self.updateGUIFromMRML()
+
+    def updateGUIFromMRML(self) -> None:
+        if self.panel is None or slicer.mrmlScene.IsClosing():
+            return
+        self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
+        if self.active:
+            self.boxes.observe(self.table.rois)
+        self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
+
+    def updateMRMLFromGUI(self) -> None:
+        self.panel.writeParameters()
+
+    # What is edited
+
+    @property
+    def segmentationNode(self) -> Any:
+        node = self.scriptedEffect.parameterSetNode()
+        return node.GetSegmentationNode() if node is not None else None
+
+    @property
+    def volumeNode(self) -> Any:
+        node = self.scriptedEffect.parameterSetNode()
+        return node.GetSourceVolumeNode() if node is not None else None
+
+    @property
+    def segmentId(self) -> str:
+        node = self.scriptedEffect.parameterSetNode()
+        return (node.GetSelectedSegmentID() or "") if node is not None else ""
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**{name: self.scriptedEffect.parameter(name) for name in Settings.names()})
+
+    def prompts(self, everything: bool = False) -> List[Prompt]:
+        """Boxes of the selected segment, or of all segments."""
+        rois = boundRois(self.segmentationNode, None if everything else self.segmentId)
+        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in rois if roi is not self.boxes.placing]
+
+    # Runs
+
+    def onPreview(self) -> None:
+        """Compute the boxes of the selected segment and show what they find; nothing is changed."""
+        self._start(everything=False, apply=False)
+
+    def onApplyClicked(self) -> None:
+        self._start(everything=False, apply=True)
+
+    def onApplyAllClicked(self) -> None:
+        self._start(everything=True, apply=True)
+
+    def onCancel(self) -> None:
+        if self.session.cancel():
+            self.panel.say(_("Stopping after this slice..."))
+        else:
+            self.panel.say("")
+        self.panel.updateButtons()
+
+    def onApply(self) -> None:
+        """Apply the boxes of the selected segment and return when it is done; for scripts, with or without a main window.
+
+        Raises:
+            QMedSAMError: something that the user can mend.
+        """
+        if not self.scriptedEffect.confirmCurrentSegmentVisible():
+            return
+        run = Run(self.volumeNode, self.segmentationNode, self.prompts(), self.settings, copy=False)
+        run.compute(self.logic.segmenter(self.settings.model))
+        run.write(EffectWriter(self.scriptedEffect))
+
+    def _start(self, everything: bool, apply: bool) -> None:
+        if not self._ready():
+            return
+        with self.panel.mendable():
+            prompts, settings = self.prompts(everything), self.settings
+            if not prompts:
+                raise QMedSAMError(_("The selected segment has no box."), _("Press 'Add box' and draw one around the object."))
+            key = fingerprint(self.volumeNode, self.segmentationNode, prompts, settings)
+            shown = self.session.shown
+            if apply and shown is not None and key == self._previewKey:
+                self._write(shown)
+                return
+            run = Run(self.volumeNode, self.segmentationNode, prompts, settings)
+            self._previewKey = key
+            finish = self._applied if apply else self._previewed
+            self.session.start(run, self.logic.segmenter(settings.model), finish, self.panel.fail, self.panel.progress)
+            self.panel.started(run.slices)
+
+    def _ready(self) -> bool:
+        """Whether a run may start: something to segment, the segment visible, OpenVINO there or to be installed first."""
+        if self.segmentationNode is None or self.volumeNode is None:
+            self.panel.say(_("Choose a segmentation and a source volume first."))
+            return False
+        if not self.installer.present():
+            if self.installer.agreed(confirmed):
+                self.panel.install()
+            else:
+                self.panel.say(_("OpenVINO is not installed; press 'Install OpenVINO...' when you want to go on."))
+            return False
+        return bool(self.scriptedEffect.confirmCurrentSegmentVisible())
+
+    def _previewed(self, run: Run, result: Segmentation) -> None:
+        self.session.show(run)
+        self.panel.finished(run, result, applied=False)
+
+    def _applied(self, run: Run, result: Segmentation) -> None:
+        if result.cancelled:  # the user decides: Apply keeps what is shown, Cancel drops it
+            self._previewed(run, result)
+            return
+        self._write(run)
+
+    def _write(self, run: Run) -> None:
+        result = run.result
+        self.session.close()
+        with slicer.util.RenderBlocker():
+            written = run.write(EffectWriter(self.scriptedEffect))
+        self.panel.finished(run, result, applied=written)
+
+    # Helpers
+
+    def onSceneClosing(self, scene: Any, event: Any) -> None:
+        self.session.close()
+        self.boxes.placing = None
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onSceneNodesChanged(self, scene: Any, event: Any, node: Any) -> None:
+        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
+            if node is self.boxes.placing:
+                self.boxes.placing = None
+            self.updateGUIFromMRML()
+
+    def _installShortcuts(self) -> None:
+        """Keys that neither the editor nor the slice views use; only while the effect is active."""
+        mainWindow = slicer.util.mainWindow()
+        if mainWindow is None:
+            return
+        for key, method in (("Shift+B", self.boxes.add), ("Shift+P", self.onPreview), ("Shift+A", self.onApplyClicked)):
+            shortcut = qt.QShortcut(mainWindow)
+            shortcut.setKey(qt.QKeySequence(key))
+            shortcut.connect("activated()", method)
+            self.shortcuts.append(shortcut)
+
+
+def _resources() -> str:
+    return os.path.join(os.path.dirname(os.path.dirname(__file__)), "Resources")
+
+
+def _iconPath() -> str:
+    dark = slicer.app.palette().color(qt.QPalette.Window).lightness() < 128
+    return os.path.join(_resources(), "Icons", "QMedSAMEffectDark.png" if dark else "QMedSAMEffect.png")

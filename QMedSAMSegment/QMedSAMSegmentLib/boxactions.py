@@ -1,0 +1,162 @@
+"""What the effect's buttons do with boxes, and what happens when a box is placed, pulled or let go."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import slicer
+import vtk
+from qmedsam import QMedSAMError
+from slicer.i18n import tr as _
+
+from . import boxes
+from .runs import DEFAULT_COLOR
+from .segments import maskOf
+
+
+class BoxActions:
+    """Boxes of the segmentation that an effect edits.
+
+    Args:
+        effect: whose panel, table, selection and observations are used.
+
+    Attributes:
+        placing: the box that waits for its clicks, or None.
+    """
+
+    def __init__(self, effect: Any) -> None:
+        self._effect = effect
+        self.placing: Any = None
+
+    def add(self) -> None:
+        """A new box for the selected segment, to be placed with two clicks."""
+        with self._effect.panel.mendable():
+            self.placing = roiNode = self._newBox()
+            self._effect.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
+            markups = slicer.modules.markups.logic()
+            markups.SetActiveList(roiNode)
+            markups.StartPlaceMode(False)
+            self._effect.panel.say(_("Click two opposite corners of the object in a slice view."))
+
+    def useRoi(self, roiId: str) -> None:
+        """An ROI of the scene becomes the box of the selected segment; ``*``: each gets a new segment of its name and colour."""
+        with self._effect.panel.mendable():
+            segmentation = self._effect.segmentationNode.GetSegmentation()
+            if roiId == "*":
+                self._effect.scriptedEffect.saveStateForUndo()
+                for roiNode in boxes.freeRois(slicer.mrmlScene):
+                    color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
+                    segmentId = segmentation.AddEmptySegment("", roiNode.GetName(), color)
+                    boxes.bind(roiNode, self._effect.segmentationNode, segmentId)
+            elif segmentation.GetSegment(self._effect.segmentId) is None:
+                raise QMedSAMError(_("No segment is selected."), _("Choose one, or use all boxes with a new segment for each."))
+            else:
+                boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._effect.segmentId)
+            self._made()
+
+    def fit(self) -> None:
+        """Fit the chosen box to what is in the selected segment; a segment without one gets one."""
+        with self._effect.panel.mendable():
+            roiNode = self._effect.table.current
+            isNew = roiNode is None or roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE) != self._effect.segmentId
+            image = self._effect.scriptedEffect.selectedSegmentLabelmap()
+            mask, toWorld = maskOf(image, self._effect.segmentationNode)
+            if not mask.any():
+                raise QMedSAMError(_("The selected segment is empty."), _("Paint a rough shape first, or draw the box."))
+            boxes.fitToMask(self._newBox() if isNew else roiNode, mask, toWorld)
+            self._made()
+
+    def flatten(self) -> None:
+        """Make the chosen box one slice thick, on the slice that is shown."""
+        with self._effect.panel.mendable():
+            k = boxes.flattenToSlice(self._chosen(), self._effect.volumeNode)
+            self._effect.updateGUIFromMRML()
+            self._effect.panel.say(_("The box covers the slice {k}.").format(k=k))
+
+    def duplicate(self) -> None:
+        """A second box for the chosen one's segment."""
+        with self._effect.panel.mendable():
+            twin = boxes.duplicate(self._chosen())
+            self._made()
+            self._effect.table.choose(twin)
+
+    def delete(self) -> None:
+        """Take the chosen box out of the scene; its segment stays."""
+        with self._effect.panel.mendable():
+            slicer.mrmlScene.RemoveNode(self._chosen())
+
+    def restore(self) -> None:
+        """Make the boxes again that segments carry in their tags."""
+        with self._effect.panel.mendable():
+            for segmentId in boxes.restorableSegments(self._effect.segmentationNode):
+                boxes.restoreFromTag(self._effect.segmentationNode, segmentId)
+            self._made()
+
+    def showHandles(self, shown: bool) -> None:
+        """Show or hide the handles of every box of the segmentation."""
+        for roiNode in boxes.boundRois(self._effect.segmentationNode):
+            if roiNode.GetDisplayNode() is not None:
+                roiNode.GetDisplayNode().SetHandlesInteractive(shown)
+
+    def chosen(self, roiNode: Any) -> None:
+        """The user has chosen a row: its segment becomes the selected one."""
+        self._effect.scriptedEffect.parameterSetNode().SetSelectedSegmentID(roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE))
+
+    def placed(self, roiNode: Any, event: Any) -> None:
+        """A click has landed; after the second one the box is there."""
+        try:
+            boxes.boxFromRoi(roiNode, self._effect.volumeNode)
+        except QMedSAMError:
+            return  # the first of two clicks
+        self.endPlacing()
+        if boxes.ensureDepth(roiNode):
+            self._effect.panel.say(_("Pull the box's handles in the other views until it holds the whole object."))
+        self._effect.updateGUIFromMRML()
+        self.released(roiNode, event)
+
+    def released(self, roiNode: Any, event: Any) -> None:
+        """A box was let go: the time to preview it, if that is wanted."""
+        if self._effect.scriptedEffect.integerParameter("autoUpdate") and roiNode is not self.placing:
+            self._effect.onPreview()
+
+    def modified(self, roiNode: Any, event: Any) -> None:
+        """A box is being pulled: sizes are shown anew when it rests."""
+        self._effect.panel.updateSoon()
+
+    def _made(self) -> None:
+        self._effect.updateGUIFromMRML()
+        self.showHandles(self._effect.panel.ui.handlesCheck.checked)
+
+    def _newBox(self) -> Any:
+        if self._effect.segmentationNode is None or not self._effect.segmentId:
+            raise QMedSAMError(_("No segment is selected."), _("Choose one first."))
+        roiNode = boxes.createRoi(slicer.mrmlScene, self._effect.segmentationNode, self._effect.segmentId)
+        roiNode.GetDisplayNode().SetHandlesInteractive(self._effect.panel.ui.handlesCheck.checked)
+        return roiNode
+
+    def _chosen(self) -> Any:
+        if self._effect.table.current is None:
+            raise QMedSAMError(_("No box is chosen."), _("Choose one in the table."))
+        return self._effect.table.current
+
+    def observe(self, rois: Sequence[Any]) -> None:
+        """Follow boxes until the effect is left."""
+        for roiNode in rois:
+            for event, method in (
+                (roiNode.PointEndInteractionEvent, self.released),
+                (vtk.vtkCommand.ModifiedEvent, self.modified),
+            ):
+                if not self._effect.observations.hasObserver(roiNode, event, method):
+                    self._effect.observations.addObserver(roiNode, event, method)
+
+    def endPlacing(self) -> None:
+        """Stop waiting for clicks; a box that has none goes."""
+        roiNode, self.placing = self.placing, None
+        if roiNode is None or roiNode.GetScene() is None:
+            return
+        self._effect.observations.removeObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
+        if max(roiNode.GetSize()) <= 0:  # never placed
+            slicer.mrmlScene.RemoveNode(roiNode)
+            interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+            if interaction is not None:
+                interaction.SwitchToViewTransformMode()

@@ -1,0 +1,247 @@
+"""ROI nodes to the engine's boxes, and their bond with a segment.
+
+A box belongs to a segment by a node reference and an attribute, never by its name. What was applied is also written into a tag
+of the segment, so that a ``.seg.nrrd`` carries its boxes along.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+from qmedsam import Box, QMedSAMError
+
+from .geometry import arrayFromMatrix, ijkToWorld, matrixFromArray, nodeToWorld
+
+#: Reference role and attribute by which an ROI belongs to a segment.
+SEGMENTATION_ROLE = "QMedSAM.Segmentation"
+SEGMENT_ATTRIBUTE = "QMedSAM.SegmentID"
+#: Tag of a segment: its boxes, 12 numbers each (centre, then half axes, in the segmentation's RAS), ';' between boxes.
+#: Neither ':' nor '|', which separate tags in a ``.seg.nrrd``.
+BOXES_TAG = "QMedSAM.Boxes"
+#: Room around a segment when a box is fitted to it, as a share of its size; what the models were trained with.
+FIT_MARGIN = 0.05
+
+
+def boxFromRoi(roiNode: Any, volumeNode: Any, **attributes: Any) -> Box:
+    """The box of an ROI in a volume's voxel coordinates: centre and three half axes, so that every rotation is kept.
+
+    Args:
+        roiNode: ``vtkMRMLMarkupsROINode``; it and the volume may each be under a linear transform.
+        volumeNode: the volume that is segmented.
+        attributes: ``label``, ``name``, ``color`` of the box.
+
+    Raises:
+        QMedSAMError: the ROI has no size yet, or a transform is not linear.
+    """
+    nodeToWorld(roiNode)  # refuses a non-linear transform; a linear one is part of the matrix below
+    size = np.array(roiNode.GetSize(), dtype=float)
+    if roiNode.GetNumberOfControlPoints() == 0 or np.count_nonzero(size > 0) < 2:
+        raise QMedSAMError(f"The box '{roiNode.GetName()}' has no size yet.", "Draw it: two clicks in a slice view.")
+    toWorld = arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
+    # Eight corners follow from this; the node's bounds would forget the rotation.
+    return Box.from_ras(toWorld[:3, 3], toWorld[:3, :3] * (size / 2), ijkToWorld(volumeNode), **attributes)
+
+
+def setRoi(roiNode: Any, centerWorld: Sequence[float], halfAxesWorld: np.ndarray) -> None:
+    """Give an ROI its place: centre and half axes (columns, at right angles) in world RAS.
+
+    Raises:
+        QMedSAMError: the axes are not at right angles (a sheared volume), or the ROI's transform is not linear.
+    """
+    fromWorld = np.linalg.inv(nodeToWorld(roiNode))
+    halfAxes = fromWorld[:3, :3] @ np.asarray(halfAxesWorld, dtype=float)
+    half = np.linalg.norm(halfAxes, axis=0)
+    directions = halfAxes / half
+    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
+        raise QMedSAMError("A box along the axes of a sheared image is not a cuboid.", "Draw the box by hand.")
+    if np.linalg.det(directions) < 0:
+        directions[:, 2] *= -1  # a cuboid is its own mirror image, and an ROI's axes are right-handed
+    matrix = np.eye(4)
+    matrix[:3, :3] = directions
+    center = (fromWorld @ np.append(np.asarray(centerWorld, dtype=float), 1.0))[:3]
+    matrix[:3, 3] = center
+    roiNode.SetCenter(*center.tolist())  # makes the control point of an ROI that was never placed
+    roiNode.SetAndObserveObjectToNodeMatrix(matrixFromArray(matrix))
+    roiNode.SetSize(*(2 * half).tolist())
+
+
+def createRoi(scene: Any, segmentationNode: Any, segmentId: str) -> Any:
+    """A new, unplaced ROI node bound to a segment, in its colour and named after it."""
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    name = scene.GenerateUniqueName(f"{segment.GetName()} box")
+    roiNode = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+    roiNode.CreateDefaultDisplayNodes()
+    roiNode.GetDisplayNode().SetFillOpacity(0.08)  # the object must stay visible through its box
+    bind(roiNode, segmentationNode, segmentId)
+    return roiNode
+
+
+def bind(roiNode: Any, segmentationNode: Any, segmentId: str) -> None:
+    """Make an ROI the box of a segment and give it the segment's colour."""
+    roiNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
+    roiNode.SetAttribute(SEGMENT_ATTRIBUTE, segmentId)
+    updateColor(roiNode)
+
+
+def updateColor(roiNode: Any) -> None:
+    """Take over the colour of the segment that the ROI is bound to."""
+    segment = _boundSegment(roiNode)
+    display = roiNode.GetDisplayNode()
+    if segment is None or display is None:
+        return
+    display.SetSelectedColor(segment.GetColor())
+    display.SetColor(segment.GetColor())
+
+
+def boundSegmentId(roiNode: Any, segmentationNode: Any) -> Optional[str]:
+    """The segment of this segmentation that an ROI is bound to, or None."""
+    if roiNode.GetNodeReference(SEGMENTATION_ROLE) is not segmentationNode or _boundSegment(roiNode) is None:
+        return None
+    return roiNode.GetAttribute(SEGMENT_ATTRIBUTE)
+
+
+def boundRois(segmentationNode: Any, segmentId: Optional[str] = None) -> List[Any]:
+    """ROI nodes bound to a segmentation (or to one of its segments), in the order of the scene."""
+    scene = segmentationNode.GetScene() if segmentationNode is not None else None
+    bound = [(node, boundSegmentId(node, segmentationNode)) for node in _rois(scene)]
+    return [node for node, bondId in bound if bondId is not None and segmentId in (None, bondId)]
+
+
+def freeRois(scene: Any) -> List[Any]:
+    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module."""
+    return [node for node in _rois(scene) if _boundSegment(node) is None and max(node.GetSize()) > 0]
+
+
+def _rois(scene: Any) -> List[Any]:
+    count = scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") if scene is not None else 0
+    return [scene.GetNthNodeByClass(n, "vtkMRMLMarkupsROINode") for n in range(count)]
+
+
+def duplicate(roiNode: Any) -> Any:
+    """A second ROI of the same place and segment, moved by a quarter of its size along its first axis so that it can be seen."""
+    segmentationNode = roiNode.GetNodeReference(SEGMENTATION_ROLE)
+    twin = createRoi(roiNode.GetScene(), segmentationNode, roiNode.GetAttribute(SEGMENT_ATTRIBUTE))
+    twin.SetAndObserveTransformNodeID(roiNode.GetTransformNodeID())
+    toWorld = arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
+    halfAxes = toWorld[:3, :3] * (np.array(roiNode.GetSize()) / 2)
+    setRoi(twin, toWorld[:3, 3] + halfAxes[:, 0] / 2, halfAxes)
+    return twin
+
+
+def fitToMask(roiNode: Any, mask_kji: np.ndarray, ijkToRas: np.ndarray, margin: float = FIT_MARGIN) -> None:
+    """Fit an ROI to a mask, along the axes of the mask's grid.
+
+    Args:
+        roiNode: is changed.
+        mask_kji: boolean.
+        ijkToRas: ``4 x 4`` from the mask's voxels to world RAS; columns at right angles.
+        margin: share of the mask's size left free on every side.
+
+    Raises:
+        QMedSAMError: the mask is empty.
+    """
+    used = [np.flatnonzero(mask_kji.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (2, 1, 0)]
+    if not len(used[0]):
+        raise QMedSAMError("The segment is empty.", "Paint a rough shape first, or draw the box.")
+    low, high = np.array([u[0] - 0.5 for u in used]), np.array([u[-1] + 0.5 for u in used])
+    half = (high - low) / 2 * (1 + 2 * margin)
+    center = ijkToRas @ np.append((low + high) / 2, 1.0)
+    setRoi(roiNode, center[:3], ijkToRas[:3, :3] * half)
+
+
+def ensureDepth(roiNode: Any) -> bool:
+    """Give an ROI that was drawn flat, with both clicks in one slice view, the depth of its shorter side.
+
+    Returns:
+        Whether it was flat.
+    """
+    size = np.array(roiNode.GetSize(), dtype=float)
+    flat = size < 1e-3 * size.max()
+    if flat.any():
+        roiNode.SetSize(*np.where(flat, size[~flat].min(), size).tolist())
+    return bool(flat.any())
+
+
+def shownSlice(volumeNode: Any) -> Optional[int]:
+    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one."""
+    scene, toWorld = volumeNode.GetScene(), ijkToWorld(volumeNode)
+    across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
+    best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+        view = arrayFromMatrix(scene.GetNthNodeByClass(n, "vtkMRMLSliceNode").GetSliceToRAS())
+        along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
+        if along > best:
+            best, found = along, int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+    return found
+
+
+def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
+    """Make an ROI a 2D box: along the volume's axes and one slice thick, on the slice that is shown, else on its middle one.
+
+    Returns:
+        The slice's index k.
+    """
+    box = boxFromRoi(roiNode, volumeNode)
+    toWorld = ijkToWorld(volumeNode)
+    corners = box.corners_ijk
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    shown = shownSlice(volumeNode)
+    middle = int(np.floor(box.center_ijk[2] + 0.5))
+    k = int(np.clip(middle if shown is None else shown, 0, volumeNode.GetImageData().GetDimensions()[2] - 1))
+    half = np.array([(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, 0.5])
+    center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
+    setRoi(roiNode, center[:3], toWorld[:3, :3] * half)
+    return k
+
+
+def storeInTag(segmentationNode: Any, segmentId: str, roiNodes: Sequence[Any]) -> None:
+    """Write boxes into their segment, in the segmentation's own coordinates."""
+    fromWorld = np.linalg.inv(nodeToWorld(segmentationNode))
+    entries = []
+    for roiNode in roiNodes:
+        toWorld = fromWorld @ arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
+        halfAxes = toWorld[:3, :3] * (np.array(roiNode.GetSize()) / 2)
+        entries.append(" ".join(f"{value:.6g}" for value in [*toWorld[:3, 3], *halfAxes.T.ravel()]))
+    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(BOXES_TAG, ";".join(entries))
+
+
+def restorableSegments(segmentationNode: Any) -> List[str]:
+    """Segments that carry boxes in their tag while the scene has no ROI node of theirs."""
+    if segmentationNode is None:
+        return []
+    segmentation = segmentationNode.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    stored = [one for one in ids if segmentation.GetSegment(one).HasTag(BOXES_TAG)]
+    return [one for one in stored if not boundRois(segmentationNode, one)]
+
+
+def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
+    """ROI nodes for the boxes that a segment carries in its tag.
+
+    Raises:
+        QMedSAMError: the tag cannot be read.
+    """
+    import vtk
+
+    value = vtk.mutable("")
+    segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(BOXES_TAG, value)
+    try:
+        boxes = [np.array([float(number) for number in entry.split()]).reshape(4, 3) for entry in str(value).split(";") if entry]
+    except ValueError:
+        raise QMedSAMError("The boxes stored with the segment cannot be read.", "Draw a new one.") from None
+    toWorld = nodeToWorld(segmentationNode)
+    rois = []
+    for box in boxes:
+        roiNode = createRoi(segmentationNode.GetScene(), segmentationNode, segmentId)
+        setRoi(roiNode, (toWorld @ np.append(box[0], 1.0))[:3], toWorld[:3, :3] @ box[1:].T)
+        rois.append(roiNode)
+    return rois
+
+
+def _boundSegment(roiNode: Any) -> Optional[Any]:
+    segmentationNode = roiNode.GetNodeReference(SEGMENTATION_ROLE)
+    segmentId = roiNode.GetAttribute(SEGMENT_ATTRIBUTE)
+    if segmentationNode is None or not segmentId:
+        return None
+    return segmentationNode.GetSegmentation().GetSegment(segmentId)

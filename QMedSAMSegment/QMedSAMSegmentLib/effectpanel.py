@@ -1,0 +1,269 @@
+"""The effect's options frame: fills it, reads it, and says what is going on."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional
+
+import qt
+import slicer
+from qmedsam import QMedSAMError, Segmentation
+from slicer.i18n import tr as _
+
+from .boxes import freeRois, restorableSegments
+from .boxtable import BoxTable, countSlices
+from .questions import confirmed
+from .runs import Run
+from .settings import MODES, canVote, modalityChoices, modelChoices, strategyChoices
+from .speed import durationText, rememberedMsPerSlice, rememberMsPerSlice
+from .worker import Job
+
+_log = logging.getLogger("QMedSAM")
+
+#: What is shown for a value of a setting; a value without an entry is shown as it is.
+LABELS = {
+    "auto": "Automatic",
+    "displayed": "As displayed",
+    "fixed": "Fixed: the box on every slice",
+    "propagate": "Propagate: follow the object",
+    "vote": "Vote: three directions",
+    "roi": "Box with a margin",
+    "slice": "Whole slice",
+    "replace": "Replace the segment",
+    "add": "Add to the segment",
+}
+
+
+class EffectPanel:
+    """Widgets of the options frame.
+
+    Args:
+        widget: loaded from ``QMedSAMEffect.ui``.
+        effect: whose methods the buttons call.
+    """
+
+    def __init__(self, widget: Any, effect: Any) -> None:
+        self.widget, self.effect = widget, effect
+        self.ui = slicer.util.childWidgetVariables(widget)
+        self._installJob: Optional[Job] = None
+        self._combos = {
+            "modality": self.ui.modalityCombo,
+            "window": self.ui.windowCombo,
+            "strategy": self.ui.strategyCombo,
+            "model": self.ui.modelCombo,
+            "frame": self.ui.frameCombo,
+            "mode": self.ui.modeCombo,
+        }
+        choices = {
+            "modality": modalityChoices(),
+            "window": ["auto", "displayed"],
+            "strategy": strategyChoices(),
+            "model": ["auto"],
+            "frame": ["auto", "roi", "slice"],
+            "mode": list(MODES),
+        }
+        for name, values in choices.items():
+            _fill(self._combos[name], values)
+        self.ui.progressBar.setVisible(False)
+        self.ui.agreementCheck.setVisible(canVote())
+        self._soon = qt.QTimer()  # a box that is being pulled changes many times a second
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(200)
+        self._connect()
+
+    def _connect(self) -> None:
+        effect, ui = self.effect, self.ui
+        for button, method in (
+            (ui.addButton, effect.boxes.add),
+            (ui.fitButton, effect.boxes.fit),
+            (ui.flatButton, effect.boxes.flatten),
+            (ui.duplicateButton, effect.boxes.duplicate),
+            (ui.deleteButton, effect.boxes.delete),
+            (ui.restoreButton, effect.boxes.restore),
+            (ui.previewButton, effect.onPreview),
+            (ui.cancelButton, effect.onCancel),
+            (ui.applyButton, effect.onApplyClicked),
+            (ui.applyAllButton, effect.onApplyAllClicked),
+            (ui.installButton, self.onInstall),
+        ):
+            button.connect("clicked()", method)
+        ui.roiCombo.connect("activated(int)", self.onRoiChosen)
+        ui.handlesCheck.connect("toggled(bool)", effect.boxes.showHandles)
+        ui.autoUpdateCheck.connect("toggled(bool)", self.onParameterChanged)
+        ui.agreementCheck.connect("toggled(bool)", self.onParameterChanged)
+        for combo in self._combos.values():
+            combo.connect("currentIndexChanged(int)", self.onParameterChanged)
+        self._soon.connect("timeout()", effect.updateGUIFromMRML)
+
+    # Parameters
+
+    def fillModels(self) -> None:
+        """List the models at hand now; done when the effect is activated, for it reads files."""
+        _fill(self._combos["model"], modelChoices())
+
+    def onRoiChosen(self, index: int) -> None:
+        if index > 0:  # the first is the heading
+            self.effect.boxes.useRoi(self.ui.roiCombo.itemData(index))
+
+    def _fillRois(self) -> None:
+        combo, free = self.ui.roiCombo, freeRois(slicer.mrmlScene)
+        wasBlocked = combo.blockSignals(True)
+        combo.clear()
+        combo.addItem(_("Use an ROI of the scene ({count})...").format(count=len(free)), "")
+        if len(free) > 1:
+            combo.addItem(_("All of them, a new segment for each"), "*")
+        for roiNode in free:
+            combo.addItem(roiNode.GetName(), roiNode.GetID())
+        combo.blockSignals(wasBlocked)
+        combo.setEnabled(bool(free))
+
+    def onParameterChanged(self, *unused: Any) -> None:
+        self.effect.updateMRMLFromGUI()
+
+    def writeParameters(self) -> None:
+        """Widgets to the parameter node."""
+        for name, combo in self._combos.items():
+            self.effect.scriptedEffect.setParameter(name, str(combo.itemData(combo.currentIndex)))
+        self.effect.scriptedEffect.setParameter("agreement", "yes" if self.ui.agreementCheck.checked else "no")
+        self.effect.scriptedEffect.setParameter("autoUpdate", 1 if self.ui.autoUpdateCheck.checked else 0)
+
+    def update(self, table: BoxTable, segmentationNode: Any, volumeNode: Any, segmentId: str) -> None:
+        """Parameter node and scene to widgets."""
+        for name, combo in self._combos.items():
+            value = self.effect.scriptedEffect.parameter(name)
+            wasBlocked = combo.blockSignals(True)
+            if combo.findData(value) < 0:  # a model of another computer, a strategy of a newer version
+                combo.addItem(value, value)
+            combo.setCurrentIndex(combo.findData(value))
+            combo.blockSignals(wasBlocked)
+        for check, on in (
+            (self.ui.autoUpdateCheck, self.effect.scriptedEffect.integerParameter("autoUpdate") != 0),
+            (self.ui.agreementCheck, self.effect.scriptedEffect.parameter("agreement") == "yes"),
+        ):
+            wasBlocked = check.blockSignals(True)
+            check.checked = on
+            check.blockSignals(wasBlocked)
+        self._fillRois()
+        self.ui.installFrame.setVisible(not self.effect.installer.present())
+        self.ui.restoreButton.setEnabled(bool(restorableSegments(segmentationNode)))
+        self.ui.estimateLabel.setText(self._estimate(table, volumeNode))
+        self.updateButtons()
+
+    def updateSoon(self) -> None:
+        """Update after a short rest."""
+        self._soon.start()
+
+    def updateButtons(self) -> None:
+        effect, running = self.effect, self.effect.session.running
+        chosen = effect.table.current is not None
+        for button in (self.ui.flatButton, self.ui.duplicateButton, self.ui.deleteButton):
+            button.setEnabled(chosen)
+        self.ui.previewButton.setEnabled(not running)
+        self.ui.applyButton.setEnabled(not running)
+        self.ui.applyAllButton.setEnabled(not running and bool(effect.table.rois))
+        self.ui.cancelButton.setEnabled(running or effect.session.shown is not None)
+
+    def _estimate(self, table: BoxTable, volumeNode: Any) -> str:
+        slices = countSlices(table.rois, volumeNode) if volumeNode is not None and volumeNode.GetImageData() else 0
+        perSlice = rememberedMsPerSlice()
+        if not slices:
+            return ""
+        text = _("{count} slices in all boxes").format(count=slices)
+        return f"{text}, {_('about')} {durationText(slices * perSlice / 1000)}." if perSlice else f"{text}."
+
+    def close(self) -> None:
+        """The widgets are going away: nothing calls back afterwards."""
+        self._soon.stop()
+        if self._installJob is not None:
+            self._installJob.abandon()
+
+    # What is going on
+
+    def say(self, text: str) -> None:
+        self.ui.statusLabel.setText(text)
+
+    def started(self, slices: int) -> None:
+        self.ui.progressBar.setRange(0, slices)
+        self.ui.progressBar.setValue(0)
+        self.ui.progressBar.setVisible(True)
+        self.say(_("Loading the model..."))
+        self.updateButtons()
+
+    def progress(self, done: int, total: int, secondsLeft: Optional[float]) -> None:
+        self.ui.progressBar.setRange(0, total)
+        self.ui.progressBar.setValue(done)
+        if not self.effect.session.cancelling and done:
+            left = "" if secondsLeft is None else ", " + _("about {time} left").format(time=durationText(secondsLeft))
+            self.say(_("{done} of {total} slices").format(done=done, total=total) + left)
+
+    def finished(self, run: Run, result: Segmentation, applied: bool) -> None:
+        """Say what was found, how sure the network is, and how long it took."""
+        self.ui.progressBar.setVisible(False)
+        if not result.cancelled and run.slices:
+            rememberMsPerSlice(1000 * result.seconds["total"] / run.slices)
+        found = [f"{one.name}: {one.volume_ml:.1f} ml, {_('confidence')} {one.confidence:.2f}" for one in result.objects]
+        if not any(one.voxels for one in result.objects):
+            head = _("Nothing was found in the boxes.")
+        elif result.cancelled:
+            head = _("Stopped. Apply keeps what is shown, Cancel drops it.")
+        elif applied:
+            head = _("Applied in {time}.").format(time=durationText(result.seconds["total"]))
+        else:
+            head = _("Preview, {time}. Apply writes it, Cancel drops it.").format(time=durationText(result.seconds["total"]))
+        self.say("\n".join([head, *found, *result.messages]))
+        self.effect.updateGUIFromMRML()  # the estimate is better now
+
+    def fail(self, error: Exception) -> None:
+        """A sentence in the panel for what the user can mend; a dialog with the log only for what nobody foresaw."""
+        self.ui.progressBar.setVisible(False)
+        self.say(str(error))
+        self.updateButtons()
+        if not isinstance(error, QMedSAMError):
+            _log.error("unexpected", exc_info=error)
+            slicer.util.errorDisplay(_("QMedSAM could not finish: {error}").format(error=error))
+
+    @contextmanager
+    def mendable(self) -> Iterator[None]:
+        """Say what goes wrong inside in the panel."""
+        try:
+            yield
+        except QMedSAMError as error:
+            self.fail(error)
+
+    # Installation
+
+    def onInstall(self) -> None:
+        """The button: the user asks for it, so an earlier refusal does not count."""
+        self.effect.installer.declined = False
+        if self.effect.installer.agreed(confirmed):
+            self.install()
+
+    def install(self) -> None:
+        """Run pip beside the window and show its last line."""
+        self.ui.installButton.setEnabled(False)
+        self.say(_("Installing OpenVINO..."))
+        installer, lines = self.effect.installer, []
+        self._installJob = self.effect.jobs(
+            lambda progress, cancelled: installer.install(log=lines.append, cancelled=cancelled),
+            self._installed,
+            self._installFailed,
+        )
+        self._installJob.start()
+
+    def _installed(self, _done: bool) -> None:
+        self.ui.installButton.setEnabled(True)
+        self.say(_("OpenVINO is installed. Go on with Preview."))
+        self.effect.updateGUIFromMRML()
+
+    def _installFailed(self, error: Exception) -> None:
+        self.ui.installButton.setEnabled(True)
+        self.fail(error)
+
+
+def _fill(combo: Any, values: Any) -> None:
+    wasBlocked = combo.blockSignals(True)
+    combo.clear()
+    for value in values:
+        combo.addItem(_(LABELS[value]) if value in LABELS else value, value)
+    combo.blockSignals(wasBlocked)

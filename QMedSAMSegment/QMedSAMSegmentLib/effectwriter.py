@@ -1,0 +1,22 @@
+"""Writes segments through the Segment Editor in which the effect is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EffectWriter:
+    """A :class:`~QMedSAMSegmentLib.segments.SegmentWriter` over ``qSlicerSegmentEditorScriptedEffect``: its masking, its undo."""
+
+    def __init__(self, scriptedEffect: Any) -> None:
+        self._effect = scriptedEffect
+
+    def saveStateForUndo(self) -> None:
+        self._effect.saveStateForUndo()
+
+    def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
+        import slicer
+
+        modes = slicer.qSlicerSegmentEditorAbstractEffect
+        mode = modes.ModificationModeAdd if add else modes.ModificationModeSet
+        self._effect.modifySegmentByLabelmap(segmentationNode, segmentId, image, mode)

@@ -1,0 +1,59 @@
+"""What a run would write, shown beside the segmentation until it is applied or dropped."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from .geometry import removeWithDisplay
+from .runs import DEFAULT_COLOR, Run
+
+NAME = "QMedSAM preview"
+
+
+class Preview:
+    """A temporary segmentation node: not saved with the scene, not listed in choosers, gone with :meth:`clear`."""
+
+    def __init__(self) -> None:
+        self.node: Optional[Any] = None
+
+    @property
+    def shown(self) -> bool:
+        return self.node is not None and self.node.GetScene() is not None
+
+    def show(self, run: Run) -> Any:
+        """Show the masks of a computed run, each in the colour of its segment; what was shown before goes.
+
+        Returns:
+            The temporary node.
+        """
+        import slicer
+
+        self.clear()
+        target = run.segmentationNode
+        node = slicer.vtkMRMLSegmentationNode()
+        node.SetName(NAME)
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+        self.node = node = target.GetScene().AddNode(node)
+        node.SetAndObserveTransformNodeID(target.GetTransformNodeID())
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        if display is not None:
+            display.SetVisibility3D(False)  # a surface of every preview would cost more than the masks
+            display.SetOpacity2DFill(0.35)
+            display.SetSliceIntersectionThickness(3)
+        representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        for segmentId, image in run.images(node).items():
+            original = target.GetSegmentation().GetSegment(segmentId)
+            segment = slicer.vtkSegment()
+            segment.SetName(original.GetName() if original else segmentId)
+            segment.SetColor(original.GetColor() if original else DEFAULT_COLOR)
+            segment.AddRepresentation(representation, image)
+            node.GetSegmentation().AddSegment(segment, segmentId)
+        return node
+
+    def clear(self) -> None:
+        """Take it away; a scene that was closed has done so already."""
+        node, self.node = self.node, None
+        if node is not None:
+            removeWithDisplay(node)

@@ -1,0 +1,201 @@
+"""Masks to segments, through the Segment Editor's own writing: masking, overwrite rules and undo come with it."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+from qmedsam import QMedSAMError
+
+from .geometry import matrixFromArray, nodeToWorld
+
+Crop = Tuple[slice, slice, slice]
+
+
+class SegmentWriter(Protocol):
+    """Where masks are written: the effect's editor, or the one of :class:`EditorWriter`."""
+
+    def saveStateForUndo(self) -> None:
+        """Once per user action, before the first change."""
+
+    def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
+        """Replace a segment by an oriented image, or add the image to it."""
+
+
+class EditorWriter:
+    """Writes with ``vtkSlicerSegmentEditorLogic``: what the Segment Editor does, without its window.
+
+    Args:
+        scene: the scene.
+        editorNode: whose masking and overwrite settings count; None for a node of its own, with which a segment may be
+            everywhere and other segments are left alone.
+
+    Raises:
+        QMedSAMError: this Slicer has no such class (before 5.10).
+    """
+
+    UNDO_STATES = 10
+
+    def __init__(self, scene: Any, editorNode: Optional[Any] = None) -> None:
+        import slicer
+
+        if not hasattr(slicer, "vtkSlicerSegmentEditorLogic"):
+            raise QMedSAMError(
+                "Scripts that write segments need Slicer 5.10 or newer.", "Use the effect QMedSAM in the Segment Editor here."
+            )
+        if editorNode is None:
+            editorNode = slicer.vtkMRMLSegmentEditorNode()
+            editorNode.SetName("QMedSAM writer")
+            editorNode.SetSaveWithScene(False)
+            editorNode.SetHideFromEditors(True)
+            editorNode.SetOverwriteMode(editorNode.OverwriteNone)
+            editorNode = scene.AddNode(editorNode)  # the editor finds segmentation and volume through the scene
+        self.editorNode = editorNode
+        self.editor = slicer.vtkSlicerSegmentEditorLogic()
+        self.editor.SetMRMLScene(scene)
+        self.editor.SetSegmentEditorNode(editorNode)
+        self.editor.SetMaximumNumberOfUndoStates(self.UNDO_STATES)
+
+    def aim(self, segmentationNode: Any, volumeNode: Any) -> None:
+        """Choose what is edited; a change of the segmentation forgets what could be undone."""
+        if self.editorNode.GetSegmentationNode() is not segmentationNode:
+            self.editor.SetSegmentationNode(segmentationNode)
+        if self.editorNode.GetSourceVolumeNode() is not volumeNode:
+            self.editor.SetSourceVolumeNode(volumeNode)
+
+    def saveStateForUndo(self) -> None:
+        self.editor.SaveStateForUndo()
+
+    def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
+        self.editor.SetCurrentSegmentID(segmentId)
+        mode = self.editor.ModificationModeAdd if add else self.editor.ModificationModeSet
+        self.editor.UpdateReferenceGeometryImage()
+        self.editor.ModifySegmentByLabelmap(segmentationNode, segmentId, image, mode, False, False)
+
+    def undo(self) -> bool:
+        """Take back the last action; false when there is none."""
+        possible = bool(self.editor.CanUndo())
+        if possible:
+            self.editor.Undo()
+        return possible
+
+    def redo(self) -> bool:
+        """Repeat what was taken back; false when there is nothing."""
+        possible = bool(self.editor.CanRedo())
+        if possible:
+            self.editor.Redo()
+        return possible
+
+
+def orientedImage(mask_kji: np.ndarray, crop: Crop, ijkToRas: np.ndarray) -> Any:
+    """A mask as ``vtkOrientedImageData`` that covers only its crop of a voxel grid.
+
+    Args:
+        mask_kji: of the crop, boolean.
+        crop: its ``(k, j, i)`` slices in the grid.
+        ijkToRas: ``4 x 4`` of the grid, into the coordinates of the segmentation node.
+    """
+    import slicer
+    import vtk
+    from vtk.util import numpy_support
+
+    k, j, i = crop
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)
+    image.SetGeometryFromImageToWorldMatrix(matrixFromArray(ijkToRas))
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = mask_kji.ravel()
+    return image
+
+
+def maskOf(image: Any, segmentationNode: Any) -> Tuple[np.ndarray, np.ndarray]:
+    """A labelmap as boolean ``(k, j, i)`` and the ``4 x 4`` matrix from its voxels to world RAS."""
+    from vtk.util import numpy_support
+
+    toWorld = nodeToWorld(segmentationNode) @ _imageToWorld(image)
+    extent, scalars = image.GetExtent(), image.GetPointData().GetScalars()
+    if scalars is None or any(extent[2 * axis] > extent[2 * axis + 1] for axis in range(3)):
+        return np.zeros((1, 1, 1), bool), toWorld
+    mask = numpy_support.vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1]) > 0
+    toWorld[:3, 3] += toWorld[:3, :3] @ [extent[0], extent[2], extent[4]]
+    return mask, toWorld
+
+
+def union(masks: Sequence[Tuple[np.ndarray, Crop]]) -> Tuple[np.ndarray, Crop]:
+    """Several masks of one grid as one, on the smallest crop that holds them all."""
+    crop = tuple(slice(min(c[axis].start for _, c in masks), max(c[axis].stop for _, c in masks)) for axis in range(3))
+    result = np.zeros([c.stop - c.start for c in crop], bool)
+    for mask, own in masks:
+        part = tuple(slice(o.start - c.start, o.stop - c.start) for o, c in zip(own, crop))
+        result[part] |= mask
+    return result, crop  # type: ignore[return-value]
+
+
+def ensureReferenceGeometry(segmentationNode: Any, volumeNode: Any) -> None:
+    """Give a segmentation that has no geometry of its own the volume's."""
+    if not _referenceGeometry(segmentationNode):
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+
+
+def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
+    """The mask on the segmentation's own voxel grid: as it is when the grids agree, else resampled, cropped to what it touches.
+
+    The editor's masking works on that grid. Nearest neighbour, as everywhere where Slicer moves labels between grids.
+    """
+    import slicer
+
+    reference = slicer.vtkOrientedImageData()
+    serialized = _referenceGeometry(segmentationNode)
+    if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(serialized, reference, False):
+        raise QMedSAMError("The geometry of the segmentation cannot be read.", "Set its source geometry in the Segment Editor.")
+    if _sameGrid(image, reference):
+        return image
+    resampled = slicer.vtkOrientedImageData()
+    reference.SetExtent(*_touchedExtent(image, reference))
+    resample = slicer.vtkOrientedImageDataResample
+    if not resample.ResampleOrientedImageToReferenceOrientedImage(image, reference, resampled, False, False):
+        raise QMedSAMError("The mask cannot be brought onto the grid of the segmentation.", "Use a new segmentation.")
+    return resampled
+
+
+def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarray:
+    """``4 x 4`` from voxel indices into a segmentation node's own coordinates.
+
+    Raises:
+        QMedSAMError: the segmentation's transform is not linear.
+    """
+    return np.linalg.inv(nodeToWorld(segmentationNode)) @ ijkToWorld
+
+
+def _referenceGeometry(segmentationNode: Any) -> str:
+    import slicer
+
+    name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    return segmentationNode.GetSegmentation().GetConversionParameter(name)
+
+
+def _sameGrid(image: Any, reference: Any) -> bool:
+    """Equal spacing, directions and origin (not extent), within what a transform's inverse leaves."""
+    step = np.linalg.inv(_imageToWorld(reference)) @ _imageToWorld(image)
+    return bool(np.abs(step - np.eye(4)).max() < 1e-4)
+
+
+def _imageToWorld(image: Any) -> np.ndarray:
+    import vtk
+
+    from .geometry import arrayFromMatrix
+
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return arrayFromMatrix(matrix)
+
+
+def _touchedExtent(image: Any, reference: Any) -> Sequence[int]:
+    """The part of the reference's extent that the image can reach; one voxel of it when they do not meet."""
+    low, high = np.array(image.GetExtent()).reshape(3, 2).T
+    corners = np.array([[*(np.where(bits, high + 0.5, low - 0.5)), 1.0] for bits in np.ndindex(2, 2, 2)])
+    inReference = (np.linalg.inv(_imageToWorld(reference)) @ _imageToWorld(image) @ corners.T)[:3]
+    whole = np.array(reference.GetExtent()).reshape(3, 2)
+    first = np.clip(np.floor(inReference.min(axis=1)).astype(int), whole[:, 0], whole[:, 1])
+    last = np.clip(np.ceil(inReference.max(axis=1)).astype(int), first, whole[:, 1])
+    return np.stack([first, last], axis=1).ravel().tolist()

@@ -1,0 +1,111 @@
+"""What happens between pressing a button of the effect and a segment that has changed. Knows no widget."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+from qmedsam import Segmentation, Segmenter
+
+from .agreement import AgreementOverlay
+from .preview import Preview
+from .runs import Run
+from .worker import Job
+
+#: Makes a :class:`Job`; a test makes one without a thread.
+JobFactory = Callable[..., Job]
+
+
+class Session:
+    """At most one run: computing, or computed and shown.
+
+    Args:
+        jobs: makes a job.
+    """
+
+    def __init__(self, jobs: JobFactory = Job) -> None:
+        self._jobs = jobs
+        self._job: Optional[Job] = None
+        self._run: Optional[Run] = None
+        self.preview, self.agreement = Preview(), AgreementOverlay()
+
+    @property
+    def running(self) -> bool:
+        return self._job is not None
+
+    @property
+    def shown(self) -> Optional[Run]:
+        """The computed run whose preview is shown."""
+        return self._run if self._job is None and self.preview.shown else None
+
+    def start(
+        self,
+        run: Run,
+        segmenter: Segmenter,
+        done: Callable[[Run, Segmentation], None],
+        failed: Callable[[Exception], None],
+        progress: Callable[[int, int, Optional[float]], None],
+    ) -> None:
+        """Compute a run beside the window; what was computing or shown before is dropped."""
+        self.close()
+
+        def arrived(result: Segmentation) -> None:
+            self._job = None
+            if run.alive:
+                done(run, result)
+            else:
+                self.close()
+
+        def broke(error: Exception) -> None:
+            self.close()
+            failed(error)
+
+        self._run = run
+        self._job = self._jobs(lambda report, stop: run.compute(segmenter, report, stop), arrived, broke, progress)
+        self._job.start()
+
+    def show(self, run: Run) -> None:
+        """Show a computed run."""
+        self._run = run
+        self.preview.show(run)
+        self.agreement.show(run)
+
+    def cancel(self) -> bool:
+        """Stop a run that is computing (it arrives with what it has), else drop the preview.
+
+        Returns:
+            Whether a run was stopped.
+        """
+        if self._job is not None:
+            self._job.cancel()
+            return True
+        self.close()
+        return False
+
+    @property
+    def cancelling(self) -> bool:
+        return self._job is not None and self._job.cancelled
+
+    def close(self) -> None:
+        """Stop and forget everything; nothing calls back afterwards."""
+        if self._job is not None:
+            self._job.abandon()
+        self._job = self._run = None
+        self.preview.clear()
+        self.agreement.clear()
+
+
+def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: Any) -> Any:
+    """What a result depends on, for telling whether a preview still shows what an Apply would write."""
+    from .geometry import arrayFromMatrix, nodeToWorld
+
+    def place(roiNode: Any) -> Any:
+        return arrayFromMatrix(roiNode.GetObjectToWorldMatrix()).round(6).tobytes(), tuple(roiNode.GetSize())
+
+    return (
+        volumeNode.GetID(),
+        volumeNode.GetImageData().GetMTime(),
+        nodeToWorld(volumeNode).tobytes(),
+        segmentationNode.GetID(),
+        tuple((prompt.roiNode.GetID(), prompt.segmentId, place(prompt.roiNode)) for prompt in prompts),
+        settings,
+    )

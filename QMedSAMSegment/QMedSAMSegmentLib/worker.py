@@ -1,0 +1,123 @@
+"""Long work beside the window: a thread computes, a timer on the main thread looks at it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Optional, Protocol
+
+Work = Callable[[Callable[[int, int], None], Callable[[], bool]], Any]
+
+
+class Timer(Protocol):
+    """Calls back on the main thread, again and again between start and stop."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class QtTimer:
+    """The timer of the application."""
+
+    INTERVAL_MS = 30
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        import qt
+
+        self._timer = qt.QTimer()
+        self._timer.setInterval(self.INTERVAL_MS)
+        self._timer.connect("timeout()", callback)
+
+    def start(self) -> None:
+        self._timer.start()
+
+    def stop(self) -> None:
+        self._timer.stop()
+
+
+def onThread(function: Callable[[], None]) -> None:
+    """Start a function on a thread that does not keep the application from closing."""
+    threading.Thread(target=function, name="QMedSAM", daemon=True).start()
+
+
+class Job:
+    """One piece of work and what is known of it. Every callback comes on the main thread.
+
+    Args:
+        work: ``work(progress, cancelled)`` returns the result; runs where ``launch`` puts it and must not touch the scene.
+        done: gets the result.
+        failed: gets the exception.
+        progress: gets done and total, and the seconds left (None while nobody can say).
+        launch: starts a function elsewhere; a test may call it at once.
+        timer: made of a callback; a test may fire it by hand.
+    """
+
+    #: The application's event loop holds Python's lock; waiting here for some milliseconds lends it to the thread.
+    YIELD_S = 0.01
+
+    def __init__(
+        self,
+        work: Work,
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+        progress: Optional[Callable[[int, int, Optional[float]], None]] = None,
+        launch: Callable[[Callable[[], None]], None] = onThread,
+        timer: Callable[[Callable[[], None]], Timer] = QtTimer,
+    ) -> None:
+        self._work, self._done, self._failed, self._progress = work, done, failed, progress
+        self._launch, self._timer = launch, timer(self.poll)
+        self._cancel, self._finished = threading.Event(), threading.Event()
+        self._state = (0, 0)
+        self._result: Any = None
+        self._error: Optional[Exception] = None
+        self._abandoned = False
+
+    def start(self) -> None:
+        """Begin, and look at it until it is over."""
+        self._started = time.monotonic()
+        self._launch(self._run)
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Ask it to stop; what it has so far arrives as its result, within a slice."""
+        self._cancel.set()
+
+    def abandon(self) -> None:
+        """Ask it to stop and never call back: its receiver is going away."""
+        self._abandoned = True
+        self._cancel.set()
+        self._timer.stop()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancel.is_set()
+
+    def poll(self) -> None:
+        """Pass on what is new; the timer calls this."""
+        finished = self._finished.wait(self.YIELD_S)
+        done, total = self._state
+        if self._progress and total and not self._abandoned:
+            self._progress(done, total, self._seconds_left(done, total))
+        if not finished or self._abandoned:
+            return
+        self._timer.stop()
+        self._abandoned = True  # a second look must not deliver twice
+        if self._error is not None:
+            self._failed(self._error)
+        else:
+            self._done(self._result)
+
+    def _seconds_left(self, done: int, total: int) -> Optional[float]:
+        return (time.monotonic() - self._started) / done * (total - done) if done else None
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work(self._report, self._cancel.is_set)
+        except Exception as error:  # of any kind: it must reach the user, not the thread's end
+            self._error = error
+        finally:
+            self._finished.set()
+
+    def _report(self, done: int, total: int) -> None:
+        self._state = (done, total)

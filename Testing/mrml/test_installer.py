@@ -1,0 +1,100 @@
+"""OpenVINO is installed only when the user agrees, without its dependencies, and a failure says what to do."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+from qmedsam import QMedSAMError
+from QMedSAMSegmentLib import installer
+from QMedSAMSegmentLib.installer import Installer, explained, pipArguments
+
+
+class Pip:
+    """Stands for pip's process: says lines, ends with a code."""
+
+    def __init__(self, lines=(), code=0):
+        self.stdout, self.code, self.calls, self.killed = io.StringIO("\n".join(lines)), code, [], False
+
+    def __call__(self, arguments):
+        self.calls.append(list(arguments))
+        return self
+
+    def wait(self):
+        return self.code
+
+    def kill(self):
+        self.killed = True
+
+
+def test_dependencies_are_never_installed_and_pip_accepts_the_arguments(tmp_path) -> None:
+    arguments = pipArguments()
+    assert "--no-deps" in arguments and str(installer.REQUIREMENTS) in arguments
+    assert installer.REQUIREMENTS.is_file()
+    offline = pipArguments(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *offline, "--dry-run", "--ignore-installed"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0 and "no matching distribution" in done.stderr.lower(), done.stderr  # the folder is empty
+    assert "no such option" not in done.stderr
+
+
+def test_the_user_is_asked_once() -> None:
+    questions = []
+    refusing = Installer(Pip(), lambda: False)
+    assert not refusing.agreed(lambda text: questions.append(text) or False)
+    assert not refusing.agreed(lambda text: questions.append(text) or True)
+    assert len(questions) == 1 and "60 MB" in questions[0]
+    assert Installer(Pip(), lambda: False).agreed(lambda text: True)
+
+
+def test_an_installation_logs_and_checks_that_it_worked() -> None:
+    pip, log = Pip(["Collecting openvino", "Successfully installed"]), []
+    assert Installer(pip, lambda: True).install(log=log.append)
+    assert log == ["Collecting openvino", "Successfully installed"] and "--no-index" not in pip.calls[0]
+    with pytest.raises(QMedSAMError, match="not there"):
+        Installer(Pip(), lambda: False).install()
+
+
+def test_cancelling_kills_pip() -> None:
+    pip = Pip(["one", "two", "three"])
+    assert not Installer(pip, lambda: True).install(cancelled=lambda: True)
+    assert pip.killed
+
+
+def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:
+    pip = Pip()
+    with pytest.raises(QMedSAMError, match="no OpenVINO wheel") as caught:
+        Installer(pip, lambda: True).install(tmp_path)
+    assert "pip download" in caught.value.hint and pip.calls == []
+    (tmp_path / "openvino-2026.4.1-cp312-cp312-win_amd64.whl").touch()
+    assert Installer(pip, lambda: True).install(tmp_path)
+    assert pip.calls[0][pip.calls[0].index("--find-links") + 1] == str(tmp_path) and "--no-index" in pip.calls[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        ("WARNING: Retrying after connection broken by 'ProxyError(...)'", "cannot be reached", "Install from folder"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "secure connection", "Install from folder"),
+        ("ERROR: [Errno 28] No space left on device", "disk is full", "Free some space"),
+        ("ERROR: [Errno 13] Permission denied: '/opt'", "cannot be written", "folder of your own"),
+        (
+            "ERROR: No matching distribution found for openvino>=2025.3",
+            "no OpenVINO wheel for this system",
+            "Install from folder",
+        ),
+        ("ERROR: something new", "something new", "Install from folder"),
+    ],
+)
+def test_every_failure_says_what_to_do(line, sentence, hint) -> None:
+    with pytest.raises(QMedSAMError) as caught:
+        Installer(Pip(["Collecting openvino", line], code=1), lambda: True).install()
+    assert sentence in caught.value.message and hint in caught.value.hint
+
+
+def test_a_wheel_for_another_system_says_which_one_is_needed() -> None:
+    error = explained(["ERROR: No matching distribution found for openvino"], offline=True)
+    assert "wheel in the folder" in error.message and "--python-version" in error.hint

@@ -1,0 +1,353 @@
+"""Masks land voxel-exact on a phantom's truth, and enter segments by the editor's rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+from nodes import (
+    HandTimer,
+    addBendingTransform,
+    addRoi,
+    addSegmentation,
+    addTransform,
+    addVolume,
+    brightSegmenter,
+    grid,
+    labelmaps,
+    newScene,
+    segmentArray,
+)
+from qmedsam import QMedSAMError
+from qmedsam.phantom_shapes import rotation
+from QMedSAMSegmentLib.boxes import boxFromRoi, restoreFromTag
+from QMedSAMSegmentLib.geometry import matrixFromArray
+from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
+from QMedSAMSegmentLib.runs import Prompt, Run
+from QMedSAMSegmentLib.segments import EditorWriter, orientedImage
+from QMedSAMSegmentLib.settings import Settings
+from QMedSAMSegmentLib.worker import Job
+
+SHAPE = (18, 44, 52)
+FIXED = Settings(strategy="fixed")
+GRIDS = {
+    "aligned": grid((1.0, 1.0, 2.5)),
+    "oblique": grid((1.0, 1.0, 2.5), (12, -25, 40)),
+    "flipped": grid((-1.0, 1.0, 2.5), (12, 0, 7)),
+    "anisotropic": grid((0.7, 1.4, 6.0), (0, 30, 0)),
+}
+#: Centre in voxels, turn against the world in degrees, half sizes in mm.
+BLOBS = (((13, 14, 8), (20, 10, 30), (7, 9, 8)), ((39, 31, 9), (-30, 5, 15), (8, 6, 9)))
+MOVE = grid((1.1, 1.1, 1.1), (5, 60, -20), (3, 4, 5))
+
+
+def _scene_with_blobs(scene, matrix, moved=False):
+    """Two bright cuboids turned against the grid, of one grey value on black, with a turned ROI around each.
+
+    A cuboid given in world coordinates: what is inside its ROI and bright is the truth, exactly.
+    """
+    transform = addTransform(scene, MOVE) if moved else None
+    to_world = (MOVE if moved else np.eye(4)) @ matrix
+    i, j, k = np.meshgrid(*(np.arange(n) for n in SHAPE[::-1]), indexing="ij")
+    world = (np.stack([i, j, k, np.ones_like(i)], -1) @ to_world.T)[..., :3]
+    array, truths, rois = np.zeros(SHAPE, np.uint8), [], []
+    for n, (center_ijk, turn, half) in enumerate(
+        (((13, 14, 8), (20, 10, 30), (7, 9, 8)), ((39, 31, 9), (-30, 5, 15), (8, 6, 9)))
+    ):
+        center = (to_world @ [*center_ijk, 1])[:3]
+        local = np.abs((world - center) @ rotation(*turn))
+        truth = (local <= half).all(-1).transpose(2, 1, 0)
+        array[truth] = 200
+        truths.append(truth)
+        rois.append(addRoi(scene, center, rotation(*turn) * np.array(half) * 1.04, name=f"blob {n}"))
+    volume = addVolume(scene, array, matrix)
+    if transform is not None:
+        volume.SetAndObserveTransformNodeID(transform.GetID())
+    assert not (truths[0] & truths[1]).any() and min(t.sum() for t in truths) > 200
+    return volume, rois, truths
+
+
+@pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS.keys())
+@pytest.mark.parametrize("moved", [False, True], ids=["", "transformed"])
+def test_two_turned_boxes_land_voxel_exact_in_two_segments(scene, matrix, moved) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, matrix, moved)
+    before = slicer.util.arrayFromVolume(volume).copy()
+    segmentation, result = QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, settings=FIXED)
+    ids = list(segmentation.GetSegmentation().GetSegmentIDs())
+    assert len(ids) == 2
+    for segmentId, truth, one in zip(ids, truths, result.objects):
+        assert np.array_equal(segmentArray(segmentation, segmentId, volume), truth)
+        assert one.voxels == truth.sum()
+    assert np.array_equal(slicer.util.arrayFromVolume(volume), before)
+    assert [segmentation.GetSegmentation().GetSegment(i).GetName() for i in ids] == ["blob 0", "blob 1"]
+
+
+@pytest.mark.parametrize("segmentationMoved", [False, True], ids=["", "segmentation-transformed"])
+def test_a_segmentation_of_another_geometry_gets_the_same_place(scene, segmentationMoved) -> None:
+    """Half the voxel size, turned: the mask is there, at most a coarse voxel off at its border, and the grid stays."""
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    fine = addVolume(scene, np.zeros((60, 100, 110), np.uint8), grid((0.6, 0.6, 0.8), (0, 0, 33), (0, 0, 20)), "fine")
+    if segmentationMoved:
+        fine.SetAndObserveTransformNodeID(addTransform(scene, MOVE).GetID())
+    matrix = grid((0.6, 0.6, 0.8), (0, 0, 33))
+    # a grid around the first blob, whose centre the ROI knows
+    center = np.array(rois[0].GetCenterWorld())
+    to_parent = np.linalg.inv(MOVE) if segmentationMoved else np.eye(4)
+    matrix[:3, 3] = (to_parent @ np.append(center, 1))[:3] - matrix[:3, :3] @ np.array([55, 50, 30])
+    fine.SetIJKToRASMatrix(matrixFromArray(matrix))
+    segmentation = addSegmentation(scene, None, ["a"])
+    segmentation.SetAndObserveTransformNodeID(fine.GetTransformNodeID())
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(fine)
+    QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois[:1], segmentation, ["a"], FIXED)
+    found = segmentArray(segmentation, "a", volume)
+    dice = 2 * (found & truths[0]).sum() / (found.sum() + truths[0].sum())
+    assert dice > 0.97
+    image = slicer.vtkOrientedImageData()
+    segmentation.GetBinaryLabelmapRepresentation("a", image)
+    assert np.allclose(image.GetSpacing(), (0.6, 0.6, 0.8))
+
+
+def test_rgb_and_a_single_slice(scene) -> None:
+    array = np.full((1, 40, 50, 3), 20, np.uint8)
+    array[0, 10:20, 15:35] = 220
+    volume = addVolume(scene, array, grid((0.5, 0.5, 0.5), (0, 0, 20)), "photo")
+    matrix = volume_matrix = grid((0.5, 0.5, 0.5), (0, 0, 20))
+    roi = addRoi(scene, (matrix @ [25, 15, 0, 1])[:3], volume_matrix[:3, :3] * np.array([14, 8, 3.0]))
+    segmentation, _ = QMedSAMSegmentLogic(brightSegmenter).segment(volume, [roi])
+    (segmentId,) = segmentation.GetSegmentation().GetSegmentIDs()
+    assert np.array_equal(segmentArray(segmentation, segmentId, volume), array[..., 0] > 100)
+
+
+@pytest.fixture
+def painted(scene):
+    """Blob 0's segment 'a' empty; 'b' covers the lower half of the volume."""
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    segmentation = addSegmentation(scene, volume, ["a", "b"])
+    editorNode = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    lower = np.zeros(SHAPE, np.uint8)
+    lower[:9] = 1
+    whole = tuple(slice(0, n) for n in SHAPE)
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, volume)
+    writer.modify(segmentation, "b", orientedImage(lower, whole, GRIDS["oblique"]), False)
+    assert np.array_equal(segmentArray(segmentation, "b", volume), lower > 0)
+    return volume, rois[0], truths[0], segmentation, editorNode, lower > 0
+
+
+def _apply(painted, **changes):
+    volume, roi, _, segmentation, editorNode, _ = painted
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], segmentation, ["a"], FIXED, editorNode, **changes)
+    return logic, segmentArray(segmentation, "a", volume), segmentArray(segmentation, "b", volume)
+
+
+def test_overwrite_none_leaves_other_segments_alone(painted) -> None:
+    painted[4].SetOverwriteMode(painted[4].OverwriteNone)
+    _, a, b = _apply(painted)
+    assert np.array_equal(a, painted[2]) and np.array_equal(b, painted[5])
+
+
+def test_without_an_editor_node_other_segments_are_left_alone(painted) -> None:
+    volume, roi, truth, segmentation, _, lower = painted
+    QMedSAMSegmentLogic(brightSegmenter).segment(volume, [roi], segmentation, ["a"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truth)
+    assert np.array_equal(segmentArray(segmentation, "b", volume), lower)
+
+
+def test_overwrite_all_takes_the_voxels(painted) -> None:
+    painted[4].SetOverwriteMode(painted[4].OverwriteAllSegments)
+    _, a, b = _apply(painted)
+    assert np.array_equal(a, painted[2]) and np.array_equal(b, painted[5] & ~painted[2])
+
+
+def test_the_editable_area_is_kept(painted) -> None:
+    node = painted[4]
+    node.SetOverwriteMode(node.OverwriteNone)
+    node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+    node.SetMaskSegmentID("b")
+    _, a, _ = _apply(painted)
+    assert np.array_equal(a, painted[2] & painted[5])
+    node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    _apply_again = _apply(painted)[1]
+    # outside all segments: what 'a' has already stays, new voxels only where 'b' is not
+    assert not (_apply_again & painted[5] & ~a).any()
+
+
+def test_the_intensity_range_is_kept(painted) -> None:
+    volume, _, truth, *_ = painted
+    array = slicer.util.arrayFromVolume(volume)
+    array[:, :, 13:] = np.where(array[:, :, 13:] > 0, 180, 0)
+    node = painted[4]
+    node.SetOverwriteMode(node.OverwriteNone)
+    node.SetSourceVolumeIntensityMask(True)
+    node.SetSourceVolumeIntensityMaskRange(190, 255)
+    _, a, _ = _apply(painted)
+    right = np.zeros(SHAPE, bool)
+    right[:, :, 13:] = True
+    assert truth[:, :, 13:].any() and np.array_equal(a, truth & ~right)
+
+
+def test_replace_takes_what_was_there_and_add_keeps_it(painted) -> None:
+    volume, roi, truth, segmentation, editorNode, lower = painted
+    editorNode.SetOverwriteMode(editorNode.OverwriteNone)
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], segmentation, ["b"], FIXED, editorNode, mode="add")
+    assert np.array_equal(segmentArray(segmentation, "b", volume), lower | truth)
+    logic.segment(volume, [roi], segmentation, ["b"], FIXED, editorNode)
+    assert np.array_equal(segmentArray(segmentation, "b", volume), truth)
+
+
+def test_two_boxes_of_one_segment_are_united(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["anisotropic"])
+    segmentation = addSegmentation(scene, volume, ["a"])
+    QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, segmentation, ["a", "a"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truths[0] | truths[1])
+
+
+def test_undo_and_redo_bit_for_bit_and_in_one_step(painted) -> None:
+    volume, roi, _, segmentation, editorNode, _ = painted
+    editorNode.SetOverwriteMode(editorNode.OverwriteAllSegments)
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    assert not logic.undo()
+    before = labelmaps(segmentation)
+    other = addRoi(volume.GetScene(), roi.GetCenterWorld(), np.eye(3) * 5, name="new")
+    segmentation_ids = before.keys()
+    logic.segment(volume, [roi], segmentation, ["a"], FIXED, editorNode)
+    first = labelmaps(segmentation)
+    logic.segment(volume, [roi, other], segmentation, None, FIXED, editorNode)  # one bound, one new: one action
+    second = labelmaps(segmentation)
+    assert len(second) == 3 and first.keys() == segmentation_ids and first != before
+    assert logic.undo() and labelmaps(segmentation) == first
+    assert logic.undo() and labelmaps(segmentation) == before
+    assert not logic.undo()
+    assert logic.redo() and labelmaps(segmentation) == first
+    assert logic.redo() and labelmaps(segmentation) == second
+    assert not logic.redo()
+
+
+def test_a_seg_nrrd_keeps_voxels_boxes_and_names(scene, tmp_path) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    segmentation, _ = QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, settings=FIXED)
+    segmentation.AddDefaultStorageNode()
+    segmentation.GetStorageNode().SetFileName(str(tmp_path / "two.seg.nrrd"))
+    assert segmentation.GetStorageNode().WriteData(segmentation)
+    other = newScene()
+    loaded = other.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    loaded.AddDefaultStorageNode()
+    loaded.GetStorageNode().SetFileName(str(tmp_path / "two.seg.nrrd"))
+    assert loaded.GetStorageNode().ReadData(loaded)
+    again = addVolume(other, slicer.util.arrayFromVolume(volume), GRIDS["oblique"])
+    for segmentId, truth, roi in zip(segmentation.GetSegmentation().GetSegmentIDs(), truths, rois):
+        assert np.array_equal(segmentArray(loaded, segmentId, again), truth)
+        (restored,) = restoreFromTag(loaded, segmentId)
+        a, b = (
+            np.array(sorted(map(tuple, boxFromRoi(r, v).corners_ijk.round(2)))) for r, v in ((roi, volume), (restored, again))
+        )
+        assert np.abs(a - b).max() < 0.05
+
+
+def test_a_cancelled_run_keeps_its_slices(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["aligned"])
+    seen = []
+    segmentation, result = QMedSAMSegmentLogic(brightSegmenter).segment(
+        volume, rois[:1], settings=FIXED, progress=lambda *at: seen.append(at), cancelled=lambda: len(seen) >= 3
+    )
+    assert result.cancelled and len(seen) == 3
+    (segmentId,) = segmentation.GetSegmentation().GetSegmentIDs()
+    found = segmentArray(segmentation, segmentId, volume)
+    done = np.flatnonzero(found.any(axis=(1, 2)))
+    assert 0 < len(done) <= 3 and np.array_equal(found[done], truths[0][done])
+
+
+def test_a_failing_run_leaves_the_scene_as_it_was(scene) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume, ["a"])
+    nodes = scene.GetNumberOfNodes()
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    rois[0].SetCenterWorld(5000, 0, 0)
+    with pytest.raises(QMedSAMError, match="outside the image"):
+        logic.segment(volume, rois, segmentation)
+    with pytest.raises(QMedSAMError, match="outside the image"):
+        logic.segment(volume, rois)
+    with pytest.raises(QMedSAMError, match="no segment 'zz'"):
+        logic.segment(volume, rois, segmentation, ["a", "zz"])
+    with pytest.raises(QMedSAMError, match="no box"):
+        logic.segment(volume, [], segmentation)
+    segmentation.SetAndObserveTransformNodeID(addBendingTransform(scene).GetID())
+    with pytest.raises(QMedSAMError, match="not linear"):
+        logic.segment(volume, rois[1:], segmentation, ["a"])
+    assert scene.GetNumberOfNodes() == nodes + 1  # the bending transform
+    assert list(segmentation.GetSegmentation().GetSegmentIDs()) == ["a"]
+
+
+def test_a_scene_closed_during_a_run_drops_the_result(scene) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume, ["a"])
+    run = Run(volume, segmentation, [Prompt(rois[0], "a")], FIXED)
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, volume)
+    steps, wrote = [], []
+
+    def work(progress, cancelled):
+        def once(done, total):
+            if not steps:
+                scene.Clear(False)  # the user closes the scene in the middle
+            steps.append(done)
+            progress(done, total)
+
+        return run.compute(brightSegmenter(), once, cancelled)
+
+    job = Job(work, lambda _: wrote.append(run.write(writer)), wrote.append, launch=lambda f: f(), timer=HandTimer)
+    job.start()
+    HandTimer.last.callback()
+    assert len(steps) > 3 and wrote == [False]
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_the_logic_works_again_after_the_scene_was_closed(scene) -> None:
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    for _ in range(2):
+        volume, rois, truths = _scene_with_blobs(scene, GRIDS["aligned"])
+        segmentation, _ = logic.segment(volume, rois[:1], settings=FIXED)
+        (segmentId,) = segmentation.GetSegmentation().GetSegmentIDs()
+        assert np.array_equal(segmentArray(segmentation, segmentId, volume), truths[0])
+        scene.Clear(False)
+
+
+def test_without_openvino_a_script_is_told_how_it_is_installed_here(scene, monkeypatch) -> None:
+    class Missing:
+        def segment(self, *arguments, **options):
+            raise QMedSAMError("OpenVINO, which runs the network, cannot be loaded.", "python -m pip install ...")
+
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    monkeypatch.setattr("QMedSAMSegmentLib.runs.installed", lambda: False)
+    with pytest.raises(QMedSAMError, match="OpenVINO") as caught:
+        QMedSAMSegmentLogic(lambda model: Missing()).segment(volume, rois)
+    assert "module QMedSAM" in caught.value.hint
+
+
+def test_a_script_installs_only_what_is_missing(monkeypatch, tmp_path) -> None:
+    calls = []
+
+    class Recorder:
+        def install(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.Installer", Recorder)
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.installed", lambda: True)
+    QMedSAMSegmentLogic().install()
+    assert calls == []
+    monkeypatch.setattr("QMedSAMSegmentLib.logic.installed", lambda: False)
+    QMedSAMSegmentLogic().install(str(tmp_path))
+    assert calls == [(tmp_path, None)]
+
+
+def test_undo_stays_with_the_segmentation_that_was_written_last(scene) -> None:
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    first, _ = logic.segment(volume, rois[:1], settings=FIXED)
+    second, _ = logic.segment(volume, rois[1:], settings=FIXED)
+    kept = labelmaps(first)
+    assert len(kept) == 1 and logic.undo()
+    assert labelmaps(second) == {} and labelmaps(first) == kept
+    assert not logic.undo() and labelmaps(first) == kept

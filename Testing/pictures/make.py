@@ -1,0 +1,141 @@
+"""Every picture of the tutorial, the icons and the sample's thumbnail, made from the real code and the shipped phantom.
+
+python Testing/pictures/make.py    (needs what Testing/requirements.txt lists; about ten seconds on an idle laptop)
+
+Slices and 3D views are drawn by Slicer's displayable managers (slicer-core), the panels by the extension's own code on PySide6
+instead of PythonQt; they are no screenshots of the application.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / "Resources" / "Screenshots"
+ORGANS = ("right kidney", "left kidney")
+SLICE, FIELD_OF_VIEW_MM, SIZE = 20, 300, (700, 540)
+_ALIVE: list = []
+
+
+def main() -> None:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    sys.path[:0] = [str(ROOT / folder) for folder in ("QMedSAMSegment", "Testing/mrml", "Testing/widget", "Testing/widget/shim")]
+    import application
+    import icons
+    import nodes
+    import pythonqt
+    from PySide6 import QtCore, QtWidgets
+
+    qtApplication = QtWidgets.QApplication([])
+    settings = tempfile.TemporaryDirectory()  # the user's stay as they are
+    QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
+    QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, settings.name)
+    qtApplication.setOrganizationName("QMedSAMPictures")
+    qtApplication.setStyle("Fusion")
+    pythonqt.install()
+    application.install(qtApplication)
+    scene = nodes.newScene()
+    application.useScene(scene, nodes.logicOf("vtkSlicerMarkupsLogic"))
+    SCREENSHOTS.mkdir(exist_ok=True)
+    icons.main()
+    _tutorial(scene, *_sample(scene))
+    _modulePanel()
+    settings.cleanup()
+
+
+def _sample(scene: Any) -> Any:
+    """The phantom in its window, and its ROIs by name."""
+    import nodes
+    import slicer
+
+    folder = ROOT / "Resources" / "SampleData"
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)
+    colors.AddDefaultColorNodes()
+    _ALIVE.append(colors)  # it takes its nodes along when it goes
+    volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "QMedSAMPhantom")
+    reader = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    reader.SetFileName(str(folder / "QMedSAMPhantom.nrrd"))
+    assert reader.ReadData(volume)
+    volume.CreateDefaultDisplayNodes()
+    volume.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    volume.GetDisplayNode().AutoWindowLevelOff()
+    volume.GetDisplayNode().SetWindowLevel(400, 40)
+    assert nodes.logicOf("vtkSlicerMarkupsLogic").LoadMarkups(str(folder / "QMedSAMPhantom-boxes.mrk.json"), "boxes")
+    rois = [node for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", scene)]
+    for roi in rois:
+        display = roi.GetDisplayNode()
+        display.SetHandlesInteractive(False)  # their size follows the screen, which is not there
+        display.SetPropertiesLabelVisibility(False)
+        display.SetFillOpacity(0.08)
+        display.SetVisibility(roi.GetName() in ORGANS)
+    return volume, {roi.GetName(): roi for roi in rois}
+
+
+def _tutorial(scene: Any, volume: Any, rois: Dict[str, Any]) -> None:
+    """Boxes, preview, result in 2D and 3D, and the effect's panel after Apply all."""
+    import editing
+    import numpy as np
+    from qmedsam import Segmenter
+    from views import SliceView, ThreeDView, savePicture
+
+    chosen = [rois[name] for name in ORGANS]
+    colors = {name: rois[name].GetDisplayNode().GetSelectedColor() for name in ORGANS}
+    editor = editing.Editor(scene, volume, chosen, colors)
+    editor.effect.logic._segmenters = lambda model: Segmenter(model, threads=1)
+    editor.scripted.setParameter("modality", "CT")
+    editor.effect.updateGUIFromMRML()
+    view = SliceView(volume, SLICE, SIZE, FIELD_OF_VIEW_MM)
+    savePicture(view.array(), SCREENSHOTS / "box.png")
+    editor.ui.previewButton.click()
+    editor.finish()
+    savePicture(view.array(), SCREENSHOTS / "preview.png")
+    editor.effect.onCancel()
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    applied = view.array()
+    savePicture(applied, SCREENSHOTS / "applied.png")
+    _panel(editor.scripted.options, SCREENSHOTS / "effect.png", width=400)
+    left, right, top, bottom = 110, 590, 40, 400
+    savePicture(applied[top:bottom:2, left:right:2], ROOT / "QMedSAMSegment" / "Resources" / "Icons" / "QMedSAMPhantom.png")
+    editor.segmentation.CreateClosedSurfaceRepresentation()
+    focus = np.mean([roi.GetCenterWorld() for roi in chosen], axis=0)
+    threeD = ThreeDView(scene, focus, focus + (60, 400, 90), SIZE)
+    savePicture(threeD.array(), SCREENSHOTS / "surface.png")
+    editor.effect.deactivate()
+
+
+def _modulePanel() -> None:
+    import slicer
+    from qmedsam import ModelStore, Segmenter
+    from qmedsam.models import shipped_folder
+    from QMedSAMSegmentLib.modulepanel import ModulePanel
+    from QMedSAMSegmentLib.selfcheck import selfCheck
+
+    ui = slicer.util.loadUI(str(ROOT / "QMedSAMSegment" / "Resources" / "UI" / "QMedSAMSegment.ui"))
+    panel = ModulePanel(ui, store=ModelStore([shipped_folder()]))
+    panel.ui.checkLabel.setText(str(selfCheck(Segmenter(threads=1))))
+    _panel(ui, SCREENSHOTS / "module.png", width=520)
+
+
+def _panel(widget: Any, target: Path, width: int) -> None:
+    """A widget as a PNG, as high as it needs to be."""
+    from PySide6 import QtWidgets
+
+    widget.resize(width, 400)
+    widget.show()
+    for _ in range(3):
+        QtWidgets.QApplication.processEvents()
+    layout = widget.layout()
+    widget.resize(width, layout.heightForWidth(width) if layout.hasHeightForWidth() else layout.sizeHint().height())
+    QtWidgets.QApplication.processEvents()
+    assert widget.grab().save(str(target))
+    widget.hide()
+
+
+if __name__ == "__main__":
+    main()

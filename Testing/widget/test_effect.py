@@ -1,0 +1,436 @@
+"""The effect as a user meets it: boxes, preview, apply, cancel, undo, settings, installation, no main window."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import slicer
+from nodes import HandTimer, brightSegmenter, labelmaps
+from PySide6 import QtCore, QtGui, QtWidgets
+from qmedsam import Segmenter
+from qmedsam.network.fake import FakeNetwork
+from qmedsam.strategies import STRATEGIES
+from QMedSAMSegmentLib.boxes import boundRois, boxFromRoi
+from QMedSAMSegmentLib.installer import Installer
+from QMedSAMSegmentLib.worker import Job
+
+
+def test_the_options_frame_names_and_explains_every_control(editor) -> None:
+    controls = [
+        child
+        for child in editor.scripted.options.findChildren(QtWidgets.QWidget)
+        if isinstance(child, (QtWidgets.QPushButton, QtWidgets.QComboBox, QtWidgets.QCheckBox, QtWidgets.QTableWidget))
+        and not child.name.startswith("qt_")
+    ]
+    assert len(controls) > 15
+    for control in controls:
+        assert control.name and control.toolTip.endswith((".", ")")), control.name
+    assert editor.effect.helpText().startswith("<html>") and not editor.effect.icon().isNull()
+
+
+def test_the_table_lists_boxes_with_name_size_and_slices(editor) -> None:
+    table = editor.ui.boxesTable
+    texts = [[table.item(row, column).text() for column in range(3)] for row in range(2)]
+    assert [row[0] for row in texts] == ["first", "second"]
+    assert texts[0][1] == "15 x 17 x 19"
+    expected = len(boxFromRoi(editor.rois[0], editor.volume).slices(2, 16))
+    assert texts[0][2] == str(expected) and expected > 5
+    assert editor.effect.table.current is editor.rois[0]
+    table.setCurrentCell(1, 0)
+    assert editor.node.GetSelectedSegmentID() == "second"
+    table.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
+    assert editor.rois[1].GetDisplayNode().GetVisibility() == 0 and editor.rois[0].GetDisplayNode().GetVisibility() == 1
+
+
+def test_a_preview_changes_no_segment_and_apply_writes_what_it_showed(editor) -> None:
+    before = labelmaps(editor.segmentation)
+    editor.ui.previewButton.click()
+    assert editor.ui.progressBar.isVisibleTo(editor.ui.progressBar.parentWidget()) and not editor.ui.previewButton.enabled
+    editor.finish()
+    assert labelmaps(editor.segmentation) == before and editor.scripted.undoSaves == 0
+    shown = editor.effect.session.preview.node.GetSegmentation()
+    assert list(shown.GetSegmentIDs()) == ["first"] and "Preview" in editor.status and "confidence" in editor.status
+    encoded = editor.effect.logic.segmenter()._given.encoded
+    editor.ui.applyButton.click()
+    assert np.array_equal(editor.mask("first"), editor.truths[0]) and not editor.mask("second").any()
+    assert editor.effect.logic.segmenter()._given.encoded == encoded  # not computed again
+    assert not editor.effect.session.preview.shown and "Applied" in editor.status
+    assert editor.scripted.undoSaves == 1
+
+
+def test_apply_all_is_one_action_that_one_undo_takes_back(editor) -> None:
+    before = labelmaps(editor.segmentation)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert all(np.array_equal(editor.mask(s), t) for s, t in zip(("first", "second"), editor.truths))
+    assert editor.scripted.undoSaves == 1
+    after = labelmaps(editor.segmentation)
+    editor.logic.Undo()
+    assert labelmaps(editor.segmentation) == before and not editor.logic.CanUndo()
+    editor.logic.Redo()
+    assert labelmaps(editor.segmentation) == after
+
+
+def test_a_moved_box_makes_the_preview_stale(editor) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    roi = editor.rois[0]
+    roi.SetCenterWorld(*(np.array(roi.GetCenterWorld()) + (3, 0, 0)))
+    editor.ui.applyButton.click()
+    editor.finish()
+    found = editor.mask("first")
+    assert found.any() and not np.array_equal(found, editor.truths[0]) and not (found & ~editor.truths[0]).any()
+
+
+def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
+    def stopped(*work):
+        job = Job(*work, launch=lambda f: f(), timer=HandTimer)
+        original = job._report
+        job._report = lambda done, total: (original(done, total), done == 3 and editor.effect.onCancel())
+        return job
+
+    editor.effect.jobs = stopped
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert "Stopped" in editor.status and not editor.mask("first").any()
+    node = editor.effect.session.preview.node
+    assert node is not None
+    editor.ui.applyButton.click()  # keeps it
+    found = editor.mask("first")
+    slices = np.flatnonzero(found.any(axis=(1, 2)))
+    assert 0 < len(slices) <= 3 and np.array_equal(found[slices], editor.truths[0][slices])
+    editor.logic.Undo()
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.ui.cancelButton.click()  # drops it
+    assert not editor.effect.session.preview.shown and not editor.mask("first").any()
+
+
+def test_a_box_is_placed_released_and_previewed(editor) -> None:
+    editor.ui.autoUpdateCheck.checked = True
+    editor.select("second")
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    assert slicer.modules.markups.logic().GetActiveListID() == roi.GetID()
+    editor.effect.interactionNodeModified(None)  # placing does not end the effect
+    assert "Click two" in editor.status and not editor.effect.session.running
+    roi.SetCenter(*editor.rois[1].GetCenterWorld())
+    roi.SetSize(12, 12, 12)
+    roi.InvokeEvent(roi.PointPositionDefinedEvent)
+    assert editor.effect.boxes.placing is None and editor.effect.session.running
+    editor.finish()
+    assert list(editor.effect.session.preview.node.GetSegmentation().GetSegmentIDs()) == ["second"]
+    assert np.allclose(roi.GetDisplayNode().GetSelectedColor(), (0.3, 0.7, 0.9), atol=0.01)
+    first = editor.effect.session.preview.node
+    roi.SetSize(8, 8, 8)
+    roi.InvokeEvent(roi.PointEndInteractionEvent)
+    editor.finish()
+    assert editor.effect.session.preview.node is not first
+
+
+def test_a_box_never_placed_goes_with_the_effect(editor) -> None:
+    nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
+    editor.ui.addButton.click()
+    editor.effect.deactivate()
+    assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes
+
+
+def test_duplicate_fit_flatten_and_delete(editor) -> None:
+    editor.ui.duplicateButton.click()
+    assert editor.ui.boxesTable.rowCount == 3 and len(boundRois(editor.segmentation, "first")) == 2
+    editor.ui.deleteButton.click()
+    assert editor.ui.boxesTable.rowCount == 2 and boundRois(editor.segmentation, "first") == [editor.rois[0]]
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.ui.fitButton.click()
+    corners = boxFromRoi(editor.rois[0], editor.volume).corners_ijk
+    voxels = np.argwhere(editor.truths[0])[:, ::-1]
+    size = np.ptp(voxels, axis=0) + 1
+    assert np.allclose(corners.min(axis=0), voxels.min(axis=0) - 0.5 - 0.05 * size, atol=1e-4)
+    assert np.allclose(corners.max(axis=0), voxels.max(axis=0) + 0.5 + 0.05 * size, atol=1e-4)
+    editor.ui.flatButton.click()
+    assert len(boxFromRoi(editor.rois[0], editor.volume).slices(2, 16)) == 1
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.flatnonzero(editor.mask("first").any(axis=(1, 2))).tolist() == [7]
+
+
+def test_fit_makes_a_box_for_a_painted_segment_and_refuses_an_empty_one(editor) -> None:
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.scene.RemoveNode(editor.rois[0])
+    editor.select("first")
+    editor.ui.fitButton.click()
+    (roi,) = boundRois(editor.segmentation, "first")
+    assert max(roi.GetSize()) > 10
+    editor.select("second")
+    editor.ui.fitButton.click()
+    assert "empty" in editor.status
+
+
+def test_boxes_come_back_from_the_segments_tags(editor) -> None:
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    for roi in editor.rois:
+        editor.scene.RemoveNode(roi)
+    assert editor.ui.boxesTable.rowCount == 0 and editor.ui.restoreButton.enabled
+    editor.ui.restoreButton.click()
+    assert editor.ui.boxesTable.rowCount == 2 and not editor.ui.restoreButton.enabled
+    assert np.allclose(editor.effect.table.rois[0].GetSize(), (14.56, 16.64, 18.72), atol=1e-3)
+
+
+def test_settings_live_in_the_parameter_node(editor) -> None:
+    ui = editor.ui
+    assert [ui.strategyCombo.itemData(n) for n in range(ui.strategyCombo.count)] == ["auto", *STRATEGIES]
+    assert "qmedsam-compact" in [ui.modelCombo.itemData(n) for n in range(ui.modelCombo.count)]
+    ui.modeCombo.setCurrentIndex(ui.modeCombo.findData("add"))
+    ui.modalityCombo.setCurrentIndex(ui.modalityCombo.findData("MR"))
+    assert editor.node.GetAttribute("QMedSAM.mode") == "add" and editor.effect.settings.modality == "MR"
+    editor.node.SetAttribute("QMedSAM.modality", "PET")
+    editor.node.SetAttribute("QMedSAM.model", "of-another-computer")
+    editor.effect.updateGUIFromMRML()
+    assert ui.modalityCombo.itemData(ui.modalityCombo.currentIndex) == "PET"
+    assert ui.modelCombo.itemData(ui.modelCombo.currentIndex) == "of-another-computer"
+    editor.effect.logic._segmenters = type(editor.effect.logic)()._segmenters
+    ui.previewButton.click()
+    editor.finish()
+    assert "no model 'of-another-computer'" in editor.status
+
+
+def test_the_displayed_window_is_used_when_chosen(editor) -> None:
+    windows = []
+
+    class Recorder:
+        def segment(self, volume, boxes, window=None, **options):
+            windows.append(window)
+            return brightSegmenter().segment(volume, boxes, window=window, **options)
+
+    editor.effect.logic._segmenters = lambda model: Recorder()
+    editor.volume.CreateDefaultDisplayNodes()
+    editor.volume.GetDisplayNode().AutoWindowLevelOff()
+    editor.volume.GetDisplayNode().SetWindowLevel(120, 60)
+    editor.ui.windowCombo.setCurrentIndex(editor.ui.windowCombo.findData("displayed"))
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert windows == [(120, 60)]
+
+
+def test_without_a_box_there_is_a_sentence(editor) -> None:
+    editor.scene.RemoveNode(editor.rois[0])
+    editor.ui.previewButton.click()
+    assert "no box" in editor.status and not editor.effect.session.running
+
+
+def test_a_hidden_segment_that_the_user_keeps_hidden_is_left_alone(editor) -> None:
+    editor.scripted.visibleAnswer = 0
+    editor.ui.applyButton.click()
+    assert not editor.effect.session.running
+    editor.effect.onApply()
+    assert not editor.mask("first").any()
+
+
+def test_for_scripts_on_apply_returns_when_it_is_done(editor) -> None:
+    assert slicer.util.mainWindow() is None
+    editor.effect.onApply()
+    assert np.array_equal(editor.mask("first"), editor.truths[0]) and editor.scripted.undoSaves == 1
+
+
+def test_masking_of_the_editor_is_respected(editor) -> None:
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    editor.rois[1].SetNodeReferenceID("QMedSAM.Segmentation", editor.segmentation.GetID())
+    editor.rois[0].SetAttribute("QMedSAM.SegmentID", "second")
+    editor.select("second")
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("second"), editor.truths[1])  # the first blob is another segment's
+
+
+def test_a_closed_scene_ends_everything(editor) -> None:
+    pending = []
+    editor.effect.jobs = lambda *work: Job(*work, launch=pending.append, timer=HandTimer)
+    editor.ui.previewButton.click()
+    assert editor.effect.session.running
+    editor.scene.Clear(False)
+    assert not editor.effect.session.running
+    pending[0]()
+    HandTimer.last.callback()
+    assert not editor.effect.session.preview.shown
+
+
+def test_leaving_the_effect_drops_the_preview_and_its_observers(editor) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    editor.effect.deactivate()
+    assert not editor.effect.session.preview.shown
+    editor.ui.autoUpdateCheck.checked = True
+    editor.rois[0].InvokeEvent(editor.rois[0].PointEndInteractionEvent)
+    assert not editor.effect.session.running
+
+
+def test_an_unforeseen_error_is_shown_and_the_effect_goes_on(editor, answers) -> None:
+    class Broken:
+        def segment(self, *arguments, **options):
+            raise ZeroDivisionError("of all things")
+
+    editor.effect.logic._segmenters = lambda model: Broken()
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert len(answers.errors) == 1 and "of all things" in answers.errors[0]
+    assert editor.ui.previewButton.enabled and not editor.effect.session.running
+
+
+class Pip:
+    def __init__(self, lines, code):
+        self.lines, self.code, self.calls = lines, code, []
+
+    def __call__(self, arguments):
+        self.calls.append(arguments)
+        self.stdout = iter(self.lines)
+        return self
+
+    def wait(self):
+        return self.code
+
+
+@pytest.fixture
+def withoutOpenVINO(editor):
+    """The engine is missing until pip ends well."""
+    state = {"present": False}
+    pip = Pip(["Collecting openvino"], 0)
+    editor.effect.installer = Installer(pip, lambda: state["present"] or (bool(pip.calls) and pip.code == 0))
+    editor.effect.updateGUIFromMRML()
+    return pip
+
+
+def test_the_user_is_asked_once_and_may_decline(editor, withoutOpenVINO, answers) -> None:
+    answers.answer = False
+    frame = editor.ui.installFrame
+    assert frame.isVisibleTo(frame.parentWidget())
+    for _ in range(2):
+        editor.ui.previewButton.click()
+    assert len(answers.asked) == 1 and not withoutOpenVINO.calls and "not installed" in editor.status
+    editor.ui.installButton.click()  # asking for it asks again
+    assert len(answers.asked) == 2 and not withoutOpenVINO.calls
+
+
+def test_the_user_accepts_and_goes_on(editor, withoutOpenVINO, answers) -> None:
+    editor.ui.previewButton.click()
+    assert "Installing" in editor.status
+    editor.finish()
+    assert len(withoutOpenVINO.calls) == 1 and "--no-deps" in withoutOpenVINO.calls[0]
+    frame = editor.ui.installFrame
+    assert not frame.isVisibleTo(frame.parentWidget()) and "installed" in editor.status
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert editor.effect.session.preview.shown
+
+
+def test_a_blocked_installation_says_what_to_do(editor, withoutOpenVINO, answers) -> None:
+    withoutOpenVINO.lines, withoutOpenVINO.code = ["ProxyError: cannot connect"], 1
+    editor.ui.installButton.click()
+    editor.finish()
+    assert "firewall" in editor.status and "pip download" in editor.status and editor.ui.installButton.enabled
+
+
+def test_keys_exist_only_while_the_effect_is_active_and_shadow_nothing(editor) -> None:
+    assert editor.effect.shortcuts == []  # no main window
+    window = QtWidgets.QMainWindow()
+    window.setObjectName("qSlicerMainWindow")
+    editor.effect.deactivate()
+    editor.effect.activate()
+    keys = [shortcut.key.toString() for shortcut in editor.effect.shortcuts]
+    taken = [*"1234567890ZYQWI*,.<>", "Space", "Esc", "Ctrl+Z", "Ctrl+Y", *(f"Shift+{n}" for n in range(10)), *"FBVRGT"]
+    assert len(keys) == 3 and not set(keys) & set(taken)
+    assert editor.effect.createCursor(None) is not None
+    editor.effect.deactivate()
+    assert editor.effect.shortcuts == [] and window.findChildren(QtGui.QShortcut) == []
+    window.setObjectName("")
+
+
+def test_an_estimate_follows_the_first_run(editor) -> None:
+    assert "slices in all boxes" in editor.ui.estimateLabel.text and "about" not in editor.ui.estimateLabel.text
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert "about" in editor.ui.estimateLabel.text
+
+
+def test_with_a_real_thread_and_timer_the_window_stays_alive(editor) -> None:
+    class Slow(FakeNetwork):
+        def encode(self, image):
+            time.sleep(0.05)  # releases Python's lock, as OpenVINO does
+            return super().encode(image)
+
+    beats, loop, deadline = [], QtCore.QEventLoop(), time.monotonic() + 60
+
+    def beat() -> None:
+        beats.append(time.monotonic())
+        if not editor.effect.session.running or beats[-1] > deadline:
+            loop.quit()
+
+    heart = QtCore.QTimer()
+    heart.setInterval(5)
+    heart.timeout.connect(beat)
+    heart.start()
+    editor.effect.logic._segmenters = lambda model: Segmenter(network=Slow(256))
+    editor.effect.jobs = Job
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and not editor.mask("first").any()
+    loop.exec()
+    heart.stop()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+    assert len(beats) > 10
+
+
+@pytest.mark.skipif("vote" not in STRATEGIES, reason="this engine does not vote")
+def test_a_vote_shows_its_agreement_with_the_preview(editor) -> None:
+    editor.ui.strategyCombo.setCurrentIndex(editor.ui.strategyCombo.findData("vote"))
+    editor.ui.agreementCheck.checked = True
+    editor.ui.previewButton.click()
+    editor.finish()
+    node = editor.effect.session.agreement.node
+    votes = slicer.util.arrayFromVolume(node)
+    assert votes.shape == editor.truths[0].shape and votes.max() > 50 and votes[editor.truths[0]].mean() > 50
+    editor.ui.cancelButton.click()
+    assert node.GetScene() is None
+
+
+def test_without_a_vote_no_agreement_is_offered(editor) -> None:
+    check = editor.ui.agreementCheck
+    assert check.isVisibleTo(check.parentWidget()) == ("vote" in STRATEGIES)
+    editor.ui.agreementCheck.checked = True
+    assert editor.effect.settings.agreement == "yes"
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert editor.effect.session.preview.shown and editor.effect.session.agreement.node is None
+
+
+def test_rois_of_the_scene_are_used_for_a_segment_or_get_new_ones(editor) -> None:
+    combo = editor.ui.roiCombo
+    assert not combo.enabled  # both belong to segments
+    for roi in editor.rois:
+        roi.RemoveAttribute("QMedSAM.SegmentID")
+        roi.GetDisplayNode().SetSelectedColor(0.2, 0.4, 0.9)
+    editor.effect.updateGUIFromMRML()
+    assert editor.ui.boxesTable.rowCount == 0
+    assert [combo.itemData(n) for n in range(combo.count)] == ["", "*", *(roi.GetID() for roi in editor.rois)]
+    combo.activated.emit(0)
+    assert editor.ui.boxesTable.rowCount == 0
+    combo.activated.emit(2)
+    assert boundRois(editor.segmentation, "first") == [editor.rois[0]] and combo.count == 2
+    editor.rois[0].RemoveAttribute("QMedSAM.SegmentID")
+    editor.effect.updateGUIFromMRML()
+    combo.activated.emit(1)
+    inner = editor.segmentation.GetSegmentation()
+    made = [inner.GetNthSegmentID(n) for n in range(inner.GetNumberOfSegments())][2:]
+    assert [inner.GetSegment(one).GetName() for one in made] == ["roi 0", "roi 1"]
+    assert np.allclose(inner.GetSegment(made[1]).GetColor(), (0.2, 0.4, 0.9), atol=0.01)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert all(np.array_equal(editor.mask(one), truth) for one, truth in zip(made, editor.truths))
+    editor.logic.Undo()
+    editor.logic.Undo()
+    assert inner.GetNumberOfSegments() == 2
