@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..quantization import KeptFloat, SignedPoint, UnsignedPoint
-from .attention import Attention
 from .promptable import Promptable
-from .sam import GRID, WIDTH, LayerNorm2d, RandomPositions, image_positions
+from .sam import GRID, WIDTH, RandomPositions, TwoWayLayer, TwoWayTransformer, image_positions, neck
 from .vit import PatchEmbed
 
 INPUT = 1024
@@ -76,12 +75,7 @@ class Encoder(nn.Module):
         self.patch_embed = PatchEmbed(width)
         self.pos_embed = nn.Parameter(torch.zeros(1, PRETRAINED**2 + 1, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(12))
-        self.neck = nn.Sequential(
-            nn.Conv2d(width, WIDTH, 1, bias=False),
-            LayerNorm2d(WIDTH),
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
-            LayerNorm2d(WIDTH),
-        )
+        self.neck = neck(width)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image)
@@ -128,43 +122,18 @@ class Stack(nn.Module):
         return self.fc(x)
 
 
-class TwoWayLayer(nn.Module):
-    """Tokens attend to themselves and to the image, think, and the image attends to the tokens."""
+class Layer(TwoWayLayer):
+    """SAM's layer with another perceptron and other positions."""
 
     def __init__(self, first: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.self_attn = Attention(WIDTH, 8)
-        self.cross_attn_token_to_image = Attention(WIDTH, 8, WIDTH // 2)
-        self.cross_attn_image_to_token = Attention(WIDTH, 8, WIDTH // 2)
+        super().__init__(first)
         self.mlp = Stack(WIDTH, 2048, WIDTH, 1)
-        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(WIDTH) for _ in range(4))
 
-    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tuple[Tensor, Tensor]:
+    def among_tokens(self, tokens: Tensor, token_pe: Tensor) -> Tensor:
+        """Positions are added for good, into the values and the residual too, unlike SAM."""
         if not self.first:
-            tokens = tokens + token_pe  # for good: into the values and the residual too, unlike SAM
-        tokens = self.norm1(tokens + self.self_attn(tokens, tokens, tokens))
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
-        return tokens, image
-
-
-class TwoWayTransformer(nn.Module):
-    """Two layers and a last look of the tokens at the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([TwoWayLayer(True), TwoWayLayer(False)])
-        self.final_attn_token_to_image = Attention(WIDTH, 8, WIDTH // 2)
-        self.norm_final_attn = nn.LayerNorm(WIDTH)
-
-    def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tuple[Tensor, Tensor]:
-        first = tokens
-        for layer in self.layers:
-            tokens, image = layer(tokens, image, first, image_pe)
-        tokens = tokens + self.final_attn_token_to_image(tokens + first, image + image_pe, image)
-        return self.norm_final_attn(tokens), image
+            tokens = tokens + token_pe
+        return tokens + self.self_attn(tokens, tokens, tokens)
 
 
 class MaskDecoder(nn.Module):
@@ -172,7 +141,7 @@ class MaskDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer()
+        self.transformer = TwoWayTransformer(Layer)
         self.iou_token = nn.Embedding(1, WIDTH)
         self.mask_tokens = nn.Embedding(4, WIDTH)
         self.final_output_upscaling_layers = nn.ModuleList(
@@ -189,7 +158,7 @@ class MaskDecoder(nn.Module):
         """``embedding``: ``1 or N x 256 x 64 x 64``; ``prompts``: ``N x 6 x 256``."""
         count = prompts.shape[0]
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])[None].expand(count, -1, -1)
-        image = embedding.flatten(2).transpose(1, 2).expand(count, -1, -1)
+        image = embedding.flatten(2).transpose(1, 2)  # one for all boxes: broadcast, not copied
         tokens, image = self.transformer(torch.cat([tokens, prompts], dim=1), image, positions)
         pixels = image.transpose(1, 2).reshape(count, WIDTH, GRID, GRID)
         for layer in self.final_output_upscaling_layers:

@@ -7,7 +7,7 @@ Facts as in the segment-anything publication (Kirillov et al. 2023). Only what a
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,16 @@ class LayerNorm2d(nn.Module):
         centred = x - x.mean(1, keepdim=True)
         normal = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + self.eps)
         return self.weight[:, None, None] * normal + self.bias[:, None, None]
+
+
+def neck(width: int) -> nn.Sequential:
+    """From an encoder's channels to the embedding's: ``B x width x G x G`` to ``B x 256 x G x G``."""
+    return nn.Sequential(
+        nn.Conv2d(width, WIDTH, 1, bias=False),
+        LayerNorm2d(WIDTH),
+        nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
+        LayerNorm2d(WIDTH),
+    )
 
 
 class RandomPositions(nn.Module):
@@ -108,13 +118,15 @@ class TwoWayLayer(nn.Module):
         self.mlp = Mlp(WIDTH, 2048, nn.ReLU())
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(WIDTH) for _ in range(4))
 
-    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tuple[Tensor, Tensor]:
+    def among_tokens(self, tokens: Tensor, token_pe: Tensor) -> Tensor:
+        """The tokens after they looked at each other, not yet normalised."""
         if self.first:  # without positions and without a residual: the result *replaces* the tokens
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            placed = tokens + token_pe
-            tokens = tokens + self.self_attn(placed, placed, tokens)
-        tokens = self.norm1(tokens)
+            return self.self_attn(tokens, tokens, tokens)
+        placed = tokens + token_pe
+        return tokens + self.self_attn(placed, placed, tokens)
+
+    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tuple[Tensor, Tensor]:
+        tokens = self.norm1(self.among_tokens(tokens, token_pe))
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
@@ -124,9 +136,9 @@ class TwoWayLayer(nn.Module):
 class TwoWayTransformer(nn.Module):
     """Two layers and a last look of the tokens at the image."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: Callable[[bool], TwoWayLayer] = TwoWayLayer) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([TwoWayLayer(True), TwoWayLayer(False)])
+        self.layers = nn.ModuleList([layer(True), layer(False)])
         self.final_attn_token_to_image = Attention(WIDTH, 8, WIDTH // 2)
         self.norm_final_attn = nn.LayerNorm(WIDTH)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantization import SignedPoint, UnsignedPoint
-from .sam import WIDTH, LayerNorm2d
+from .sam import neck
 
 
 class ConvBN(nn.Sequential):
@@ -159,12 +159,7 @@ class TinyViT(nn.Module):
             merging = PatchMerging(width, widths[n + 1], strides[n]) if n + 1 < len(widths) else None
             stages.append(Stage(blocks, merging))
         self.layers = nn.ModuleList(stages)
-        self.neck = nn.Sequential(
-            nn.Conv2d(widths[-1], WIDTH, 1, bias=False),
-            LayerNorm2d(WIDTH),
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
-            LayerNorm2d(WIDTH),
-        )
+        self.neck = neck(widths[-1])
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image)

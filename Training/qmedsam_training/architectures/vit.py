@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantization import SignedPoint, UnsignedPoint
-from .sam import WIDTH, LayerNorm2d, Mlp
+from .sam import Mlp, neck
 
 
 class PatchEmbed(nn.Module):
@@ -91,12 +91,7 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(width)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
         self.blocks = nn.ModuleList(Block(width, heads, grid, 0 if n in global_blocks else window) for n in range(depth))
-        self.neck = nn.Sequential(
-            nn.Conv2d(width, WIDTH, 1, bias=False),
-            LayerNorm2d(WIDTH),
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
-            LayerNorm2d(WIDTH),
-        )
+        self.neck = neck(width)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image) + self.pos_embed
