@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
+from qmedsam.files import read_boxes, read_volume
 from qmedsam.geometry import View
 from qmedsam.models import shipped_folder
 from qmedsam.network.fake import FakeNetwork
@@ -323,6 +324,21 @@ def test_a_real_network_never_leaves_a_rotated_roi(shipped, strategy, options) -
     k, j, i = np.nonzero(labels)
     local = (np.stack([i, j, k], axis=1) - box.center_ijk) @ np.linalg.inv(box.half_axes_ijk).T
     assert len(k) > 500 and np.abs(local).max() <= 1 + 1e-5
+
+
+def test_votes_leave_no_comb(shipped) -> None:
+    """Views that skip slices must not show: a kidney's edge does not go up and down from row to row (30 times, unsmoothed)."""
+    sample = shipped_folder().parent / "SampleData"
+    volume = read_volume(sample / "QMedSAMPhantom.nrrd")
+    kidney = next(b for b in read_boxes(sample / "QMedSAMPhantom-boxes.mrk.json", volume) if b.name == "right kidney")
+    mask = shipped.segment(volume, [kidney], modality="CT", strategy="vote").labels_kji > 0
+    turns = 0
+    for plane in np.moveaxis(mask, 2, 0):
+        covered = np.flatnonzero(plane.any(axis=0))
+        if len(covered) > 2:
+            steps = np.sign(np.diff(plane[:, covered].argmax(axis=0)))
+            turns += int((steps[1:] * steps[:-1] < 0).sum())
+    assert mask.any() and turns <= 10, turns
 
 
 def test_every_strategy_is_among_the_variants() -> None:
