@@ -48,6 +48,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.panel: Optional[EffectPanel] = None
         self.boxes: Optional[BoxActions] = None
         self._previewKey: Any = None
+        self._applying = False
 
     def clone(self) -> Any:
         import qSlicerSegmentationsEditorEffectsPythonQt as effects
@@ -97,7 +98,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def deactivate(self) -> None:
         self.active = False
-        self.session.close()
+        self._drop()
         if self.boxes is not None:
             self.boxes.endPlacing()
         self.observations.removeObservers()
@@ -118,7 +119,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return False
 
     def sourceVolumeNodeChanged(self) -> None:
-        self.session.close()
+        self._drop()
         self.updateGUIFromMRML()
 
     def updateGUIFromMRML(self) -> None:
@@ -190,7 +191,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         run.write(EffectWriter(self.scriptedEffect))
 
     def _start(self, everything: bool, apply: bool) -> None:
-        if not self._ready():
+        # Keys and released handles come at any time: they must not throw away what is about to be applied.
+        if (self.session.running and self._applying) or not self._ready():
             return
         with self.panel.mendable():
             prompts, settings = self.prompts(everything), self.settings
@@ -202,7 +204,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 self._write(shown)
                 return
             run = Run(self.volumeNode, self.segmentationNode, prompts, settings)
-            self._previewKey = key
+            self._previewKey, self._applying = key, apply
             finish = self._applied if apply else self._previewed
             self.session.start(run, self.logic.segmenter(settings.model), finish, self.panel.fail, self.panel.progress)
             self.panel.started(run.slices)
@@ -239,8 +241,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     # Helpers
 
-    def onSceneClosing(self, scene: Any, event: Any) -> None:
+    def _drop(self) -> None:
+        """Whatever runs or is shown is about something that is no longer edited."""
         self.session.close()
+        if self.panel is not None:
+            self.panel.idle()
+
+    def onSceneClosing(self, scene: Any, event: Any) -> None:
+        self._drop()
         self.boxes.placing = None
 
     @vtk.calldata_type(vtk.VTK_OBJECT)

@@ -214,6 +214,12 @@ class EffectPanel:
         self.say("\n".join([head, *found, *result.messages]))
         self.effect.updateGUIFromMRML()  # the estimate is better now
 
+    def idle(self) -> None:
+        """Nothing runs and nothing is shown any more."""
+        self.ui.progressBar.setVisible(False)
+        self.say("")
+        self.updateButtons()
+
     def fail(self, error: Exception) -> None:
         """A sentence in the panel for what the user can mend; a dialog with the log only for what nobody foresaw."""
         self.ui.progressBar.setVisible(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from qmedsam import Segmentation, Segmenter
+from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .agreement import AgreementOverlay
 from .preview import Preview
@@ -50,10 +50,13 @@ class Session:
 
         def arrived(result: Segmentation) -> None:
             self._job = None
-            if run.alive:
+            if not run.alive:
+                broke(QMedSAMError("The image or the segmentation of this run is gone.", "Nothing was changed."))
+                return
+            try:
                 done(run, result)
-            else:
-                self.close()
+            except Exception as error:  # a grid that became non-linear meanwhile, say: the user hears of it, the panel goes on
+                broke(error)
 
         def broke(error: Exception) -> None:
             self.close()

@@ -9,11 +9,12 @@ import pytest
 import slicer
 from nodes import HandTimer, brightSegmenter, labelmaps
 from PySide6 import QtCore, QtGui, QtWidgets
-from qmedsam import Segmenter
+from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
 from QMedSAMSegmentLib.boxes import boundRois, boxFromRoi
 from QMedSAMSegmentLib.installer import Installer
+from QMedSAMSegmentLib.runs import Run
 from QMedSAMSegmentLib.worker import Job
 
 
@@ -259,6 +260,53 @@ def test_a_closed_scene_ends_everything(editor) -> None:
     pending[0]()
     HandTimer.last.callback()
     assert not editor.effect.session.preview.shown
+
+
+def _waiting(editor) -> list:
+    """Runs that start when the test calls them."""
+    pending: list = []
+    editor.effect.jobs = lambda *work: Job(*work, launch=pending.append, timer=HandTimer)
+    return pending
+
+
+def test_a_volume_deleted_during_a_run_is_said_and_frees_the_panel(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.previewButton.click()
+    assert not editor.ui.progressBar.isHidden()
+    editor.scene.RemoveNode(editor.volume)
+    pending[0]()
+    editor.finish()
+    assert editor.ui.progressBar.isHidden() and "gone" in editor.status and not editor.effect.session.running
+
+
+def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
+    _waiting(editor)
+    editor.ui.previewButton.click()
+    editor.effect.deactivate()
+    assert editor.ui.progressBar.isHidden() and editor.status == "" and editor.ui.previewButton.isEnabled()
+
+
+def test_an_error_while_a_result_is_written_reaches_the_user(editor, monkeypatch) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+
+    def refuse(*arguments):
+        raise QMedSAMError("The grid bends.", "Harden it.")
+
+    monkeypatch.setattr(Run, "write", refuse)
+    pending[0]()
+    editor.finish()
+    assert "The grid bends" in editor.status and editor.ui.progressBar.isHidden() and editor.ui.applyButton.isEnabled()
+
+
+def test_a_key_or_a_released_handle_does_not_throw_an_apply_away(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+    editor.effect.onPreview()
+    assert len(pending) == 1
+    pending[0]()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
 
 
 def test_leaving_the_effect_drops_the_preview_and_its_observers(editor) -> None:
