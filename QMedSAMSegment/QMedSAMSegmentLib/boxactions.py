@@ -63,7 +63,13 @@ class BoxActions:
             mask, toWorld = maskOf(image, self._effect.segmentationNode)
             if not mask.any():
                 raise QMedSAMError(_("The selected segment is empty."), _("Paint a rough shape first, or draw the box."))
-            boxes.fitToMask(self._newBox() if isNew else roiNode, mask, toWorld)
+            fitted = self._newBox() if isNew else roiNode
+            try:
+                boxes.fitToMask(fitted, mask, toWorld)
+            except QMedSAMError:
+                if isNew:
+                    slicer.mrmlScene.RemoveNode(fitted)
+                raise
             self._made()
 
     def flatten(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def test_an_embedding_does_not_change_under_the_next_request(network) -> None:
     kept = logits.copy()
     network.decode(first, box / 2)
     assert (logits == kept).all()
+
+
+def test_two_threads_get_their_own_answers(network) -> None:
+    """A run that was given up overlaps with the next one on the same network."""
+    pictures = [_picture(network.input_size, seed) for seed in range(4)]
+    box = np.array([[0.2, 0.2, 0.8, 0.8]], np.float32) * network.input_size
+    alone = [network.decode(network.encode(picture), box)[0] for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda picture: network.decode(network.encode(picture), box)[0], pictures * 5))
+    assert all((found == alone[n % 4]).all() for n, found in enumerate(together))
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 35])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -70,6 +71,8 @@ class OpenVINONetwork:
         model.verify()
         openvino = import_openvino()
         self.model = model
+        # A run that was given up goes on until its slice ends while the next one starts: one network, one request at a time.
+        self._lock = threading.Lock()
         self.input_size = model.manifest.input_size
         self._core = openvino.Core()
         # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
@@ -106,7 +109,8 @@ class OpenVINONetwork:
     def encode(self, image: np.ndarray) -> np.ndarray:
         """See :class:`~qmedsam.network.Network`."""
         # The plain call copies its outputs; an infer request's own tensors would change under the next request.
-        return self._encoder(image[None])[0]
+        with self._lock:
+            return self._encoder(image[None])[0]
 
     def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """See :class:`~qmedsam.network.Network`. Fixed shapes of 16, 4 and 1 boxes, compiled when first needed."""
@@ -115,7 +119,8 @@ class OpenVINONetwork:
         while len(boxes):
             # Whole shapes, no padding: six boxes as 4 + 1 + 1 take half of the time that one padded block of 16 takes.
             shape = next(size for size in self._SHAPES if size <= len(boxes))
-            out = self._decoder(shape)([embedding, boxes[:shape]])
+            with self._lock:
+                out = self._decoder(shape)([embedding, boxes[:shape]])
             boxes = boxes[shape:]
             logits.append(out[0])
             # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
