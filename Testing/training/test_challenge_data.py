@@ -170,7 +170,7 @@ def test_configurations_say_what_is_wrong_with_them(tmp_path: Path) -> None:
     path = tmp_path / "stage.yaml"
     for text, match in (
         ("data: {manifest: a.csv, challenge: b}", "either 'challenge'"),
-        ("data: {manifest: a.csv}\nlearning_rat: 3", "learning_rat"),
+        ("data: {manifest: a.csv}\nlearning_rat: 3", "learning_rat: there is no such setting"),
         ("data: {manifest: a.csv, sampler: most}", r"data\.sampler"),
         ("just text", "not a configuration"),
         ("a: [", "could not be read"),

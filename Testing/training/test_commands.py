@@ -110,6 +110,8 @@ def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "x.pt").write_bytes(b"nothing")
     with pytest.raises(QMedSAMError, match="could not be read"):
         _invoke("export", tmp_path / "x.pt", "-o", tmp_path / "m")
+    with pytest.raises(QMedSAMError, match="no checkpoint"):
+        _invoke("train", "--config", folder / "float.yaml", "-o", tmp_path / "r", "--init", tmp_path / "z.pt", "--dry-run")
     torch.save({"model": {}}, tmp_path / "y.pt")
     with pytest.raises(QMedSAMError, match="which network"):
         _invoke("export", tmp_path / "y.pt", "-o", tmp_path / "m")

@@ -151,4 +151,5 @@ class TrainConfig(NetworkConfig):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the whole"
-            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {first['msg']}.", "Correct it there.") from error
+            wrong = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {wrong}.", "Correct it there.") from error

@@ -154,6 +154,8 @@ def _widths(how: QuantizationConfig) -> tuple:
 
 def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
     """Description and weights of a checkpoint of ours; (None, {}) for any other, which :func:`load_public` judges."""
+    if not Path(path).is_file():
+        raise QMedSAMError(f"There is no checkpoint '{path}'.", "Give it with --init, or correct the configuration.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file brings out anything
