@@ -130,7 +130,7 @@ def nncf_quantized(
                 quantized.reshape({"boxes": [-1, 4]})
             ov.save_model(quantized, scratch / f"{part}.xml", compress_to_fp16=False)
 
-    fields = model_fields(network, folder.name, precision="int8")
+    fields = model_fields(network, folder.name, precision="int8", prompt_size=exported.manifest.prompt_size)
     return Model.read(write_folder(folder, quantize, fields, f"# {folder.name}\n"))
 
 

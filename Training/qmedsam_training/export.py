@@ -279,7 +279,7 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
     Args:
         folder: of the model; replaced when it is there.
         write_parts: puts the networks' files into the folder that it is given.
-        fields: see :func:`write_model`.
+        fields: see :func:`write_model`, with ``prompt_size``.
         card: text of the model card.
 
     Returns:
@@ -293,7 +293,6 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
         manifest = {
             "encoder": "encoder.xml",
             "decoder": "decoder.xml",
-            "prompt_size": fields["input_size"],
             **fields,
             "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(scratch.iterdir())},
         }

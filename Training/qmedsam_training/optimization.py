@@ -48,8 +48,13 @@ def step(optimizer: torch.optim.Optimizer, sharp: bool, gradients: Callable[[], 
     return loss
 
 
+def warm_up(epochs_done: float, warmup_epochs: float) -> float:
+    """Learning-rate factor that rises linearly from 1 % to 1 (QMedSAM paper, section 3.3)."""
+    return 0.01 + 0.99 * epochs_done / warmup_epochs if epochs_done < warmup_epochs else 1.0
+
+
 def cosine(progress: float, epochs_done: float, warmup_epochs: float) -> float:
-    """Learning-rate factor: linear warm-up from 1 %, then cosine to 0.1 % (QMedSAM paper, section 3.3)."""
+    """Learning-rate factor: :func:`warm_up`, then cosine to 0.1 % (QMedSAM paper, section 3.3)."""
     if epochs_done < warmup_epochs:
-        return 0.01 + 0.99 * epochs_done / warmup_epochs
+        return warm_up(epochs_done, warmup_epochs)
     return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

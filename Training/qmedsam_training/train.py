@@ -25,7 +25,7 @@ from .distillation import Teacher
 from .evaluation import TorchNetwork, score
 from .losses import prompt_loss
 from .networks import child, save, start
-from .optimization import cosine, make_optimizer, step
+from .optimization import cosine, make_optimizer, step, warm_up
 from .quantization import calibrated
 
 LOG_COLUMNS = (
@@ -188,8 +188,10 @@ class _Trainer:
         images, boxes, masks, owner = batch
         config = self.config.optimizer
         done = self.at.epoch + self.at.batch / self.plan.batches
-        warm = min(0.01 + 0.99 * done / config.warmup_epochs, 1.0) if config.warmup_epochs else 1.0
-        factor = cosine(self.share, done, config.warmup_epochs) if config.schedule == "cosine" else warm
+        if config.schedule == "cosine":
+            factor = cosine(self.share, done, config.warmup_epochs)
+        else:
+            factor = warm_up(done, config.warmup_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base * factor
         self.lesson.train()

@@ -207,10 +207,11 @@ class Ballot:
         from scipy import ndimage
 
         view = self.item.view
-        for axis in range(3):
-            width = 2 * (self._stride(axis) // 2) + 1
-            if width > 1:
-                ndimage.uniform_filter1d(self.votes_kji, width, axis=2 - axis, output=self.votes_kji, mode="nearest")
+        widths = {axis: 2 * (self._stride(axis) // 2) + 1 for axis in range(3)}
+        if max(widths.values()) == 1:
+            return
+        for axis, width in widths.items():
+            ndimage.uniform_filter1d(self.votes_kji, width, axis=2 - axis, output=self.votes_kji, mode="nearest")
         for index, votes in zip(self.item.slices, self.votes_kji):
             pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
             votes *= self.item.box.inside(view, index, pixels)
