@@ -125,6 +125,7 @@ def score_case(
             case.modality,
             2 if flat else 3,
             int(p.truth.sum()),
+            float(p.truth.sum(axis=(1, 2)).max()) / labels_kji[0].size,
             dsc(truth, predicted),
             nsd(*masks, NSD_TOLERANCE),
             dsc(truth, ellipse),

@@ -15,8 +15,8 @@ from .scores import bootstrap_interval
 
 #: Sources whose targets are thin lines or hardly visible: no box says what is meant. Reported apart.
 NOT_PROMPTABLE = ("fives", "hvdropdb_ridge", "cpaisd_stroke")
-#: Below a disc and a ball of 20 voxels diameter, where half a voxel of border costs 5 and 8 DSC.
-SMALL = {2: 314, 3: 4189}
+#: Targets that cover less of the slice (in 3D: of the slice that they cover most of) are reported apart.
+SMALL = 0.01
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Score:
         modality: of the case.
         dim: 2 when scored on one slice, 3 when scored in 3D.
         voxels: size of the target.
+        share: of the slice that the target covers; in 3D of the slice that it covers most of.
         dsc: of the prediction.
         nsd: of the prediction, tolerance 2 mm or 2 px.
         ellipse_dsc: of the ellipse or ellipsoid inscribed in the prompt.
@@ -45,6 +46,7 @@ class Score:
     modality: str
     dim: int
     voxels: int
+    share: float
     dsc: float
     nsd: float
     ellipse_dsc: float
@@ -75,7 +77,8 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
     Returns:
         ``mean`` (over promptable sources), ``mean_all``, ``small`` (the mean over promptable sources' small targets),
         each None without rows, ``modalities`` and ``sources`` (lists). Every entry holds ``sources``, ``cases``,
-        ``prompts``, ``dsc``, ``dsc_interval``, ``nsd``, ``ellipse_dsc``, ``gain``, ``gain_interval``, ``seconds``.
+        ``prompts``, ``dsc``, ``dsc_interval``, ``median`` (over prompts), ``nsd``, ``ellipse_dsc``, ``gain``,
+        ``gain_interval``, ``seconds``.
     """
     promptable = [row for row in rows if row.source not in not_promptable]
     sources = []
@@ -86,7 +89,7 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
     return {
         "mean": _mean(promptable) if promptable else None,
         "mean_all": _mean(rows) if rows else None,
-        "small": _mean(small) if (small := [row for row in promptable if row.voxels < SMALL[row.dim]]) else None,
+        "small": _mean(small) if (small := [row for row in promptable if row.share < SMALL]) else None,
         "modalities": [{"modality": m[0].modality, **_mean(m)} for m in _split(promptable, lambda row: row.modality)],
         "sources": sources,
     }
@@ -94,7 +97,7 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The summary as a page of tables (what ``evaluate`` returns, or ``summarize`` alone)."""
-    head = ["DSC", "95 % interval", "NSD", "ellipse DSC", "gain over ellipse", "95 % interval", "s / prompt"]
+    head = ["DSC", "95 % interval", "median", "NSD", "ellipse DSC", "gain over ellipse", "95 % interval", "s / prompt"]
     lines = ["# Evaluation", ""]
     if summary.get("settings"):
         lines += [", ".join(f"{key}: {value}" for key, value in summary["settings"].items()), ""]
@@ -105,9 +108,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
     )
     body = [[name, m["sources"], m["prompts"], *_cells(m)] for name, m in totals if m]
     lines += _table(["", "sources", "prompts", *head], body)
-    lines += ["", "A source's mean is over its prompts, every mean above it over the sources' means. Intervals: bootstrap of the"]
-    lines += ["prompts within their sources. The ellipse (ellipsoid) is the one inscribed in the prompt. NSD: 2 mm, or 2 px"]
-    lines += [f"on pictures without spacing. Small: below {SMALL[2]} pixels, or {SMALL[3]} voxels in 3D.", ""]
+    lines += ["", "A source's mean is over its prompts, every mean above it over the sources' means; medians are over prompts."]
+    lines += ["Intervals: bootstrap of the prompts within their sources. The ellipse (ellipsoid) is the one inscribed in the"]
+    lines += ["prompt. NSD: 2 mm, or 2 px on pictures without spacing."]
+    lines += [f"Small: under {SMALL:.0%} of the slice (in 3D of its largest section's).", ""]
     lines += ["## By modality (promptable sources)", ""]
     body = [[m["modality"], m["sources"], m["prompts"], *_cells(m)] for m in summary["modalities"]]
     lines += _table(["modality", "sources", "prompts", *head], body)
@@ -193,6 +197,7 @@ def _mean(rows: Sequence[Score]) -> dict[str, Any]:
         "prompts": len(rows),
         "dsc": mean("dsc"),
         "dsc_interval": interval("dsc"),
+        "median": float(np.median([row.dsc for row in rows])),
         "nsd": mean("nsd"),
         "ellipse_dsc": mean("ellipse_dsc"),
         "gain": mean("gain"),
@@ -205,6 +210,7 @@ def _cells(mean: Mapping[str, Any]) -> list[str]:
     return [
         f"{mean['dsc']:.3f}",
         _range(mean["dsc_interval"], ".3f"),
+        f"{mean['median']:.3f}",
         f"{mean['nsd']:.3f}",
         f"{mean['ellipse_dsc']:.3f}",
         f"{mean['gain']:+.3f}",

@@ -9,8 +9,8 @@ import pytest
 from qmedsam.summary import Score, choose, finite, markdown, scores_csv, summarize
 
 
-def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, voxels=1000, dim=2, nsd=0.6, name="c") -> Score:
-    return Score(name, 1, 1, source, modality, dim, voxels, dsc, nsd, ellipse, 0.9, 0.1)
+def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, dim=2, nsd=0.6, name="c") -> Score:
+    return Score(name, 1, 1, source, modality, dim, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
 
 
 def test_every_source_counts_the_same_whatever_its_size() -> None:
@@ -30,7 +30,7 @@ def test_the_same_data_set_under_two_modalities_is_two_sources() -> None:
 
 
 def test_small_targets_have_a_mean_of_their_own() -> None:
-    rows = [score(voxels=100, dsc=0.2), score(voxels=4000, dsc=0.8), score(voxels=4000, dim=3, dsc=0.4)]
+    rows = [score(share=0.009, dsc=0.2), score(share=0.011, dsc=0.8), score(share=0.002, dim=3, dsc=0.4)]
     assert summarize(rows)["small"]["dsc"] == pytest.approx(0.3)
     assert summarize(rows[1:2])["small"] is None
 
@@ -44,7 +44,7 @@ def test_a_summary_of_nothing_and_of_unpromptable_sources_alone() -> None:
 
 def test_the_page_shows_the_numbers() -> None:
     page = markdown(summarize([score(dsc=0.812), score(dsc=0.912)]))
-    assert "| CT | a | 1 | 2 | 0.862 | 0.812 to 0.912 | 0.600 | 0.400 | +0.462 |" in page
+    assert "| CT | a | 1 | 2 | 0.862 | 0.812 to 0.912 | 0.862 | 0.600 | 0.400 | +0.462 |" in page
 
 
 def test_missing_numbers_are_null_in_json_and_left_out_of_means() -> None:

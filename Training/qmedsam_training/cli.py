@@ -144,6 +144,7 @@ def evaluate(
     from qmedsam.models import Model
     from qmedsam.network.openvino_network import OpenVINONetwork
 
+    from .data import make_source
     from .evaluation import TorchNetwork, by_group, mean_of_groups, score
     from .networks import load
 
@@ -157,7 +158,7 @@ def evaluate(
         model, described = load(network)
         runtime = TorchNetwork(model, described.input_size)
     settings = _described(config, described)
-    held = _source(settings).held_out()
+    held = make_source(settings).held_out()
     if dry_run:
         console.print(f"{len(held)} objects of {len({h.group for h in held})} groups")
         return
@@ -184,9 +185,10 @@ def compare(
     """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
     from .compare import compare as run
     from .compare import write_tables
+    from .data import make_source
 
     _, settings, how, batches = _calibration(checkpoint, config)
-    held = _source(settings).held_out()
+    held = make_source(settings).held_out()
     if dry_run:
         console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings")
         return
@@ -195,12 +197,21 @@ def compare(
     console.print(write_tables(rows, output), markup=False)
 
 
-def _source(settings: TrainConfig):
-    from .architectures import ARCHITECTURES
-    from .data import Preparation, make_source
+@app.command()
+def ablate(
+    plan: Path = typer.Argument(..., exists=True, dir_okay=False, help="YAML: a base configuration, and a change per row."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for the table, and one per row; goes on where it stopped."),
+) -> None:
+    """Train one change after the other from one base, and score all alike on held-out patients."""
+    from .ablations import Ablations, write_table
+    from .ablations import ablate as run
 
-    architecture = ARCHITECTURES[settings.architecture]
-    return make_source(settings, Preparation.of(architecture, settings.input_size, settings.margin))
+    chosen = Ablations.read(plan)
+    output.mkdir(parents=True, exist_ok=True)
+    with Progress(console=console) as bar:
+        task = bar.add_task("Training", total=1.0)
+        outcomes = run(chosen, output, lambda share, text: bar.update(task, completed=share, description=text))
+    console.print(write_table(outcomes, output), markup=False)
 
 
 def _described(config: Path, network: NetworkConfig) -> TrainConfig:
@@ -211,6 +222,7 @@ def _described(config: Path, network: NetworkConfig) -> TrainConfig:
 
 def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
     """A checkpoint's network, a stage's data, how to quantize (int8 where neither says), and calibration batches."""
+    from .data import make_source
     from .networks import load
     from .train import calibration_batches
 
@@ -218,7 +230,7 @@ def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainCo
     settings = _described(config, network)
     how = settings.quantization or QuantizationConfig()
     settings = settings.model_copy(update={"quantization": how})
-    return network, settings, how, lambda: calibration_batches(_source(settings), settings)
+    return network, settings, how, lambda: calibration_batches(make_source(settings), settings)
 
 
 def _print_plan(settings: TrainConfig) -> None:

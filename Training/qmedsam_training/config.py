@@ -56,8 +56,13 @@ class DataConfig(Strict):
     sampler: Literal["min", "one-tenth", "all"] = Field("min", description="clips per modality and epoch (QMedSAM paper, 3.1)")
     held_out: float = Field(0.12, gt=0, lt=1, description="share of patients or files that checkpoints are chosen on")
     held_out_per_group: int = Field(8, ge=1)
+    held_out_jitter: float = Field(0.0, ge=0, description="each side of a held-out object's box moves out by up to this share")
     synthetic: float = Field(0.25, ge=0, le=1, description="share of synthetic scenes")
     whole_slice: float = Field(0.2, ge=0, le=1, description="share of real samples whose frame is the whole slice")
+    propagated: float = Field(0.4, ge=0, le=1, description="share of 3D samples prompted from other slices of the object")
+    augmentation: float = Field(
+        1.0, ge=0, le=1, description="how far from what the engine asks: scales odds and reach of every change; 0: flips alone"
+    )
     box_shift: Optional[float] = Field(
         None,
         ge=0,

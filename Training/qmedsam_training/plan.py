@@ -6,9 +6,8 @@ from typing import List, Tuple
 
 import torch
 
-from .architectures import ARCHITECTURES
 from .config import TrainConfig
-from .data import Plan, Preparation, make_source
+from .data import Plan, make_source
 from .networks import child, start
 
 
@@ -20,13 +19,12 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
     Raises:
         QMedSAMError: data or starting checkpoint cannot be used.
     """
-    architecture = ARCHITECTURES[config.architecture]
     model, new = start(config.model_copy(update={"quantization": None}) if config.init is None else config, config.init)
     for name in config.freeze:
         child(model, name).requires_grad_(False)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    source = make_source(config, Preparation.of(architecture, config.input_size, config.margin))
+    source = make_source(config)
     plan = Plan(source, config.batch_size, 0, config.devices * config.nodes, config.seed)
     per_epoch = plan.batches * config.batch_size
     moments = {"adamw": 2, "sgd": 1}[config.optimizer.kind]

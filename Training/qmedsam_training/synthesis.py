@@ -93,7 +93,7 @@ def _paint(rng: np.random.Generator, labels: np.ndarray, target: int, size: int)
     image = means[labels].transpose(2, 0, 1).astype(np.float32)
     roughness = (rng.uniform(0, 0.2, count) * (rng.random(count) < 0.6)).astype(np.float32)
     if roughness.any():
-        scales = [_noise(rng, 2, k, size) for k in (int(rng.integers(6, 16)), int(rng.integers(20, size // 2)))]
+        scales = [_noise(rng, 2, k, size) for k in (int(rng.integers(6, 16)), int(rng.integers(size // 6, size // 2)))]
         texture = np.where((labels % 2 == 0), scales[0][0], scales[1][0])
         image += roughness[labels] * texture
     planes = torch.from_numpy(image)[None]

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import LossConfig, TrainConfig
-from .data import Plan, Preparation, Source, make_loader, make_source
+from .data import Plan, Source, make_loader, make_source
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
 from .losses import prompt_loss
@@ -117,10 +117,7 @@ class _Trainer:
         self.config, self.fabric, self.folder = config, fabric, folder
         self.first = fabric.global_rank == 0
         self.at = Progress(**state["progress"]) if state else Progress()
-        architecture = ARCHITECTURES.get(config.architecture)
-        if architecture is None:
-            raise QMedSAMError(f"There is no architecture '{config.architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
-        self.source = make_source(config, Preparation.of(architecture, config.input_size, config.margin))
+        self.source = make_source(config)
         self.held = self.source.held_out()
         # A resumed run takes its weights from its own state, not from where it once started.
         self.student, new = start(config, None if state else config.init)
@@ -130,7 +127,9 @@ class _Trainer:
             calibrated(self.student, calibration_batches(self.source, config), new)
         self.teacher = None
         if config.teacher:
-            self.teacher = Teacher(config.teacher, self.student, config.input_size, architecture.normalization["kind"])
+            self.teacher = Teacher(
+                config.teacher, self.student, config.input_size, ARCHITECTURES[config.architecture].normalization["kind"]
+            )
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)

@@ -1,4 +1,8 @@
-"""Geometry and looks of a drawn frame, changed at random. Intensities stay near 0..1."""
+"""Geometry and looks of a drawn frame, changed at random. Intensities stay near 0..1.
+
+``strength`` (0..1) scales how far and how often: heavy changes cover what was never seen, light ones spend a small
+network's capacity on what it will be asked.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ import torch.nn.functional as F
 from qmedsam.geometry import Frame
 
 
-def zoomed(frame: Frame, size: int, zoom: float, rng: np.random.Generator) -> Frame:
+def zoomed(frame: Frame, size: int, zoom: float, strength: float, rng: np.random.Generator) -> Frame:
     """The same centre and scale times ``zoom`` and a little anisotropy, on a square of ``size`` network pixels."""
-    stretch = math.exp(rng.normal(0, 0.07))
+    stretch = math.exp(rng.normal(0, 0.07 * strength))
     scale_x, scale_y = frame.scale_x * zoom * stretch, frame.scale_y * zoom / stretch
     center_x = frame.left + frame.size / frame.scale_x / 2
     center_y = frame.top + frame.size / frame.scale_y / 2
@@ -21,23 +25,23 @@ def zoomed(frame: Frame, size: int, zoom: float, rng: np.random.Generator) -> Fr
 
 
 def warped(
-    image: np.ndarray, valid: np.ndarray, masks: np.ndarray, size: int, rng: np.random.Generator
+    image: np.ndarray, valid: np.ndarray, masks: np.ndarray, size: int, strength: float, rng: np.random.Generator
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotate, bend and crop to the middle ``size`` pixels; flip and turn by quarters."""
     big = image.shape[0]
     channels = image[..., None] if image.ndim == 2 else image
     stack = np.concatenate([channels.transpose(2, 0, 1), valid[None], masks]).astype(np.float32)
-    angle = math.radians(rng.uniform(-25, 25)) if rng.random() < 0.6 else 0.0
+    angle = math.radians(rng.uniform(-25, 25)) if rng.random() < 0.6 * strength else 0.0
     theta = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]])
     grid = F.affine_grid(theta[None].float() * (size / big), [1, 1, size, size], align_corners=False)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 * strength:
         knots = int(rng.integers(3, 7))
         bend = torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.05), (1, 2, knots, knots)).astype(np.float32))
         grid = grid + F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
     out = F.grid_sample(torch.from_numpy(stack)[None], grid, align_corners=False)[0].numpy()
     if rng.random() < 0.5:
         out = out[:, :, ::-1]
-    out = np.rot90(out, k=int(rng.integers(4)), axes=(1, 2)) if rng.random() < 0.5 else out
+    out = np.rot90(out, k=int(rng.integers(4)), axes=(1, 2)) if rng.random() < 0.5 * strength else out
     n = channels.shape[2]
     drawn = out[:n].transpose(1, 2, 0)
     return (drawn if image.ndim == 3 else drawn[..., 0]).copy(), out[n] > 0.5, out[n + 1 :].copy()

@@ -17,7 +17,6 @@ from ..synthesis import random_scene
 from .augmentation import flipped
 from .cases import chance
 from .index import LEAST_PIXELS, ChallengeIndex, Clips, labelled_slices
-from .labelled import framed
 from .samples import HeldOut, Preparation, Sample, finished, held_out_sample
 from .volumes import VolumeCache
 
@@ -129,16 +128,15 @@ class ChallengeData:
 
     def held_out(self) -> List[HeldOut]:
         """Evenly spread clips of the held-out files, the largest label of each."""
-        samples = []
+        samples, rng = [], np.random.default_rng(0)
         held = self.index.part(self._is_held_out)
         for name in sorted(held.modalities):
             clips = held.modalities[name]
             for n in np.unique(np.linspace(0, len(clips) - 1, self.config.held_out_per_group).astype(int)):
                 pixels, labels, view, intensity = self._slice(*clips.locate(int(n)))
                 mask = max(_objects(labels).values(), key=np.count_nonzero)
-                frame = framed(view, extent_of(mask), self.preparation, self.config.whole_slice < 1)
-                in_mm = view.count > 1
-                samples.append(held_out_sample(name, pixels, mask, view, frame, self.preparation, intensity.apply, in_mm))
+                shown = pixels, mask, view, self.preparation
+                samples.append(held_out_sample(name, *shown, intensity.apply, view.count > 1, self.config, rng))
         return samples
 
     def _slice(self, file: str, number: int) -> Tuple[np.ndarray, np.ndarray, View, Intensity]:

@@ -16,7 +16,7 @@ from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import repainted, warped, zoomed
 from .cases import Cases, Target, labelled_cases, split_off
-from .samples import HeldOut, Preparation, Sample, finished, held_out_sample
+from .samples import HeldOut, Preparation, Sample, finished, framed, held_out_sample
 
 
 class LabelledData:
@@ -78,21 +78,22 @@ class LabelledData:
         # Drawn larger than needed, so that rotation and warping bring in image and not padding.
         big = int(size * 1.25)
         masks, prompts = [mask], [prompt]
+        strength = config.augmentation
         if rng.random() < config.whole_slice:
-            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(0.9, 1.4), rng)
+            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(0.9, 1.4), strength, rng)
             others = self.cases.others(target)
             rng.shuffle(others)
             masks += [self.cases.mask(o, view) for o in others[:3]]
             prompts += masks[1:]
         else:
-            margin = self.preparation.margin * rng.uniform(0.5, 1.8)
-            frame = zoomed(Frame.around(rectangle, view, size, margin), big, 1.0, rng)
-            shift_x, shift_y = 0.12 * size * rng.uniform(-1, 1, 2)
+            margin = self.preparation.margin * rng.uniform(1 - 0.5 * strength, 1 + 0.8 * strength)
+            frame = zoomed(Frame.around(rectangle, view, size, margin), big, 1.0, strength, rng)
+            shift_x, shift_y = 0.12 * strength * size * rng.uniform(-1, 1, 2)
             frame = replace(frame, left=frame.left + shift_x / frame.scale_x, top=frame.top + shift_y / frame.scale_y)
         drawn, valid = self.cases.draw(target, view, frame)
         drawn_masks = np.stack([frame.sample(m)[0] for m in masks + prompts])
-        drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, rng)
-        if rng.random() < 0.85:
+        drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, strength, rng)
+        if rng.random() < 0.85 * strength:
             drawn = repainted(drawn, rng)
         return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng)
 
@@ -108,9 +109,9 @@ class LabelledData:
         mask = self.cases.mask(target, view)
         first, last = self.cases.span(target)
         kind = rng.random()
-        if last == first or kind < 0.6:
+        if last == first or kind >= self.config.propagated:
             return target, mask, mask
-        if kind < 0.9:
+        if kind < 0.75 * self.config.propagated:
             reach = int(rng.integers(1, (last - first) // 2 + 2))
             return target, mask, self.cases.mask(target, view, target.index - reach, target.index + reach)
         step = 1 if rng.random() < 0.5 else -1
@@ -122,30 +123,18 @@ class LabelledData:
         return beyond, np.zeros_like(prompt), prompt
 
     def held_out(self) -> List[HeldOut]:
-        """Evenly spread objects of the patients that :func:`split_off` cut off: tight box, ROI or whole-slice frame."""
-        config, samples = self.config, []
-        # Whole slices are the frame at run time when the network was trained on nothing else.
-        around = config.whole_slice < 1
+        """Evenly spread objects of the patients that :func:`split_off` cut off."""
+        config, samples, rng = self.config, [], np.random.default_rng(0)
         cases = Cases(split_off(labelled_cases(config), config.held_out)[1], slices_per_object=5, cache_mib=config.cache_mib)
         for group in sorted(cases.targets):
             everything = [t for targets in cases.targets[group] for t in targets]
             for n in np.unique(np.linspace(0, len(everything) - 1, config.held_out_per_group).astype(int)):
                 target = everything[n]
                 view = cases.view(target)
-                mask = cases.mask(target, view)
-                frame = framed(view, extent_of(mask), self.preparation, around)
+                shown = cases.pixels(target, view), cases.mask(target, view), view, self.preparation
                 prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
-                samples.append(
-                    held_out_sample(group, cases.pixels(target, view), mask, view, frame, self.preparation, prepare, in_mm)
-                )
+                samples.append(held_out_sample(group, *shown, prepare, in_mm, config, rng))
         return samples
-
-
-def framed(view: View, rectangle, preparation: Preparation, around: bool) -> Frame:
-    """The run-time frame: around the rectangle, or the whole slice."""
-    if around:
-        return Frame.around(rectangle, view, preparation.size, preparation.margin)
-    return Frame.whole_slice(view, preparation.size)
 
 
 def calibration_samples(

@@ -9,6 +9,7 @@ import torch
 from qmedsam import QMedSAMError
 from threadpoolctl import threadpool_limits
 
+from ..architectures import ARCHITECTURES
 from ..config import TrainConfig
 from .challenge import ChallengeData
 from .labelled import LabelledData
@@ -17,8 +18,16 @@ from .samples import Preparation, Sample, Source, collate
 Item = Tuple[int, Tuple[int, int, int]]
 
 
-def make_source(config: TrainConfig, preparation: Preparation) -> Source:
-    """The source that a configuration names."""
+def make_source(config: TrainConfig) -> Source:
+    """The source that a configuration names, framed for its network.
+
+    Raises:
+        QMedSAMError: unknown architecture, or data that cannot be used.
+    """
+    architecture = ARCHITECTURES.get(config.architecture)
+    if architecture is None:
+        raise QMedSAMError(f"There is no architecture '{config.architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
+    preparation = Preparation.of(architecture, config.input_size, config.margin)
     if config.data.challenge is not None:
         return ChallengeData(config.data, preparation, config.seed)
     return LabelledData(config.data, preparation)

@@ -12,6 +12,7 @@ from qmedsam.intensity import normalise
 from torch import Tensor
 
 from ..architectures import Architecture
+from ..config import DataConfig
 
 #: Fewest network pixels of an object that is worth a prompt. Below, resampling decides what is left of it.
 LEAST_PIXELS = 20
@@ -75,29 +76,50 @@ class Source(Protocol):
         ...
 
 
+def framed(view: View, rectangle: Rectangle, preparation: Preparation, around: bool) -> Frame:
+    """The run-time frame: around the rectangle, or the whole slice."""
+    if around:
+        return Frame.around(rectangle, view, preparation.size, preparation.margin)
+    return Frame.whole_slice(view, preparation.size)
+
+
 def held_out_sample(
     group: str,
     pixels: np.ndarray,
     mask: np.ndarray,
     view: View,
-    frame: Frame,
     preparation: Preparation,
     prepare: Callable[[np.ndarray], np.ndarray],
     in_mm: bool,
+    config: DataConfig,
+    rng: np.random.Generator,
 ) -> HeldOut:
-    """Frame one object with its tight box, as at run time.
+    """Frame one object with its box, as at run time.
 
     Args:
         group: it is averaged in.
         pixels: slice, ``rows x columns (x 3)``.
         mask: of the object on it; not empty.
-        view, frame: of the slice.
+        view: of the slice.
         preparation: of the network.
         prepare: grey values to 0..1.
         in_mm: whether the view's spacing means something.
+        config: how far the sides of the tight box move outward; whole slices are the frame at run time when the network
+            was trained on nothing else.
+        rng: of those moves.
     """
-    rectangle = extent_of(mask)
-    assert rectangle is not None
+    tight = extent_of(mask)
+    assert tight is not None
+    x0, y0, x1, y1 = tight
+    a, b, c, d = rng.uniform(0, config.held_out_jitter, 4)
+    rows, columns = mask.shape
+    rectangle = (
+        max(x0 - a * (x1 - x0), -0.5),
+        max(y0 - b * (y1 - y0), -0.5),
+        min(x1 + c * (x1 - x0), columns - 0.5),
+        min(y1 + d * (y1 - y0), rows - 0.5),
+    )
+    frame = framed(view, rectangle, preparation, config.whole_slice < 1)
     drawn, valid = frame.sample(pixels, prepare)
     window = view.pixels_of(rectangle)
     x, y = view.pixel_mm

@@ -1,0 +1,129 @@
+"""One change at a time: short trainings from one base configuration, scored alike on held-out patients.
+
+The budget is small on purpose (minutes per row on one core), so rows say which way a choice pulls, not how good a long
+training would be; a second seed of the base shows how much of a difference is chance.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import yaml
+from pydantic import Field, ValidationError
+from qmedsam import QMedSAMError
+
+from .config import Strict, TrainConfig
+from .data import make_source
+from .evaluation import TorchNetwork, mean_of_groups, score
+from .networks import load
+from .train import run
+
+
+class Change(Strict):
+    """A row: what differs from the base, merged into it section by section."""
+
+    name: str = Field(min_length=1)
+    change: Dict[str, Any] = Field(default_factory=dict)
+
+
+class Ablations(Strict):
+    """A base configuration and its changes."""
+
+    base: Dict[str, Any]
+    rows: List[Change] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Ablations:
+        """Read a YAML file and check every row before the first one trains.
+
+        Raises:
+            QMedSAMError: unreadable, or a row that is no valid configuration.
+        """
+        try:
+            plan = cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            for row in plan.rows:
+                plan.settings(row)
+        except (OSError, yaml.YAMLError) as error:
+            raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {first['msg']}.", "Correct it there.") from error
+        folders = [folder_name(row.name) for row in plan.rows]
+        if len(set(folders)) < len(folders):
+            raise QMedSAMError(f"Two rows of '{Path(path).name}' have the same name.", "Each row trains in a folder of its name.")
+        return plan
+
+    def settings(self, row: Change) -> TrainConfig:
+        """The configuration of a row."""
+        return TrainConfig.model_validate(_merged(self.base, row.change))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Held-out scores of a row."""
+
+    name: str
+    parameters: int
+    objects: int
+    dsc: float
+    nsd: float
+
+
+def ablate(plan: Ablations, folder: Path, progress: Callable[[float, str], None] = lambda share, text: None) -> List[Outcome]:
+    """Train every row that has not been trained yet in a folder of its name, and score all.
+
+    Args:
+        plan: what to train.
+        folder: gets a folder per row; an interrupted row goes on where it stopped.
+        progress: told the share of all rows and what is being done.
+    """
+    outcomes = []
+    for n, row in enumerate(plan.rows):
+        settings = plan.settings(row)
+
+        def tell(share: float, text: str, n: int = n, name: str = row.name) -> None:
+            progress((n + share) / len(plan.rows), f"{name}: {text}")
+
+        best = run(settings, folder / folder_name(row.name), tell)
+        model, network = load(best)
+        held = make_source(settings).held_out()
+        results = score(TorchNetwork(model, network.input_size), held)
+        size = sum(p.numel() for p in model.parameters())
+        outcomes.append(Outcome(row.name, size, len(held), *mean_of_groups(results)))
+        write_table(outcomes, folder)
+    return outcomes
+
+
+def folder_name(name: str) -> str:
+    """A row's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def write_table(outcomes: List[Outcome], folder: Path) -> str:
+    """``ablations.csv`` and ``ablations.md``; returns the Markdown."""
+    base = outcomes[0]
+    lines = ["| change | parameters | held-out DSC | against the base | NSD |", "|---|---|---|---|---|"]
+    for row in outcomes:
+        against = "" if row is base else f"{100 * (row.dsc - base.dsc):+.1f} points"
+        lines.append(f"| {row.name} | {row.parameters / 1e6:.2f} M | {row.dsc:.3f} | {against} | {row.nsd:.3f} |")
+    text = "\n".join(lines) + "\n"
+    (folder / "ablations.md").write_text(text, encoding="utf-8")
+    with (folder / "ablations.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["change", "parameters", "objects", "dsc", "nsd"])
+        writer.writerows([row.name, row.parameters, row.objects, f"{row.dsc:.5f}", f"{row.nsd:.5f}"] for row in outcomes)
+    return text
+
+
+def _merged(base: Dict[str, Any], change: Dict[str, Any]) -> Dict[str, Any]:
+    """Sections are merged, everything else is replaced."""
+    out = dict(base)
+    for key, value in change.items():
+        section = out.get(key)
+        out[key] = _merged(section, value) if isinstance(section, dict) and isinstance(value, dict) else value
+    return out
