@@ -119,6 +119,7 @@ def score_case(
         masks = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
+            case.patient_id,
             p.label,
             p.component,
             case.source,

@@ -91,33 +91,44 @@ def ellipsoid_mask(box: Box, shape_kji: Sequence[int]) -> tuple[np.ndarray, tupl
     return mask, (crop[0], crop[1], crop[2])
 
 
-def bootstrap_interval(*samples: Sequence[float], seed: int = 0, repeats: int = 2000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; of the mean of the samples' means where there are several.
+def bootstrap_interval(
+    *sources: Sequence[Sequence[float]], seed: int = 0, repeats: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a source's mean, or of the mean of several sources' means.
 
-    Several samples are drawn from separately (a stratified bootstrap: sources stay as they are, their cases vary).
-    Values that are not finite are left out. A sample of one cannot vary: where several are that small, the interval is too
-    narrow.
+    Patients are drawn, each with all of its values: the organs of one scan are good or bad together. Sources stay as they
+    are (a stratified bootstrap). Values that are not finite are left out. A source with a single patient cannot vary: where
+    several are like that, the interval is too narrow.
 
     Args:
-        samples: the values, one sequence per source.
+        sources: the values, per source and patient.
         seed: of the resampling.
         repeats: how often to resample.
         level: of confidence.
 
     Returns:
-        ``(low, high)``; NaN when fewer than two values are left, of which nothing can be said.
+        ``(low, high)``; NaN when fewer than two patients are left, of which nothing can be said.
     """
     from scipy.stats import bootstrap
 
-    groups = [values[np.isfinite(values)] for values in (np.asarray(sample, dtype=float) for sample in samples)]
-    groups = [values for values in groups if len(values)]
-    if sum(map(len, groups)) < 2:
+    sums, counts = [], []
+    for patients in sources:
+        finite = [values[np.isfinite(values)] for values in (np.asarray(p, dtype=float) for p in patients)]
+        finite = [values for values in finite if len(values)]
+        if finite:
+            sums.append(np.array([values.sum() for values in finite]))
+            counts.append(np.array([len(values) for values in finite]))
+    if sum(map(len, sums)) < 2:
         return float("nan"), float("nan")
     # scipy wants two observations at least; a single one varies as little as two equal ones.
-    groups = [np.repeat(values, 2) if len(values) == 1 else values for values in groups]
+    patients = [np.arange(len(s)) if len(s) > 1 else np.zeros(2, int) for s in sums]
+
+    def mean_of_means(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean([s[d].sum(axis=axis) / n[d].sum(axis=axis) for d, s, n in zip(drawn, sums, counts)], axis=0)
+
     result = bootstrap(
-        groups,
-        lambda *drawn, axis: np.mean([values.mean(axis=axis) for values in drawn], axis=0),
+        patients,
+        mean_of_means,
         n_resamples=repeats,
         confidence_level=level,
         method="percentile",

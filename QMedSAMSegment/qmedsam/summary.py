@@ -25,6 +25,7 @@ class Score:
 
     Attributes:
         case: its id.
+        patient: whose it is.
         label: of the object in the case's mask.
         component: number of the connected component within the label, the largest is 1.
         source: data set.
@@ -40,6 +41,7 @@ class Score:
     """
 
     case: str
+    patient: str
     label: int
     component: int
     source: str
@@ -68,7 +70,7 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
     """Means of scores.
 
     A source's mean is over its prompts. The means above it are over the sources' means, so that a source with many
-    prompts counts as much as one with few; their intervals resample the prompts within every source.
+    prompts counts as much as one with few; their intervals resample the patients within every source.
 
     Args:
         rows: one per prompt.
@@ -109,7 +111,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     body = [[name, m["sources"], m["prompts"], *_cells(m)] for name, m in totals if m]
     lines += _table(["", "sources", "prompts", *head], body)
     lines += ["", "A source's mean is over its prompts, every mean above it over the sources' means; medians are over prompts."]
-    lines += ["Intervals: bootstrap of the prompts within their sources. The ellipse (ellipsoid) is the one inscribed in the"]
+    lines += ["Intervals: bootstrap of the patients within their sources. The ellipse (ellipsoid) is the one inscribed in the"]
     lines += ["prompt. NSD: 2 mm, or 2 px on pictures without spacing."]
     lines += [f"Small: under {SMALL:.0%} of the slice (in 3D of its largest section's).", ""]
     lines += ["## By modality (promptable sources)", ""]
@@ -189,7 +191,8 @@ def _mean(rows: Sequence[Score]) -> dict[str, Any]:
         return float(np.mean([np.mean(v) for v in values if v])) if any(values) else math.nan
 
     def interval(name: str) -> list[float]:
-        return list(bootstrap_interval(*([getattr(row, name) for row in group] for group in groups)))
+        by_patient = (_split(group, lambda row: row.patient) for group in groups)
+        return list(bootstrap_interval(*([[getattr(row, name) for row in own] for own in patients] for patients in by_patient)))
 
     return {
         "sources": len(groups),

@@ -100,21 +100,35 @@ def test_the_ellipsoid_is_cut_at_the_volumes_border() -> None:
     assert outside.size == 0
 
 
+def alone(values) -> list:
+    """Every value of another patient."""
+    return [[value] for value in values]
+
+
 def test_the_bootstrap_is_repeatable_and_as_wide_as_the_normal_interval() -> None:
     values = np.random.default_rng(3).normal(0.8, 0.1, 400)
-    low, high = bootstrap_interval(values, seed=1)
-    assert (low, high) == bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    low, high = bootstrap_interval(alone(values), seed=1)
+    assert (low, high) == bootstrap_interval(alone(values), seed=1) != bootstrap_interval(alone(values), seed=2)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
 
 
-def test_the_bootstrap_of_several_samples_keeps_the_samples_apart() -> None:
-    # No spread within the samples: no spread of the mean of their means, however far apart they are.
-    assert bootstrap_interval([0.2, 0.2, 0.2], [0.8, 0.8]) == pytest.approx((0.5, 0.5))
-    low, high = bootstrap_interval([0.2, 0.4] * 20, [0.9])
+def test_the_bootstrap_draws_patients_with_all_their_values() -> None:
+    # Ten patients whose forty values are alike: as uncertain as ten values, not as four hundred.
+    means = np.random.default_rng(3).normal(0.8, 0.1, 10)
+    low, high = bootstrap_interval(alone(means))
+    assert bootstrap_interval([[m] * 40 for m in means]) == pytest.approx((low, high))
+    low, high = bootstrap_interval([[0.0] * 30, [1.0] * 10])  # the mean is over values: 0, 1/4 or 1
+    assert (low, high) == (0, 1)
+
+
+def test_the_bootstrap_of_several_sources_keeps_them_apart() -> None:
+    # No spread within the sources: no spread of the mean of their means, however far apart they are.
+    assert bootstrap_interval(alone([0.2, 0.2, 0.2]), alone([0.8, 0.8])) == pytest.approx((0.5, 0.5))
+    low, high = bootstrap_interval(alone([0.2, 0.4] * 20), [[0.9, 0.9]])
     assert 0.55 < low < 0.6 < high < 0.65
 
 
-@pytest.mark.parametrize("samples", [(), ([],), ([float("nan")],), ([0.5],), ([0.5, float("nan")],)])
-def test_the_bootstrap_says_nothing_about_less_than_two_values(samples) -> None:
+@pytest.mark.parametrize("samples", [(), ([],), ([[float("nan")]],), ([[0.5, 0.6]],), ([[0.5], [float("nan")]],)])
+def test_the_bootstrap_says_nothing_about_less_than_two_patients(samples) -> None:
     assert all(map(math.isnan, bootstrap_interval(*samples)))

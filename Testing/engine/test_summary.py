@@ -10,7 +10,7 @@ from qmedsam.summary import Score, choose, finite, markdown, scores_csv, summari
 
 
 def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, dim=2, nsd=0.6, name="c") -> Score:
-    return Score(name, 1, 1, source, modality, dim, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
+    return Score(name, name, 1, 1, source, modality, dim, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
 
 
 def test_every_source_counts_the_same_whatever_its_size() -> None:
@@ -43,8 +43,8 @@ def test_a_summary_of_nothing_and_of_unpromptable_sources_alone() -> None:
 
 
 def test_the_page_shows_the_numbers() -> None:
-    page = markdown(summarize([score(dsc=0.812), score(dsc=0.912)]))
-    assert "| CT | a | 1 | 2 | 0.862 | 0.812 to 0.912 | 0.862 | 0.600 | 0.400 | +0.462 |" in page
+    page = markdown(summarize([score(dsc=0.812), score(dsc=0.912, name="d")]))
+    assert "| CT | a | 2 | 2 | 0.862 | 0.812 to 0.912 | 0.862 | 0.600 | 0.400 | +0.462 |" in page
 
 
 def test_missing_numbers_are_null_in_json_and_left_out_of_means() -> None:
