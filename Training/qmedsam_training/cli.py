@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
@@ -107,7 +108,9 @@ def ptq(
 def export(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Checkpoint of a run or of ptq."),
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write."),
-    recipe: Optional[Path] = typer.Option(None, exists=True, help="YAML with further fields of the manifest, and card_file."),
+    recipe: Optional[Path] = typer.Option(
+        None, exists=True, help="YAML: further fields of the manifest, card_file, card_tables."
+    ),
     keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
     dry_run: bool = _DRY,
 ) -> None:
@@ -124,6 +127,9 @@ def export(
     card = f"# {name}\n"
     if "card_file" in others:
         card = (recipe.parent / others.pop("card_file")).read_text(encoding="utf-8")
+    for table in others.pop("card_tables", []):  # pages of `qmedsam evaluate`, one heading deeper
+        page = (recipe.parent / table).read_text(encoding="utf-8")
+        card += "\n" + re.sub("^#", "##", page, flags=re.MULTILINE)
     fields = model_fields(network, others.pop("name", name), **others)
     if dry_run:
         console.print(fields)
