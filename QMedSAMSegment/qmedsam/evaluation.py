@@ -27,6 +27,8 @@ from .summary import NOT_PROMPTABLE, Score, choose, finite, markdown, scores_csv
 
 #: mm in 3D and where a slice has a spacing, pixels on 2D pictures (the challenge's value).
 NSD_TOLERANCE = 2.0
+#: Jitter that leaves half of every box at least.
+MOST_INWARD = -0.25
 
 Crop = tuple[slice, slice, slice]
 
@@ -55,8 +57,8 @@ def prompts_of(case: Case, labels_kji: np.ndarray, prompt: str = "volume", jitte
         case: where the labels come from; its id seeds the jitter.
         labels_kji: the case's label array.
         prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice.
-        jitter: every side moves outward by 0..jitter of the box's length along it, at most to the image's border; along k
-            only in 3D. Depends on case, label and component alone.
+        jitter: every side moves outward by 0..jitter of the box's length along it (inward below 0), at most to the
+            image's border; along k only in 3D. Depends on case, label and component alone.
     """
     result: list[Prompt] = []
     seen: dict[int, int] = {}
@@ -181,8 +183,10 @@ def evaluate(
     """
     if prompt not in ("volume", "slice"):
         raise QMedSAMError(f"There is no prompt '{prompt}'.", "Use 'volume' or 'slice'.")
-    if not 0 <= jitter <= 1:
-        raise QMedSAMError(f"A jitter of {jitter} is not a share of the box's length.", "Give a number from 0 to 1, e.g. 0.05.")
+    if not MOST_INWARD <= jitter <= 1:
+        raise QMedSAMError(
+            f"A jitter of {jitter} is not a share of the box's length.", f"Give a number from {MOST_INWARD} to 1, e.g. 0.05."
+        )
     if official and prompt != "volume":
         raise QMedSAMError("The challenge scores whole volumes.", "Use the prompt 'volume' with --official.")
     folder = Path(folder)

@@ -218,7 +218,7 @@ def test_progress_and_cancelling(folder) -> None:
 
 def test_wrong_options_and_hopeless_manifests_are_mendable_errors(folder) -> None:
     cases = read_manifest(folder / "manifest.csv")
-    for options in ({"prompt": "point"}, {"jitter": -0.1}, {"jitter": 2}):
+    for options in ({"prompt": "point"}, {"jitter": -0.3}, {"jitter": 2}):
         with pytest.raises(QMedSAMError):
             evaluate(cases, FakeSegmenter(truth_of), folder / "out", **options)
     with pytest.raises(QMedSAMError, match="broken_image"):
@@ -270,6 +270,14 @@ def test_jitter_moves_outward_by_at_most_its_share_and_depends_on_the_object_alo
     alone = prompts_of(case(), np.where(LABELS == 2, 2, 0), prompt, 0.2)  # the other object is gone
     np.testing.assert_array_equal(edges(alone[0]), edges(loose[1]))
     assert len({round(float(x), 6) for x in (edges(loose[0]) - edges(tight[0])).ravel()[:2]}) == 2
+
+
+@pytest.mark.parametrize("prompt", ["volume", "slice"])
+def test_negative_jitter_moves_inward(prompt) -> None:
+    tight, cut = (prompts_of(case(), LABELS, prompt, jitter) for jitter in (0, -0.1))
+    for a, b in zip(tight, cut):
+        ratio = np.ptp(b.box.corners_ijk, axis=0) / np.ptp(a.box.corners_ijk, axis=0)
+        assert (ratio <= 1).all() and (ratio >= 0.8).all() and ratio[0] < 1
 
 
 def test_jitter_stops_at_the_images_border() -> None:
