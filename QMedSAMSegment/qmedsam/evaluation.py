@@ -70,7 +70,7 @@ def prompts_of(case: Case, labels_kji: np.ndarray, prompt: str = "volume", jitte
         lower = np.array([c.start for c in crop[::-1]]) - 0.5
         upper = np.array([c.stop for c in crop[::-1]]) - 0.5
         random = np.random.default_rng([zlib.crc32(case.case_id.encode()), label, component])
-        moves = random.uniform(0, jitter, (2, 3)) * (upper - lower) * (1, 1, not flat)
+        moves = jitter * random.random((2, 3)) * (upper - lower) * (1, 1, not flat)
         lower = np.maximum(lower - moves[0], -0.5)
         upper = np.minimum(upper + moves[1], np.array(labels_kji.shape[::-1]) - 0.5)
         box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}")
