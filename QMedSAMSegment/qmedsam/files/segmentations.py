@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from .challenge import read_arrays
 from .paths import PathLike, existing_file, writing
-from .volumes import LPS_TO_RAS, image_of, read_volume
+from .volumes import image_of, read_volume
 
 #: Label value, name (``""`` for a default) and RGB in 0..1 (None for a default).
 Segment = Tuple[int, str, Optional[Tuple[float, float, float]]]
