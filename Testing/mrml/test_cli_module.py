@@ -1,0 +1,157 @@
+"""The command line module, run by Slicer's own execution model: its parser, its command line, its files in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from execution import ExecutionModel
+from nodes import addVolume, grid, segmentArray
+from qmedsam import Box, Segmenter, Volume
+from qmedsam.files import read_boxes, read_volume
+from qmedsam.models import shipped_folder
+from vtk.util import numpy_support
+
+pytest.importorskip("openvino")
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = shipped_folder().parent / "SampleData"
+ORGANS = ("right kidney", "left kidney")
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    made = ExecutionModel(ROOT / "QMedSAMBatch" / "QMedSAMBatch.py", folder)
+    assert made.errors == 0
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Volume:
+    volume = read_volume(SAMPLE / "QMedSAMPhantom.nrrd")
+    return Volume(volume.array_kji, volume.ijk_to_ras, "CT", volume.name)
+
+
+@pytest.fixture
+def phantomNode(model, phantom):
+    return addVolume(model.scene, phantom.array_kji, phantom.ijk_to_ras, "CT 5: abdomen")
+
+
+def _organs(phantom: Volume) -> list:
+    boxes = read_boxes(SAMPLE / "QMedSAMPhantom-boxes.mrk.json", phantom)
+    return [Box(b.center_ijk, b.half_axes_ijk, n, b.name, b.color) for n, b in enumerate(boxes, 1) if b.name in ORGANS]
+
+
+def _saved(boxes: list, volume: Volume, path: Path) -> str:
+    from qmedsam.files import write_boxes
+
+    write_boxes(path, boxes, volume)
+    return str(path)
+
+
+def _labels(node) -> np.ndarray:
+    image = node.GetImageData()
+    return numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+
+
+def test_boxes_from_a_file_give_the_engines_voxels_and_named_segments(model, phantom, phantomNode, tmp_path) -> None:
+    boxes = _organs(phantom)
+    truth = Segmenter().segment(phantom, boxes, strategy="propagate")
+    output = model.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "out")
+    node = model.run(
+        inputVolume=phantomNode,
+        boxesFile=_saved(boxes, phantom, tmp_path / "two boxes.mrk.json"),
+        outputSegmentation=output,
+        modality="CT",
+        strategy="propagate",
+    )
+    assert node.GetStatusString() == "Completed" and node.GetErrorText() == ""
+    segmentation = output.GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == 2
+    for n, (box, found) in enumerate(zip(boxes, truth.objects)):
+        segment = segmentation.GetNthSegment(n)
+        assert segment.GetName() == box.name and np.allclose(segment.GetColor(), box.color, atol=1e-5)
+        array = segmentArray(output, segmentation.GetNthSegmentID(n), phantomNode)
+        assert np.array_equal(array, truth.labels_kji == found.label) and array.sum() > 1000
+    assert int(node.GetParameterAsString("voxels")) == np.count_nonzero(truth.labels_kji)
+    assert float(node.GetParameterAsString("volumeMl")) == pytest.approx(sum(o.volume_ml for o in truth.objects), rel=1e-5)
+    assert int(node.GetParameterAsString("objects")) == 2
+    assert "right kidney" in node.GetOutputText() and "<filter" not in node.GetOutputText()
+    assert [name for name in model.left() if not name.endswith(".params")] == []
+
+
+def test_a_rotated_roi_and_a_label_map_node(model, phantom, phantomNode) -> None:
+    """The ROI travels as text of six digits, with a centre left of the patient's middle: the value starts with a minus."""
+    kidney = _organs(phantom)[1]
+    center = phantom.ijk_to_ras[:3, :3] @ kidney.center_ijk + phantom.ijk_to_ras[:3, 3]
+    size = 2 * np.linalg.norm(phantom.ijk_to_ras[:3, :3] @ kidney.half_axes_ijk, axis=0)
+    turn = vtk.vtkTransform()
+    turn.Translate(*center)
+    turn.RotateZ(20)
+    turn.RotateX(-15)
+    roi = model.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "kidney")
+    roi.SetSize(*size)
+    roi.SetAndObserveObjectToNodeMatrix(turn.GetMatrix())
+    written: list = []
+    roi.WriteCLI(written, "--roi", slicer.vtkMRMLStorageNode.CoordinateSystemRAS, 1)
+    numbers = [float(v) for v in written[1].split(",")]
+    assert len(numbers) == 15 and numbers[0] < 0
+    box = Box.from_ras(numbers[:3], np.array(numbers[6:]).reshape(3, 3) * numbers[3:6], phantom.ijk_to_ras)
+    exact = turn.GetMatrix()
+    exact = np.array([[exact.GetElement(r, c) for c in range(3)] for r in range(3)])
+    exact = Box.from_ras(center, exact * (size / 2), phantom.ijk_to_ras)
+    assert np.abs(box.corners_ijk - exact.corners_ijk).max() < 1e-3
+    output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
+    node = model.run(inputVolume=phantomNode, roi=roi, outputSegmentation=output, modality="CT", strategy="fixed", fillHoles=True)
+    assert node.GetStatusString() == "Completed", node.GetErrorText()
+    from qmedsam.strategies import Options
+
+    truth = Segmenter().segment(phantom, [box], strategy="fixed", options=Options(fill_holes=True)).labels_kji
+    assert np.array_equal(_labels(output), truth) and truth.any()
+    matrix = vtk.vtkMatrix4x4()
+    output.GetIJKToRASMatrix(matrix)
+    assert np.allclose([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)], phantom.ijk_to_ras, atol=1e-6)
+
+
+def test_a_colour_picture(model) -> None:
+    picture = np.zeros((1, 60, 80, 3), np.uint8)
+    picture[0, 20:40, 30:60] = (200, 90, 60)
+    matrix = grid()
+    volume = addVolume(model.scene, picture, matrix, "polyp")
+    roi = model.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "polyp")
+    center = matrix @ (44.5, 29.5, 0, 1)
+    roi.SetXYZ(*center[:3])
+    roi.SetSize(32, 33, 2)
+    output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
+    node = model.run(inputVolume=volume, roi=roi, outputSegmentation=output, modality="Endoscopy")
+    assert node.GetStatusString() == "Completed", node.GetErrorText()
+    found, truth = _labels(output) > 0, picture[..., 0] > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
+
+
+def test_an_error_is_one_sentence_and_leaves_the_scene_alone(model, phantomNode) -> None:
+    output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
+    node = model.run(inputVolume=phantomNode, outputSegmentation=output, modality="CT")
+    assert node.GetStatusString() == "Completed with errors"
+    assert node.GetErrorText().splitlines() == ["There is no box. Choose an ROI, a boxes file or an existing segmentation."]
+    assert output.GetImageData() is None
+
+
+def test_cancelling_ends_the_process_and_leaves_no_file(model, phantom, phantomNode, tmp_path) -> None:
+    output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
+    boxes = _saved(read_boxes(SAMPLE / "QMedSAMPhantom-boxes.mrk.json", phantom), phantom, tmp_path / "boxes.mrk.json")
+    node = model.start(inputVolume=phantomNode, boxesFile=boxes, outputSegmentation=output, modality="CT", strategy="vote")
+    assert model.wait(node, "Running") == "Running"
+    while node.GetProgress() < 5 and node.GetStatusString() == "Running":
+        model.wait(node, "Completed", seconds=0.05)
+    assert 0 < node.GetProgress() < 100  # per cent, told while it runs: the tags are flushed
+    node.Cancel()
+    assert model.wait(node, "Cancelled", seconds=20) == "Cancelled"
+    assert output.GetImageData() is None
+    assert [name for name in model.left() if not name.endswith(".params")] == []
