@@ -231,13 +231,14 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
 def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[str, Any], int]:
     """Segment every case of a folder or list; what came out, and the exit code."""
     from qmedsam import QMedSAMError
-    from qmedsam.batch import Settings, collect, run_batch
 
     source = values.casesFile or values.casesFolder
     if source is None:
         raise QMedSAMError("There is neither an image nor a cohort.", "Choose an image, a folder of cases or a list.")
     if values.outputFolder is None:
         raise QMedSAMError("There is no folder for the cohort's segmentations.", "Choose an output folder.")
+    from qmedsam.batch import Settings, collect, run_batch
+
     settings = Settings(
         model=values.model or None,
         modality=values.modality,
