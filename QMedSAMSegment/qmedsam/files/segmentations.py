@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -43,10 +43,27 @@ DEFAULT_COLORS: Tuple[Tuple[float, float, float], ...] = (
 #: On a smooth 100 x 256 x 256 label map level 9 takes ten times as long as 4 for a file a fifth smaller.
 _COMPRESSION = 4
 
-_Writer = Callable[[Path, np.ndarray, Volume, Sequence[Segment]], None]
+
+class Origin(NamedTuple):
+    """Where a segmentation comes from, for the formats that refer to it.
+
+    Attributes:
+        source: image file or DICOM folder that was segmented.
+        series: DICOM series UID, where the folder holds several.
+        model: name of the model.
+    """
+
+    source: Path
+    series: Optional[str] = None
+    model: str = ""
 
 
-def write_segmentation(path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+_Writer = Callable[[Path, np.ndarray, Volume, Sequence[Segment], Optional[Origin]], None]
+
+
+def write_segmentation(
+    path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin] = None
+) -> None:
     """Write a label array with the geometry of its volume; all or nothing.
 
     Args:
@@ -55,6 +72,7 @@ def write_segmentation(path: PathLike, labels_kji: np.ndarray, volume: Volume, s
         labels_kji: ``(k, j, i)`` integers or booleans, 0 = background. Stored as uint8, as uint16 above the label 255.
         volume: the segmented image.
         segments: one for every label of the array; more may be given (empty segments).
+        origin: for formats that name what was segmented.
 
     Raises:
         QMedSAMError: unknown suffix, missing folder, another shape than the volume's, labels without a segment or used
@@ -64,7 +82,7 @@ def write_segmentation(path: PathLike, labels_kji: np.ndarray, volume: Volume, s
     writer = _WRITERS[format_of(path)]
     labels_kji = _checked(np.asarray(labels_kji), volume, segments)
     with writing(path) as beside:
-        writer(beside, labels_kji, volume, segments)
+        writer(beside, labels_kji, volume, segments, origin)
 
 
 def read_labels(path: PathLike) -> np.ndarray:
@@ -104,7 +122,9 @@ def _checked(labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]
     return labels_kji.astype(np.uint8 if max(values, default=0) <= 255 else np.uint16, copy=False)
 
 
-def _write_seg_nrrd(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_seg_nrrd(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     import slicerio
 
     entries: List[Dict[str, object]] = []
@@ -140,21 +160,25 @@ def _write_seg_nrrd(path: Path, labels_kji: np.ndarray, volume: Volume, segments
         path.write_bytes(header + b"\n\n" + voxels)
 
 
-def _write_image(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_image(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     import SimpleITK as sitk
 
     sitk.WriteImage(image_of(labels_kji, volume.ijk_to_ras), str(path), True)
 
 
-def _write_nifti(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_nifti(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
     # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
-    _write_image(path, labels_kji, volume, segments)
+    _write_image(path, labels_kji, volume, segments, origin)
 
 
-def _write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:
     np.savez_compressed(path, segs=labels_kji[0] if len(labels_kji) == 1 else labels_kji)
 
 
@@ -167,6 +191,9 @@ _WRITERS: Dict[str, _Writer] = {
     ".mha": _write_image,
     ".npz": _write_npz,
 }
+
+#: What a user calls a format where files are named for him (``qmedsam batch --format``), and its suffix.
+FORMATS: Dict[str, str] = {suffix[1:]: suffix for suffix in _WRITERS}
 
 
 def format_of(path: PathLike) -> str:
