@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -43,28 +43,46 @@ DEFAULT_COLORS: Tuple[Tuple[float, float, float], ...] = (
 #: On a smooth 100 x 256 x 256 label map level 9 takes ten times as long as 4 for a file a fifth smaller.
 _COMPRESSION = 4
 
-_Writer = Callable[[Path, np.ndarray, Volume, Sequence[Segment]], None]
+
+class Origin(NamedTuple):
+    """Where a segmentation comes from, for the formats that refer to it.
+
+    Attributes:
+        source: image file or DICOM folder that was segmented.
+        series: DICOM series UID, where the folder holds several.
+        model: name of the model.
+    """
+
+    source: Path
+    series: Optional[str] = None
+    model: str = ""
 
 
-def write_segmentation(path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+_Writer = Callable[[Path, np.ndarray, Volume, Sequence[Segment], Optional[Origin]], None]
+
+
+def write_segmentation(
+    path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin] = None
+) -> None:
     """Write a label array with the geometry of its volume; all or nothing.
 
     Args:
         path: ``.seg.nrrd`` (opens in Slicer with names and colours), ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (label maps) or
-            ``.npz`` (the challenge's ``segs``; of a 2D image ``(j, i)``).
+            ``.npz`` (the challenge's ``segs``; of a 2D image ``(j, i)``) or ``.dcm`` (DICOM SEG; see :mod:`.dicom_seg`).
         labels_kji: ``(k, j, i)`` integers or booleans, 0 = background. Stored as uint8, as uint16 above the label 255.
         volume: the segmented image.
         segments: one for every label of the array; more may be given (empty segments).
+        origin: for formats that name what was segmented.
 
     Raises:
         QMedSAMError: unknown suffix, missing folder, another shape than the volume's, labels without a segment or used
-            twice, sheared geometry in a NIfTI file, or the file cannot be written.
+            twice, sheared geometry in a NIfTI file, a DICOM SEG of what is no DICOM, or the file cannot be written.
     """
     path = Path(path)
     writer = _WRITERS[format_of(path)]
     labels_kji = _checked(np.asarray(labels_kji), volume, segments)
     with writing(path) as beside:
-        writer(beside, labels_kji, volume, segments)
+        writer(beside, labels_kji, volume, segments, origin)
 
 
 def read_labels(path: PathLike) -> np.ndarray:
@@ -104,7 +122,9 @@ def _checked(labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]
     return labels_kji.astype(np.uint8 if max(values, default=0) <= 255 else np.uint16, copy=False)
 
 
-def _write_seg_nrrd(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_seg_nrrd(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     """By SimpleITK, which Slicer's own Python has (slicerio is not part of it): segments are fields of the NRRD header."""
     import SimpleITK as sitk
 
@@ -130,22 +150,34 @@ def _write_seg_nrrd(path: Path, labels_kji: np.ndarray, volume: Volume, segments
     sitk.WriteImage(image, str(path), True, _COMPRESSION)
 
 
-def _write_image(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_image(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     import SimpleITK as sitk
 
     sitk.WriteImage(image_of(labels_kji, volume.ijk_to_ras), str(path), True)
 
 
-def _write_nifti(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_nifti(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
     directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
     # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
-    _write_image(path, labels_kji, volume, segments)
+    _write_image(path, labels_kji, volume, segments, origin)
 
 
-def _write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> None:
+def _write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:
     np.savez_compressed(path, segs=labels_kji[0] if len(labels_kji) == 1 else labels_kji)
+
+
+def _write_dicom_seg(
+    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
+) -> None:
+    from .dicom_seg import write_dicom_seg
+
+    write_dicom_seg(path, labels_kji, volume, segments, origin)
 
 
 #: By suffix, the longer ones first.
@@ -156,7 +188,11 @@ _WRITERS: Dict[str, _Writer] = {
     ".nrrd": _write_image,
     ".mha": _write_image,
     ".npz": _write_npz,
+    ".dcm": _write_dicom_seg,
 }
+
+#: What a user calls a format where files are named for him (``qmedsam batch --format``), and its suffix.
+FORMATS: Dict[str, str] = {"dicom-seg" if suffix == ".dcm" else suffix[1:]: suffix for suffix in _WRITERS}
 
 
 def format_of(path: PathLike) -> str:
