@@ -194,7 +194,7 @@ def boxes_of(values: argparse.Namespace, volume: Any) -> List[Any]:
 def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any]:
     """Segment the boxes of one image and write the segmentation."""
     from qmedsam import QMedSAMError, Segmenter
-    from qmedsam.files import check_target, format_of, read_volume, write_segmentation
+    from qmedsam.files import Origin, check_target, format_of, read_volume, write_segmentation
 
     output = values.outputSegmentation
     if output is None:
@@ -216,7 +216,7 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
         options=options,
     )
     segments = [(found.label, found.name, box.color) for found, box in zip(result.objects, boxes)]
-    write_segmentation(output, result.labels_kji, volume, segments)
+    write_segmentation(output, result.labels_kji, volume, segments, Origin(values.inputVolume, None, result.model))
     for message in result.messages:
         progress.say(f"Note: {message}")
     for found in result.objects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from qmedsam import Box, Volume, __version__
-from qmedsam.files import image_of, read_boxes, read_labels, read_volume, write_boxes
+from qmedsam.files import FORMATS, image_of, read_boxes, read_labels, read_volume, write_boxes
 from qmedsam.intensity import MODALITIES
 from qmedsam.models import shipped_folder
 from qmedsam.strategies import STRATEGIES, Options
@@ -179,6 +180,69 @@ def test_the_same_voxels_as_qmedsam_segment(tmp_path, kidneys) -> None:
     tags = re.findall(r"<filter-progress>(.*?)</filter-progress>", done.stdout)
     assert [float(t) for t in tags] == sorted(map(float, tags)) and tags[-1] == "1.00" and len(tags) > 10
     assert done.stdout.index("<filter-start>") < done.stdout.index("<filter-progress>") < done.stdout.index("<filter-end>")
+
+
+@pytest.fixture
+def slicers_python(tmp_path_factory) -> dict:
+    """Environment of a Python that has what Slicer's has, and no more."""
+    folder = tmp_path_factory.mktemp("site")
+    missing = (
+        "slicerio",
+        "nrrd",
+        "typer",
+        "rich",
+        "matplotlib",
+        "dask",
+        "distributed",
+        "surface_distance",
+        "highdicom",
+        "pydicom",
+    )
+    code = f"import sys\nsys.modules.update(dict.fromkeys({missing!r}))\n"
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@needs_openvino
+def test_existing_segments_are_boxes_again(tmp_path, kidneys, slicers_python) -> None:
+    common = ["--volume", PHANTOM, "--modality", "CT", "--strategy", "fixed"]
+    for name, source in (("first", ["--boxes", kidneys]), ("second", ["--segmentation", tmp_path / "first.seg.nrrd"])):
+        done = run(*common, *source, "--margin", "0.1", "--output", tmp_path / f"{name}.seg.nrrd", env=slicers_python)
+        assert done.returncode == 0, done.stderr
+    first, second = (read_labels(tmp_path / f"{name}.seg.nrrd") for name in ("first", "second"))
+    for label in (1, 2):
+        both = ((first == label) & (second == label)).sum()
+        assert 2 * both / ((first == label).sum() + (second == label).sum()) > 0.9
+    assert "right kidney" in done.stdout and b"Segment0_Name:=right kidney" in (tmp_path / "second.seg.nrrd").read_bytes()
+
+
+@needs_openvino
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cohort_with_a_bad_case(tmp_path, kidneys, slicers_python, workers: int) -> None:
+    cases, out = tmp_path / "cases", tmp_path / "out"
+    cases.mkdir()
+    volume = read_volume(PHANTOM)
+    for name in ("a", "b"):
+        shutil.copy(PHANTOM, cases / f"{name}.nrrd")
+        write_boxes(cases / f"{name}.mrk.json", read_boxes(kidneys, volume)[:1], volume)
+    (cases / "b.nrrd").write_bytes(PHANTOM.read_bytes()[:4000])
+    line = ["--cases", cases, "--output_folder", out, "--strategy", "fixed", "--modality", "CT", "--workers", workers]
+    line += ["--returnparameterfile", tmp_path / "r.params", "--model", "qmedsam-compact", "--least_iou", "0"]
+    done = run(*line, env=slicers_python)
+    assert done.returncode == 1 and "1 of 2 cases failed" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "a: done" in done.stdout and "b: failed" in done.stdout and "<filter-progress>1.00" in done.stdout
+    direct = run("--volume", PHANTOM, "--boxes", cases / "a.mrk.json", "--output", tmp_path / "o.nrrd", *line[4:8])
+    assert direct.returncode == 0 and np.array_equal(read_labels(out / "a.seg.nrrd"), read_labels(tmp_path / "o.nrrd"))
+    results = dict(text.split(" = ") for text in (tmp_path / "r.params").read_text().splitlines())
+    assert results["objects"] == "1" and int(results["voxels"]) == np.count_nonzero(read_labels(out / "a.seg.nrrd"))
+    assert (out / "index.html").is_file() and str(out / "index.html") in done.stdout
+    again = run(*line, env=slicers_python)
+    assert again.returncode == 1 and "a: unchanged" in again.stdout
+
+
+def test_formats_are_the_engines() -> None:
+    (element,) = (e for e in PARAMETERS if _text(e, "name") == "format")
+    assert {e.text for e in element.findall("element")} <= set(FORMATS) and _text(element, "default") == "seg.nrrd"
 
 
 def _bad(tmp_path: Path, kind: str) -> list:
