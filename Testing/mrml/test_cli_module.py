@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import vtk
 from execution import ExecutionModel
 from nodes import addVolume, grid, segmentArray
 from qmedsam import Box, Segmenter, Volume
-from qmedsam.files import read_boxes, read_volume
+from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.models import shipped_folder
 from vtk.util import numpy_support
 
@@ -155,3 +159,37 @@ def test_cancelling_ends_the_process_and_leaves_no_file(model, phantom, phantomN
     assert model.wait(node, "Cancelled", seconds=20) == "Cancelled"
     assert output.GetImageData() is None
     assert [name for name in model.left() if not name.endswith(".params")] == []
+
+
+RECIPE = ROOT / "Docs" / "Recipes" / "segment_folder.py"
+
+
+@pytest.fixture
+def headless(model, monkeypatch):
+    """Runs the recipe as ``Slicer --python-script`` does, its module by the execution model; the exit code."""
+    ended: list = []
+    monkeypatch.setattr(slicer, "cli", SimpleNamespace(runSync=lambda _module, _node, values: model.run(**values)), raising=False)
+    monkeypatch.setattr(slicer, "modules", SimpleNamespace(qmedsambatch=object()), raising=False)
+    monkeypatch.setattr(slicer.util, "exit", ended.append)
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [str(RECIPE), "--", *map(str, arguments)])
+        runpy.run_path(str(RECIPE), run_name="__main__")
+        return ended.pop()
+
+    return run
+
+
+def test_the_recipe_for_a_folder_without_a_window(headless, phantom, tmp_path, capfd) -> None:
+    cases, out = tmp_path / "cases", tmp_path / "out"
+    cases.mkdir()
+    shutil.copy(SAMPLE / "QMedSAMPhantom.nrrd", cases / "one.nrrd")
+    _saved(_organs(phantom), phantom, cases / "one.mrk.json")
+    assert headless(cases, out, "--modality", "CT", "--strategy", "fixed") == 0
+    truth = Segmenter().segment(phantom, _organs(phantom), strategy="fixed").labels_kji
+    assert np.array_equal(read_labels(out / "one.seg.nrrd"), truth) and (out / "summary.csv").is_file()
+    assert headless(cases, out, "--modality", "CT", "--strategy", "fixed") == 0 and "unchanged" in capfd.readouterr().out
+    (cases / "two.nrrd").write_bytes(b"NRRD0004\nhalf")
+    shutil.copy(cases / "one.mrk.json", cases / "two.mrk.json")
+    assert headless(cases, out, "--modality", "CT", "--strategy", "fixed") == 1
+    assert headless(tmp_path / "nothing", out) == 2 and headless("--workers") == 2
