@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 cases of a cohort failed, 2 an error (one sentence on stde
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -60,6 +61,7 @@ def parser() -> Tuple[argparse.ArgumentParser, List[str]]:
     made.add_argument("--version", action="version", version=f"{NAME} {root.findtext('version')}")
     made.add_argument("--xml", action="store_true", help="Print the description of the parameters.")
     made.add_argument("--returnparameterfile", type=Path, metavar="FILE", help="Write what was found as lines of NAME = VALUE.")
+    made.add_argument("--json", action="store_true", help="Tell of a cohort in JSON lines, as 'qmedsam batch --json' does.")
     valued = ["--returnparameterfile"]
     for kind, element in parameters():
         if element.find("longflag") is None:
@@ -249,15 +251,23 @@ def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict
         margin=values.margin,
         format=values.format,
     )
-    cases = collect([source], values.outputFolder, values.format)
+    folder = Path(values.outputFolder)
+    cases = collect([source], folder, values.format)
+
+    def tell(event: str, **about: Any) -> None:
+        if values.json:
+            progress.say(json.dumps({"event": event, **about}))
+        elif event == "case":
+            progress.say(f"{about['case']}: {about['state']} {about['message']}".rstrip())
 
     def report(outcome: Any) -> None:
         progress.comment(f"{outcome.case}: {outcome.state}")
-        progress.say(f"{outcome.case}: {outcome.state} {outcome.message}".rstrip())
+        tell("case", total=len(cases), **outcome.to_json())
 
+    tell("start", total=len(cases), folder=str(folder))
     result = run_batch(
         cases,
-        values.outputFolder,
+        folder,
         settings,
         workers=values.workers,
         threads=values.threads,
@@ -265,7 +275,9 @@ def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict
         progress=progress,
         report=report,
     )
-    progress.say(f"Report: {Path(values.outputFolder) / 'index.html'}")
+    tell("end", cancelled=result.cancelled, exit_code=result.exit_code, report=str(folder / "index.html"))
+    if not values.json:
+        progress.say(f"Report: {folder / 'index.html'}")
     if result.failed:
         sys.stderr.write(f"{len(result.failed)} of {len(result.outcomes)} cases failed; the report says why.\n")
     done = [outcome for outcome in result.outcomes if outcome.state in ("done", "unchanged")]
