@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 cases of a cohort failed, 2 an error (one sentence on stde
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -260,9 +261,11 @@ def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict
         elif event == "case":
             progress.say(f"{about['case']}: {about['state']} {about['message']}".rstrip())
 
+    told = itertools.count(1)
+
     def report(outcome: Any) -> None:
         progress.comment(f"{outcome.case}: {outcome.state}")
-        tell("case", total=len(cases), **outcome.to_json())
+        tell("case", done=next(told), total=len(cases), **outcome.to_json())
 
     tell("start", total=len(cases), folder=str(folder))
     result = run_batch(
