@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
@@ -27,7 +27,6 @@ from .cli_options import (
     WINDOW,
     strategy_options,
 )
-from .errors import QMedSAMError
 from .files import FORMATS
 from .intensity import parse_window
 from .terminal import bar, console, errors
@@ -78,8 +77,6 @@ def batch(
     chosen = parse_window(window) if window else None
     settings = Settings(model, modality, strategy, frame, chosen, options, margin, format, pictures)
     limit = parse_memory(memory) if memory else None
-    if scheduler and limit:
-        raise QMedSAMError("--memory says nothing to a cluster.", "Its workers have limits of their own (--memory-limit).")
     cases = collect(source, output, format)
     count = 0
 
@@ -90,15 +87,19 @@ def batch(
             _line({"event": "case", "done": count, "total": len(cases), **outcome.to_json()})
             return
         size = "" if outcome.volume_ml is None else f", {outcome.volume_ml:.1f} ml"
-        about = f"{len(outcome.objects)} objects{size}, {outcome.seconds:.1f} s" if outcome.objects else ""
+        about = (
+            f"{len(outcome.objects)} object{'s' * (len(outcome.objects) > 1)}{size}, {outcome.seconds:.1f} s"
+            if outcome.objects
+            else ""
+        )
         text = "  ".join(filter(None, [about, one_line(outcome.message)]))
         console.print(f"[{_STYLES[outcome.state]}]{outcome.state:9}[/] {escape(one_line(outcome.case))}  {escape(text)}")
 
     folder = output.absolute()
     if lines:
         _line({"event": "start", "total": len(cases), "folder": str(folder)})
-    with _terminable(), bar("Cases", "What was done is in the folder.") as progress:
-        progress(0, len(cases))
+    # Not both: the bar ends with a line of its own.
+    with _terminable(), nullcontext() if lines else bar("Cases", "What was done is in the folder.") as progress:
         result = run_batch(
             cases,
             folder,

@@ -49,7 +49,8 @@ def on_cluster(
         futures = {client.submit(_do, dict(bench), case.to_json(), pure=False): n for n, case in enumerate(cases)}
         while futures and not (cancelled and cancelled()):
             try:
-                finished = wait(list(futures), timeout=_LOOK, return_when="FIRST_COMPLETED").done
+                with client.as_current():
+                    finished = wait(list(futures), timeout=_LOOK, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 continue
             for future in finished:
@@ -115,7 +116,9 @@ def _do(bench: Dict[str, Any], case: Dict[str, Any]) -> Dict[str, Any]:
     """A task. Threads of the same worker take turns: a case uses all of them."""
     from distributed import get_worker
 
-    bench["threads"] = bench["threads"] or get_worker().state.nthreads
+    worker = get_worker()
+    bench["threads"] = bench["threads"] or worker.state.nthreads
+    bench["memory"] = bench["memory"] or worker.memory_manager.memory_limit
     with _one_at_a_time:
         key = json.dumps(bench, sort_keys=True)
         if key not in _benches:

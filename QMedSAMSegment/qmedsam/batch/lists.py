@@ -107,8 +107,7 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
         known_modality(values["modality"])
     volume = base / values["volume"]
     output = values.get("output") or _default_output(values, suffix)
-    format_of(output)
-    named = values.get("name") or (name_of(output) if "output" in values else output[: -len(suffix)])
+    named = values.get("name") or output[: -len(format_of(output))]
     case = Case(
         named,
         volume,

@@ -67,9 +67,10 @@ def on_workers(
             try:
                 n, outcome = results.get(timeout=_LOOK)
             except queue.Empty:
+                continue
+            finally:
                 for worker in crew:
                     worker.look()
-                continue
             if isinstance(outcome, BaseException):
                 raise outcome
             missing -= 1
@@ -153,7 +154,7 @@ class _Worker:
                 self._too_large = False
                 self._errors = tempfile.TemporaryFile()  # noqa: SIM115
                 self._process = subprocess.Popen(
-                    [_python(), "-m", f"{__package__}.worker"],
+                    _command(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._errors,
@@ -199,11 +200,12 @@ def _how_it_ended(code: Optional[int]) -> str:
     return f"exit code {code}"
 
 
-def _python() -> str:
-    """An interpreter; inside Slicer's application ``sys.executable`` is the application."""
-    if "python" in Path(sys.executable).name.lower():
-        return sys.executable
-    return shutil.which("PythonSlicer") or sys.executable
+def _command() -> List[str]:
+    """Starts a worker. Inside Slicer's application ``sys.executable`` may be the application, which is no interpreter."""
+    python = sys.executable
+    if "python" not in Path(python).name.lower():
+        python = shutil.which("PythonSlicer") or python
+    return [python, "-m", f"{__package__}.worker"]
 
 
 def _environment(threads: int) -> Dict[str, str]:

@@ -16,7 +16,7 @@ from ..files import PathLike
 from ..models import ModelStore
 from .cluster import on_cluster
 from .journal import Journal, only_run
-from .memory import machine_memory
+from .memory import BASE, in_words, machine_memory
 from .one import OVERLAYS, Bench, SegmenterLike, bench_json
 from .page import write_page
 from .pool import available_cores, on_workers
@@ -83,8 +83,8 @@ def run_batch(
         workers: processes; 0 works in this one.
         threads: CPU threads of all workers together (of one Dask worker, with ``scheduler``); 0 for all there are.
         scheduler: address of a Dask cluster that does the work instead.
-        memory: bytes that a worker may take. A case that needs more by its header is refused, a worker that holds more is
-            ended (not in this process, nor on a cluster, whose workers have limits of their own). None: the machine's, shared.
+        memory: bytes that a worker may take. A case that needs more by its header is refused, a worker process that holds
+            more is ended. None: what the machine has, shared among the workers, or the Dask worker's own limit.
         again: do every case anew.
         progress: called with the number of finished and of all cases.
         cancelled: asked all the time.
@@ -102,6 +102,8 @@ def run_batch(
     settings = settings or Settings()
     if not cases:
         raise QMedSAMError("There is no case to segment.", "Give volumes, a folder of them, or a list.")
+    if memory is not None and memory < BASE:
+        raise QMedSAMError(f"{in_words(memory)} of memory are too few for a worker.", f"It takes {in_words(BASE)} by itself.")
     if segmenter is None and settings.model:
         ModelStore().get(settings.model)
     folder = Path(folder).absolute()

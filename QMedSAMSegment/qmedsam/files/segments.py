@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -16,6 +17,7 @@ from .volumes import LPS_TO_RAS, read_volume
 
 #: Voxels by which the corners of two grids may differ and still be the same grid: formats keep 6 to 17 digits.
 _SAME_GRID = 1e-2
+_FIELD = re.compile(rb"^(Segment\d+_(?:ID|Name)):=(.*)$", re.MULTILINE)
 
 
 def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[Box]:
@@ -72,7 +74,8 @@ def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, A
         voxels = content["voxels"]
         voxels = voxels if voxels.ndim == 4 else voxels[None]
         matrix = LPS_TO_RAS @ np.asarray(content["ijkToLPS"], dtype=float)
-        segments = [dict(segment) for segment in content.get("segments", ())]
+        names = _names(path)
+        segments = [{**segment, "name": names.get(segment["id"], "")} for segment in content.get("segments", ())]
         if voxels.dtype.kind not in "biu" or (voxels.size and voxels.max() > 65535):
             raise ValueError("its voxels are no labels")
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
@@ -82,6 +85,18 @@ def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, A
             f"'{path.name}' could not be read as a segmentation ({reason_of(error)}).", "Save it from Slicer again."
         ) from error
     return voxels, matrix, segments
+
+
+def _names(path: Path) -> Dict[str, str]:
+    """Of the segments, by their id; pynrrd passes over all letters that are not ASCII."""
+    header = b""
+    with path.open("rb") as stream:
+        for line in stream:
+            if line in (b"\n", b"\r\n"):
+                break
+            header += line
+    fields = {key: value.strip().decode("utf-8", "replace") for key, value in _FIELD.findall(header)}
+    return {value: fields.get(key[:-2] + b"Name", "") for key, value in fields.items() if key.endswith(b"_ID")}
 
 
 def _extents(labels_ijk: np.ndarray) -> Dict[int, Tuple[np.ndarray, np.ndarray]]:
