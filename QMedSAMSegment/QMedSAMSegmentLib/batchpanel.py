@@ -43,7 +43,10 @@ class BatchPanel:
         self.ui.batchModalityBox.addItems(["auto", *dict.fromkeys(MODALITIES.values())])
         self.ui.batchStrategyBox.addItems(["auto", *STRATEGIES])
         self.ui.batchTable.verticalHeader().hide()
-        self.ui.batchTable.horizontalHeader().setStretchLastSection(True)
+        header = self.ui.batchTable.horizontalHeader()
+        header.setStretchLastSection(True)
+        for column in (1, 2, 3):  # state, seconds, ml
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         for button, method in (
             (self.ui.batchFolderButton, self.onFolder),
             (self.ui.batchListButton, self.onList),
