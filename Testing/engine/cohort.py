@@ -20,7 +20,7 @@ BAD: Dict[str, str] = {
     "outside": "lies outside the image",
     "huge": "GiB",
     "torn-boxes": "is not a JSON file",
-    "text": "ends too early",
+    "text": "is not an image",
 }
 
 
