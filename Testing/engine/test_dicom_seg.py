@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from qmedsam import Box, QMedSAMError, Segmenter
-from qmedsam.files import read_volume, write_segmentation
+from qmedsam.files import image_of, read_volume, write_segmentation
 from qmedsam.files.segmentations import Origin
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.phantom_shapes import rotation
@@ -20,6 +22,8 @@ from pydicom.dataset import FileMetaDataset  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
 from qmedsam.files.dicom_seg import codes_of  # noqa: E402
 
+ENGINE = Path(__file__).resolve().parents[2] / "QMedSAMSegment"
+CASES = (("series", "ct"), ("plain", "plain.nrrd"))
 SPACING = (0.7, 0.9, 2.5)  # of columns, rows and slices
 ORIGIN_LPS = np.array([-31.0, 17.5, 210.25])
 
@@ -215,3 +219,34 @@ def test_without_highdicom_the_hint_says_what_to_install(tmp_path, cube, axes, m
     with pytest.raises(QMedSAMError, match="highdicom") as error:
         write_segmentation(tmp_path / "o.dcm", np.zeros((9, 40, 30), np.uint8), volume, [(1, "", None)], Origin(tmp_path / "ct"))
     assert "qmedsam[dicom]" in error.value.hint and not (tmp_path / "o.dcm").exists()
+
+
+def test_a_cohort_of_series(tmp_path, cube, axes) -> None:
+    """The series lies in a folder of its own; what is no DICOM fails with a sentence, before it is segmented."""
+    from qmedsam.batch import Case, Settings, run_batch
+
+    write_series(tmp_path / "ct", cube, axes)
+    (tmp_path / "boxes.json").write_text('{"boxes": [{"ijk": [5, 8, 2, 14, 19, 6], "name": "spleen"}]}', encoding="utf-8")
+    sitk.WriteImage(image_of(cube, np.eye(4)), str(tmp_path / "plain.nrrd"))
+    cases = [Case(n, tmp_path / v, tmp_path / "out" / f"{n}.dcm", (tmp_path / "boxes.json",)) for n, v in CASES]
+    segmenter = Segmenter(network=FakeNetwork(input_size=256))
+    result = run_batch(cases, tmp_path / "out", Settings(strategy="fixed", format="dicom-seg"), segmenter=segmenter)
+    assert [outcome.state for outcome in result.outcomes] == ["done", "failed"]
+    assert "refers to DICOM images, but 'plain.nrrd' is not DICOM" in result.outcomes[1].message
+    seg = hd.seg.segread(tmp_path / "out" / "series.dcm")
+    assert seg.pixel_array.sum() == 600 and seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue == "78961009"
+    assert not (tmp_path / "out" / "plain.dcm").exists()
+
+
+def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
+    pytest.importorskip("openvino")
+    write_series(tmp_path / "ct", cube, axes)
+    sitk.WriteImage(image_of(cube, np.eye(4)), str(tmp_path / "plain.nrrd"))
+    for source, code in (("ct", 0), ("plain.nrrd", 2)):
+        line = ["segment", tmp_path / source, "--box", "5,8,2,14,19,6", "-o", tmp_path / f"{source}.dcm", "--strategy", "fixed"]
+        command = [sys.executable, "-m", "qmedsam.cli", *map(str, line)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ENGINE)
+        assert done.returncode == code, done.stderr
+    assert "refers to DICOM images" in " ".join(done.stderr.split()) and not (tmp_path / "plain.nrrd.dcm").exists()
+    seg = hd.seg.segread(tmp_path / "ct.dcm")
+    assert seg.pixel_array.any() and seg.DeviceSerialNumber == "qmedsam-compact"

@@ -84,6 +84,16 @@ def write_dicom_seg(
     made.save_as(path)
 
 
+def check_source(path: Path, source: Path) -> None:
+    """Look before a long run whether a SEG can refer to what is segmented.
+
+    Raises:
+        QMedSAMError: highdicom is not installed, or the source is no DICOM series.
+    """
+    _highdicom()
+    _series(path, source, None)
+
+
 def _highdicom() -> Any:
     try:
         import highdicom
@@ -100,17 +110,22 @@ def _name(origin: Optional[Origin]) -> str:
     return Path(origin.source).name if origin else "it"
 
 
-def _sources(origin: Optional[Origin], path: Path) -> List[Any]:
-    """Headers of the source's files, in the order of the slices."""
-    import pydicom
-
-    files = series_files(Path(origin.source), origin.series) if origin else ()
+def _series(path: Path, source: Optional[Path], series: Optional[str]) -> Sequence[str]:
+    files = series_files(source, series) if source is not None else ()
     if not files:
-        what = f"'{_name(origin)}' is not DICOM" if origin else "the image did not come from a file"
+        what = f"'{source.name}' is not DICOM" if source is not None else "the image did not come from a file"
         raise QMedSAMError(
             f"'{path.name}' would be a DICOM SEG, which refers to DICOM images, but {what}.",
             "Segment a DICOM series, or write a .seg.nrrd file.",
         )
+    return files
+
+
+def _sources(origin: Optional[Origin], path: Path) -> List[Any]:
+    """Headers of the source's files, in the order of the slices."""
+    import pydicom
+
+    files = _series(path, Path(origin.source) if origin else None, origin.series if origin else None)
     return [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
 
 
