@@ -28,7 +28,7 @@ _TYPES: Dict[str, Callable[[str], Any]] = {
     "string": str,
     "string-enumeration": str,
     "string-vector": lambda text: [part.strip() for part in text.split(",")] if text else [],
-    "double-vector": lambda text: [float(part) for part in text.split(",")],
+    "double-vector": str,  # understood where qmedsam understands its own
     "region": lambda text: [float(part) for part in text.split(",")],
     "image": Path,
     "file": Path,
@@ -135,29 +135,18 @@ class Progress:
 
 
 def options_of(values: argparse.Namespace) -> Any:
-    from qmedsam import QMedSAMError
-    from qmedsam.strategies import Options
+    from qmedsam.parsing import strategy_options
 
-    if len(values.viewWeights) != 3:
-        raise QMedSAMError(f"{len(values.viewWeights)} view weights were given.", "Give AXIAL,CORONAL,SAGITTAL, e.g. 1,1,0.")
-    axial, coronal, sagittal = values.viewWeights
-    return Options(
-        values.every, values.leastIou, values.fillHoles, (axial, coronal, sagittal), values.voteOn, values.walk, agreement=False
+    return strategy_options(
+        values.every, values.leastIou, values.fillHoles, values.viewWeights, values.voteOn, values.walk, agreement=False
     )
 
 
 def window_of(text: str) -> Optional[Tuple[float, float]]:
     """Width and level; None for the modality's own."""
-    from qmedsam import QMedSAMError
-    from qmedsam.intensity import CT_WINDOWS
+    from qmedsam.intensity import parse_window
 
-    if not text or text.lower() in CT_WINDOWS:
-        return CT_WINDOWS.get(text.lower())
-    try:
-        width, level = (float(part) for part in text.split(","))
-    except ValueError:
-        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
-    return width, level
+    return parse_window(text) if text else None
 
 
 def boxes_of_regions(regions: Sequence[Sequence[float]], names: Sequence[str], volume: Any) -> Iterator[Any]:

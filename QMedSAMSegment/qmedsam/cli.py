@@ -28,13 +28,12 @@ from .cli_options import (
     VOTE_ON,
     WALK,
     WINDOW,
-    parse_box,
-    strategy_options,
 )
 from .errors import QMedSAMError
 from .geometry import Box, Volume
 from .intensity import Intensity, known_modality, parse_window
 from .models import shipped_folder
+from .parsing import parse_box, strategy_options
 from .terminal import bar, console, errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")

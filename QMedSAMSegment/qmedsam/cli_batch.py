@@ -25,10 +25,10 @@ from .cli_options import (
     VOTE_ON,
     WALK,
     WINDOW,
-    strategy_options,
 )
 from .files import FORMATS
 from .intensity import parse_window
+from .parsing import strategy_options
 from .terminal import bar, console, errors
 
 _STYLES = {"done": "green", "unchanged": "dim", "failed": "red", "not run": "yellow"}

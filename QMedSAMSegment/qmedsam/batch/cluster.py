@@ -82,8 +82,11 @@ def _connected(scheduler: str) -> Any:
         raise QMedSAMError(
             "Dask, which --scheduler needs, is not installed.", "Install it with: python -m pip install 'qmedsam[cluster]'"
         ) from error
-    where = {"scheduler_file": scheduler} if Path(scheduler).suffix == ".json" else {"address": scheduler}
+    by_file = Path(scheduler).suffix == ".json"
+    where = {"scheduler_file": scheduler} if by_file else {"address": scheduler}
     try:
+        if by_file and not Path(scheduler).is_file():
+            raise FileNotFoundError  # Dask would wait for it without end
         return Client(timeout=_CONNECT, set_as_default=False, **where)
     except Exception as error:  # OSError, TimeoutError, ValueError, and what the transport layers add
         raise QMedSAMError(

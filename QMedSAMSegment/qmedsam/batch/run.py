@@ -6,7 +6,8 @@ import datetime
 import shutil
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Dict, Generator, Iterator, List, Optional, Sequence, Tuple
 
@@ -117,7 +118,10 @@ def run_batch(
         who = f"Dask at {scheduler}"
     else:
         who = f"{workers} with {share} thread{'s' * (share > 1)} each" if workers else f"none, {share} thread{'s' * (share > 1)}"
-    about = {"QMedSAM": __version__, "started": _now(), "workers": who, **_in_words(settings)}
+    note = {}
+    if settings.pictures and not scheduler and find_spec("matplotlib") is None:  # Slicer's own Python lacks it
+        settings, note = replace(settings, pictures=False), {"pictures": "none, matplotlib is not installed"}
+    about = {"QMedSAM": __version__, "started": _now(), "workers": who, **_in_words(settings), **note}
 
     def write_reports() -> None:
         result.seconds = time.perf_counter() - start

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Box, Volume
-from .paths import PathLike, existing_file, reason_of
+from .paths import PathLike, existing_file
 from .segmentations import read_labels
-from .volumes import LPS_TO_RAS, read_volume
+from .volumes import ijk_to_ras_of, quiet, read_image, read_volume
 
 #: Voxels by which the corners of two grids may differ and still be the same grid: formats keep 6 to 17 digits.
 _SAME_GRID = 1e-2
-_FIELD = re.compile(rb"^(Segment\d+_(?:ID|Name)):=(.*)$", re.MULTILINE)
+_FIELD = re.compile(r"Segment(\d+)_(Name|Color|LabelValue|Layer)")
 
 
 def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[Box]:
@@ -46,16 +46,16 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[B
         matrix = volume.ijk_to_ras if path.suffix.lower() == ".npz" else read_volume(path).ijk_to_ras
         if path.suffix.lower() == ".npz" and labels.shape != volume.array_kji.shape[:3]:
             raise QMedSAMError(f"'{path.name}' has another shape than its image.", "Give the segmentation of this image.")
-        segments = [{"labelValue": int(value)} for value in np.unique(labels) if value]
+        segments = [{"LabelValue": int(value)} for value in np.unique(labels) if value]
     boxes = []
     extents: Dict[int, Dict[int, Tuple[np.ndarray, np.ndarray]]] = {}
     for segment in segments:
-        layer = int(segment.get("layer", 0))
+        layer = int(segment.get("Layer", 0))
         if not 0 <= layer < len(voxels):
             raise QMedSAMError(f"'{path.name}' names a layer that it does not have.", "Save it from Slicer again.")
         if layer not in extents:
             extents[layer] = _extents(voxels[layer])
-        extent = extents[layer].get(int(segment.get("labelValue", 0)))
+        extent = extents[layer].get(int(segment.get("LabelValue", 0)))
         if extent is not None:
             boxes.append(_box(*extent, matrix, volume, margin, segment))
     if not boxes:
@@ -66,37 +66,26 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[B
 
 
 def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, Any]]]:
-    """Voxels ``(layer, i, j, k)``, the matrix to RAS, and slicerio's description of the segments."""
-    import slicerio
+    """Voxels ``(layer, i, j, k)``, the matrix to RAS, and what the header says of every segment."""
+    import SimpleITK as sitk
 
+    with quiet():
+        image = read_image(path)
+    voxels = sitk.GetArrayFromImage(image)
+    voxels = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
+    segments: Dict[str, Dict[str, Any]] = {}
     try:
-        content = slicerio.read_segmentation(str(path))
-        voxels = content["voxels"]
-        voxels = voxels if voxels.ndim == 4 else voxels[None]
-        matrix = LPS_TO_RAS @ np.asarray(content["ijkToLPS"], dtype=float)
-        names = _names(path)
-        segments = [{**segment, "name": names.get(segment["id"], "")} for segment in content.get("segments", ())]
-        if voxels.dtype.kind not in "biu" or (voxels.size and voxels.max() > 65535):
+        if voxels.ndim != 4 or voxels.dtype.kind not in "biu" or (voxels.size and voxels.max() > 65535):
             raise ValueError("its voxels are no labels")
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
-            raise ValueError("its geometry is not valid")
-    except Exception as error:  # a damaged header brings out anything
-        raise QMedSAMError(
-            f"'{path.name}' could not be read as a segmentation ({reason_of(error)}).", "Save it from Slicer again."
-        ) from error
-    return voxels, matrix, segments
-
-
-def _names(path: Path) -> Dict[str, str]:
-    """Of the segments, by their id; pynrrd passes over all letters that are not ASCII."""
-    header = b""
-    with path.open("rb") as stream:
-        for line in stream:
-            if line in (b"\n", b"\r\n"):
-                break
-            header += line
-    fields = {key: value.strip().decode("utf-8", "replace") for key, value in _FIELD.findall(header)}
-    return {value: fields.get(key[:-2] + b"Name", "") for key, value in fields.items() if key.endswith(b"_ID")}
+        for key in image.GetMetaDataKeys():
+            found = _FIELD.fullmatch(key)
+            if found:
+                number, name = found.groups()
+                convert = {"Name": str, "Color": lambda text: tuple(map(float, text.split()))}.get(name, int)
+                segments.setdefault(number, {})[name] = convert(image.GetMetaData(key))
+    except ValueError as error:
+        raise QMedSAMError(f"'{path.name}' is not a segmentation ({error}).", "Save it from Slicer again.") from error
+    return voxels.transpose(0, 3, 2, 1), ijk_to_ras_of(image), [segments[number] for number in sorted(segments, key=int)]
 
 
 def _extents(labels_ijk: np.ndarray) -> Dict[int, Tuple[np.ndarray, np.ndarray]]:
@@ -112,11 +101,11 @@ def _extents(labels_ijk: np.ndarray) -> Dict[int, Tuple[np.ndarray, np.ndarray]]
 
 
 def _box(first: np.ndarray, last: np.ndarray, matrix: np.ndarray, volume: Volume, margin: float, segment: Dict[str, Any]) -> Box:
-    color = segment.get("color")
+    color = segment.get("Color")
     attributes: Dict[str, Any] = {
-        "label": int(segment["labelValue"]),
-        "name": str(segment.get("name", "")),
-        "color": None if color is None else tuple(float(c) for c in color),
+        "label": int(segment["LabelValue"]),
+        "name": segment.get("Name", ""),
+        "color": color,
     }
     to_volume = np.linalg.inv(volume.ijk_to_ras) @ matrix
     shift = np.round(to_volume[:3, 3])
