@@ -13,7 +13,7 @@ import pytest
 import slicer
 import vtk
 from execution import ExecutionModel
-from nodes import addVolume, grid, segmentArray
+from nodes import addSegmentation, addVolume, grid, segmentArray
 from qmedsam import Box, Segmenter, Volume
 from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.models import shipped_folder
@@ -193,3 +193,43 @@ def test_the_recipe_for_a_folder_without_a_window(headless, phantom, tmp_path, c
     shutil.copy(cases / "one.mrk.json", cases / "two.mrk.json")
     assert headless(cases, out, "--modality", "CT", "--strategy", "fixed") == 1
     assert headless(tmp_path / "nothing", out) == 2 and headless("--workers") == 2
+
+
+def _paint(segmentation, segmentId: str, mask: np.ndarray, volumeNode) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    image = slicer.vtkOrientedImageData()
+    image.DeepCopy(logic.CreateOrientedImageDataFromVolumeNode(volumeNode))
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())[:] = mask.ravel()
+    assert logic.SetBinaryLabelmapToSegment(image, segmentation, segmentId)
+
+
+def test_an_existing_segmentation_gives_boxes_names_and_colours(model, phantom, phantomNode) -> None:
+    """Slicer writes a segmentation node with a grid cut to its segments and overlapping segments in layers."""
+    source = addSegmentation(model.scene, phantomNode, ("upper", "lower"))
+    truth: list = []
+    for segmentId, name, color, edges in (
+        ("upper", "Niere, rechts", (0.2, 0.6, 0.4), ((20, 30, 10), (50, 70, 25))),
+        ("lower", "cyst", (0.9, 0.1, 0.3), ((30, 40, 15), (44, 58, 22))),
+    ):
+        (i0, j0, k0), (i1, j1, k1) = edges
+        mask = np.zeros(phantom.array_kji.shape, np.uint8)
+        mask[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1] = 1
+        _paint(source, segmentId, mask, phantomNode)
+        segment = source.GetSegmentation().GetSegment(segmentId)
+        segment.SetName(name)
+        segment.SetColor(*color)
+        truth.append(Box.from_voxels(*edges))
+    output = model.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "out")
+    node = model.run(
+        inputVolume=phantomNode, inputSegmentation=source, outputSegmentation=output, modality="CT", strategy="fixed"
+    )
+    assert node.GetStatusString() == "Completed", node.GetErrorText()
+    wanted = Segmenter().segment(phantom, truth, strategy="fixed").labels_kji
+    found = output.GetSegmentation()
+    segments = [found.GetNthSegment(n) for n in range(found.GetNumberOfSegments())]
+    assert [segment.GetName() for segment in segments] == ["Niere, rechts", "cyst"]
+    assert np.allclose([segment.GetColor() for segment in segments], [(0.2, 0.6, 0.4), (0.9, 0.1, 0.3)], atol=1e-5)
+    for n in (0, 1):
+        assert np.array_equal(segmentArray(output, found.GetNthSegmentID(n), phantomNode), wanted == n + 1)
+    assert source.GetSegmentation().GetNumberOfSegments() == 2  # the input is as it was
