@@ -308,6 +308,8 @@ def run(values: argparse.Namespace) -> int:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a console may not know the letters of a name
     values = parse(sys.argv[1:] if arguments is None else arguments)
     if values.xml:
         sys.stdout.write(DESCRIPTION.read_text(encoding="utf-8"))

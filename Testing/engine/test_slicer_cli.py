@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -107,6 +108,12 @@ def test_defaults_and_choices_are_the_engines() -> None:
         Options(vote_on=vote_on)
 
 
+@pytest.mark.parametrize("path", [SCRIPT, ROOT / "Docs" / "Recipes" / "segment_folder.py"], ids=lambda p: p.name)
+def test_slicer_58_understands_it(path: Path) -> None:
+    """Python 3.9."""
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
 # The command line
 
 
@@ -180,6 +187,15 @@ def test_the_same_voxels_as_qmedsam_segment(tmp_path, kidneys) -> None:
     tags = re.findall(r"<filter-progress>(.*?)</filter-progress>", done.stdout)
     assert [float(t) for t in tags] == sorted(map(float, tags)) and tags[-1] == "1.00" and len(tags) > 10
     assert done.stdout.index("<filter-start>") < done.stdout.index("<filter-progress>") < done.stdout.index("<filter-end>")
+
+
+@needs_openvino
+def test_names_that_the_console_cannot_write(tmp_path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    line = ["--volume", PHANTOM, "--roi", "-60,0,0,20,20,20", "--names", "játra", "--strategy", "fixed", "--modality", "CT"]
+    done = run(*line, "--output", tmp_path / "o.seg.nrrd", env=environment)
+    assert done.returncode == 0 and "j\\xe1tra: " in done.stdout, done.stderr
+    assert "Segment0_Name:=játra".encode() in (tmp_path / "o.seg.nrrd").read_bytes()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import sys
@@ -13,7 +14,7 @@ import pytest
 import slicer
 import vtk
 from execution import ExecutionModel
-from nodes import addSegmentation, addVolume, grid, segmentArray
+from nodes import addRoi, addSegmentation, addVolume, grid, segmentArray
 from qmedsam import Box, Segmenter, Volume
 from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.models import shipped_folder
@@ -233,3 +234,33 @@ def test_an_existing_segmentation_gives_boxes_names_and_colours(model, phantom, 
     for n in (0, 1):
         assert np.array_equal(segmentArray(output, found.GetNthSegmentID(n), phantomNode), wanted == n + 1)
     assert source.GetSegmentation().GetNumberOfSegments() == 2  # the input is as it was
+
+
+def test_the_same_voxels_as_the_modules_logic(model, phantom, phantomNode, tmp_path) -> None:
+    """ROI nodes saved by Slicer's own storage node: exact, turned, and of any number."""
+    from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
+
+    files, rois = [], []
+    for n, box in enumerate(_organs(phantom)):
+        center = (phantom.ijk_to_ras @ np.append(box.center_ijk, 1))[:3]
+        half_axes = phantom.ijk_to_ras[:3, :3] @ box.half_axes_ijk
+        rois.append(addRoi(model.scene, center, half_axes, f"organ {n}"))
+        storage = slicer.vtkMRMLMarkupsROIJsonStorageNode()
+        model.scene.AddNode(storage)
+        files.append(tmp_path / f"{n}.mrk.json")
+        storage.SetFileName(str(files[-1]))
+        assert storage.WriteData(rois[-1])
+    together = tmp_path / "rois.mrk.json"
+    markups = [markup for file in files for markup in json.loads(file.read_text(encoding="utf-8"))["markups"]]
+    together.write_text(json.dumps({"markups": markups}), encoding="utf-8")
+    scripted, _result = QMedSAMSegmentLogic().segment(phantomNode, rois, modality="CT", strategy="propagate")
+    output = model.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "out")
+    node = model.run(
+        inputVolume=phantomNode, boxesFile=str(together), outputSegmentation=output, modality="CT", strategy="propagate"
+    )
+    assert node.GetStatusString() == "Completed", node.GetErrorText()
+    for n in range(2):
+        one, other = (s.GetSegmentation().GetNthSegmentID(n) for s in (scripted, output))
+        found = segmentArray(output, other, phantomNode)
+        assert np.array_equal(found, segmentArray(scripted, one, phantomNode)) and found.sum() > 1000
+        assert output.GetSegmentation().GetNthSegment(n).GetName().startswith("organ")
