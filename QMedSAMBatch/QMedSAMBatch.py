@@ -42,7 +42,7 @@ def find_engine() -> None:
     It lies in ``QMedSAMSegment`` in the source tree and in ``qt-scripted-modules`` in a build (whose command line modules may
     be one folder deeper, by configuration) or an installed extension.
     """
-    for parent in DESCRIPTION.parents[:4]:
+    for parent in list(DESCRIPTION.parents)[:4]:  # parents are no sequence to cut before Python 3.10
         for folder in ("qt-scripted-modules", "QMedSAMSegment"):
             if (parent / folder / "qmedsam" / "__init__.py").is_file():
                 sys.path.insert(0, str(parent / folder))
