@@ -13,6 +13,9 @@ from .settings import DONE, FAILED, NOT_RUN, UNCHANGED, Outcome
 
 PAGE = "index.html"
 
+#: Objects of a case that are listed without being asked for.
+_MANY = 8
+
 _STYLE = """
 :root { color-scheme: dark; }
 body { margin: 0 auto; max-width: 1180px; padding: 24px; background: #14171c; color: #e6e8eb;
@@ -24,9 +27,13 @@ a { color: #7fb8ff; text-decoration: none; } a:hover { text-decoration: underlin
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: 5px 10px; text-align: left; border-bottom: 1px solid #2a2f37; vertical-align: top; overflow-wrap: anywhere; }
 th { color: #8b929c; font-weight: normal; } .number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
+td:first-child { min-width: 110px; }
 section { background: #1b1f26; border-radius: 8px; margin: 18px 0; padding: 14px 16px; overflow-wrap: anywhere; }
-section h3 { font-size: 16px; margin: 0 0 6px; } section img { display: block; width: 100%; border-radius: 4px; margin: 8px 0; }
-section table { width: auto; font-size: 14px; } i.color { display: inline-block; width: 10px; height: 10px; border-radius: 2px; }
+section h3 { font-size: 16px; margin: 0 0 6px; }
+section img { display: block; max-width: 100%; border-radius: 4px; margin: 8px 0; }
+section table { width: auto; font-size: 14px; }
+div.row { display: flex; flex-wrap: wrap; gap: 8px 18px; align-items: flex-start; }
+summary { cursor: pointer; color: #7fb8ff; }
 """
 
 
@@ -95,9 +102,11 @@ def _case(n: int, outcome: Outcome, folder: Path) -> str:
         parts.append(f'<p class="note">{_text(outcome.message)}</p>')
     if outcome.overlay:
         source = escape(quote(outcome.overlay))
-        parts.append(f'<a href="{source}"><img src="{source}" loading="lazy" alt="overlay of {_text(outcome.case)}"></a>')
+        parts.append(
+            f'<div class="row"><a href="{source}"><img src="{source}" loading="lazy" alt="overlay of {_text(outcome.case)}"></a>'
+        )
     else:
-        parts.append('<p class="faint">no picture</p>')
+        parts.append('<div class="row"><span class="faint">no picture</span>')
     rows = "".join(
         f'<tr><td>{_text(str(o["name"]))}</td><td class="number">{o["voxels"]}</td>'
         f'<td class="number">{_number(None if outcome.volume_ml is None else o["volume_ml"], 2)}</td>'
@@ -105,7 +114,10 @@ def _case(n: int, outcome: Outcome, folder: Path) -> str:
         for o in outcome.objects
     )
     head = '<th>object</th><th class="number">voxels</th><th class="number">ml</th><th class="number">confidence</th>'
-    parts.append(f"<table><tr>{head}</tr>{rows}</table></section>")
+    table = f"<table><tr>{head}</tr>{rows}</table>"
+    if len(outcome.objects) > _MANY:
+        table = f"<details><summary>{len(outcome.objects)} objects</summary>{table}</details>"
+    parts.append(f"<div>{table}</div></div></section>")
     return "\n".join(parts)
 
 

@@ -240,4 +240,4 @@ def _in_words(settings: Settings) -> Dict[str, str]:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(sep=" ", timespec="seconds")
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
