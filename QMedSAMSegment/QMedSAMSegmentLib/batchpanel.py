@@ -11,7 +11,7 @@ from qmedsam.intensity import MODALITIES
 from qmedsam.strategies import STRATEGIES
 from slicer.i18n import tr as _
 
-from .batchprocess import FINISHED, SOME_FAILED, STOPPED, BatchProcess, Ended, launchModule, moduleArguments
+from .batchprocess import FINISHED, SOME_FAILED, BatchProcess, Ended, launchModule, moduleArguments
 from .worker import Job
 
 
@@ -133,12 +133,13 @@ class BatchPanel:
         self._show()
         states = list(self._states.values())
         done, failed = sum(state in ("done", "unchanged") for state in states), states.count("failed")
+        stopped = self._process is not None and self._process.stopped
         if ended.code == FINISHED:
             text = _("{done} cases are done.").format(done=done)
+        elif stopped:  # its exit code differs between systems then
+            text = _("Stopped: {done} cases are done. Run again to go on with the others.").format(done=done)
         elif ended.code == SOME_FAILED:
             text = _("{done} cases are done, {failed} failed: the table says why.").format(done=done, failed=failed)
-        elif ended.code == STOPPED or ended.code < 0:  # below 0: ended by a signal
-            text = _("Stopped: {done} cases are done. Run again to go on with the others.").format(done=done)
         else:
             text = ended.message or _("The run failed with the exit code {code}.").format(code=ended.code)
         self._ended(text)

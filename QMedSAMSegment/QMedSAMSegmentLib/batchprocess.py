@@ -11,7 +11,7 @@ from qmedsam import QMedSAMError
 MODULE = "QMedSAMBatch.py"
 
 #: Exit codes of the module.
-FINISHED, SOME_FAILED, STOPPED = 0, 1, 130
+FINISHED, SOME_FAILED = 0, 1
 
 
 class Ended(NamedTuple):
@@ -64,14 +64,14 @@ class BatchProcess:
         launch: starts it.
 
     Attributes:
-        events: what the module told since it was last asked, oldest first (see ``qmedsam batch --json``).
+        stopped: whether it was asked to end.
     """
 
     def __init__(self, arguments: Sequence[str], launch: Callable[[Sequence[str]], Any] = launchModule) -> None:
         self._lock = threading.Lock()
         self._events: List[Dict[str, Any]] = []
         self._message = ""
-        self._stopping = False
+        self.stopped = False
         self._process = launch(arguments)
 
     def read(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> Ended:
@@ -82,13 +82,14 @@ class BatchProcess:
 
     def stop(self) -> None:
         """Ask it to end, so that it writes its summary; the second time it is ended at once. What is done stays done."""
-        if self._stopping:
+        if self.stopped:
             self._process.kill()
         else:
             self._process.terminate()
-        self._stopping = True
+        self.stopped = True
 
     def events(self) -> List[Dict[str, Any]]:
+        """What the module told since this was last asked, oldest first (see ``qmedsam batch --json``)."""
         with self._lock:
             taken, self._events = self._events, []
         return taken

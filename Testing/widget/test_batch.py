@@ -198,10 +198,15 @@ def test_cancelling_twice_ends_it_at_once_and_leaving_ends_it_too(told) -> None:
     run.stop()
     run.stop()
     assert process.signals == ["terminate", "kill"]
-    batch, process = told()
+    batch, process = told(code=1)  # what Windows gives
     _start(batch, "x", "y")
     batch.ui.batchCancelButton.click()
     assert process.signals == ["terminate"] and "Stopping" in batch.ui.batchLabel.text
+    batch._job.poll()
+    assert batch.ui.batchLabel.text.startswith("Stopped: 0 cases") and not batch.running
+    _start(batch, "x", "y")
+    process.signals.clear()
+    batch.ui.batchCancelButton.click()
     batch.close()
     assert process.signals == ["terminate", "kill"] and not batch.running
 
