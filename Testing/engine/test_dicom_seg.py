@@ -19,7 +19,7 @@ pydicom = pytest.importorskip("pydicom")
 hd = pytest.importorskip("highdicom")
 
 from pydicom.dataset import FileMetaDataset  # noqa: E402
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
 from qmedsam.files.dicom_seg import codes_of  # noqa: E402
 
 ENGINE = Path(__file__).resolve().parents[2] / "QMedSAMSegment"
@@ -250,3 +250,64 @@ def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
     assert "refers to DICOM images" in " ".join(done.stderr.split()) and not (tmp_path / "plain.nrrd.dcm").exists()
     seg = hd.seg.segread(tmp_path / "ct.dcm")
     assert seg.pixel_array.any() and seg.DeviceSerialNumber == "qmedsam-compact"
+
+
+def _of(**attributes):
+    made = pydicom.Dataset()
+    for key, value in attributes.items():
+        setattr(made, key, value)
+    return made
+
+
+def write_multiframe(path: Path, like: Path, array_kji: np.ndarray, axes_lps: np.ndarray) -> None:
+    """An enhanced CT: all slices as frames of one file, patient and study as in another image."""
+    image, kept = pydicom.Dataset(), pydicom.dcmread(like, stop_before_pixels=True)
+    for element in kept:
+        if element.keyword not in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+            image.add(element)
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = EnhancedCTImageStorage
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+    image.ImageType, image.NumberOfFrames = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], len(array_kji)
+    image.PixelData = (array_kji + 1024).astype("<i2").tobytes()
+    measures = _of(PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness=SPACING[2], SpacingBetweenSlices=SPACING[2])
+    values = _of(RescaleIntercept=-1024, RescaleSlope=1, RescaleType="HU")
+    plane = _of(ImageOrientationPatient=kept.ImageOrientationPatient)
+    image.SharedFunctionalGroupsSequence = [
+        _of(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[plane], PixelValueTransformationSequence=[values])
+    ]
+    uid = generate_uid()
+    image.DimensionOrganizationSequence = [_of(DimensionOrganizationUID=uid)]
+    index = _of(DimensionOrganizationUID=uid, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113)
+    image.DimensionIndexSequence = [index]
+    positions = [[float(v) for v in np.round(ORIGIN_LPS + axes_lps[:, 2] * SPACING[2] * k, 6)] for k in range(len(array_kji))]
+    image.PerFrameFunctionalGroupsSequence = [
+        _of(
+            PlanePositionSequence=[_of(ImagePositionPatient=position)],
+            FrameContentSequence=[_of(DimensionIndexValues=[k], StackID="1", InStackPositionNumber=k)],
+        )
+        for k, position in enumerate(positions, start=1)
+    ]
+    image.save_as(path, enforce_file_format=True)
+
+
+def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, cube, axes) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+    write_multiframe(tmp_path / "enhanced.dcm", tmp_path / "ct" / "000.dcm", cube, axes)
+    volume, series = read_volume(tmp_path / "enhanced.dcm"), read_volume(tmp_path / "ct")
+    assert np.array_equal(volume.array_kji, series.array_kji) and np.allclose(volume.ijk_to_ras, series.ijk_to_ras)
+    labels = (volume.array_kji > 100).astype(np.uint8)
+    write_segmentation(tmp_path / "out.dcm", labels, volume, [(1, "liver", None)], Origin(tmp_path / "enhanced.dcm"))
+    seg, source = hd.seg.segread(tmp_path / "out.dcm"), pydicom.dcmread(tmp_path / "enhanced.dcm")
+    frames = source.PerFrameFunctionalGroupsSequence
+    found = set()
+    for frame, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence):
+        reference = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        number = int(reference.ReferencedFrameNumber)
+        there = frames[number - 1].PlanePositionSequence[0].ImagePositionPatient
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        assert np.allclose(groups.PlanePositionSequence[0].ImagePositionPatient, there, atol=1e-3)
+        assert np.array_equal(frame, labels[number - 1])
+        found.add(number - 1)
+    assert found == set(np.flatnonzero(labels.any(axis=(1, 2))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -264,3 +265,17 @@ def test_the_same_voxels_as_the_modules_logic(model, phantom, phantomNode, tmp_p
         found = segmentArray(output, other, phantomNode)
         assert np.array_equal(found, segmentArray(scripted, one, phantomNode)) and found.sum() > 1000
         assert output.GetSegmentation().GetNthSegment(n).GetName().startswith("organ")
+
+
+def test_the_code_of_the_docs_runs(model, phantom, phantomNode, monkeypatch, capsys) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "Docs" / "SlicerCLI.md").read_text(encoding="utf-8"), re.DOTALL)
+    kidney = _organs(phantom)[0]
+    center = (phantom.ijk_to_ras @ np.append(kidney.center_ijk, 1))[:3]
+    roi = addRoi(model.scene, center, phantom.ijk_to_ras[:3, :3] @ kidney.half_axes_ijk, "kidney")
+    monkeypatch.setattr(slicer, "mrmlScene", model.scene, raising=False)
+    monkeypatch.setattr(slicer, "cli", SimpleNamespace(runSync=lambda _module, _node, values: model.run(**values)), raising=False)
+    monkeypatch.setattr(slicer, "modules", SimpleNamespace(qmedsambatch=object()), raising=False)
+    assert len(code) == 1
+    exec(code[0], {"slicer": slicer, "volumeNode": phantomNode, "roiNode": roi})
+    status, volume = capsys.readouterr().out.strip().splitlines()[-1].split()[:2]
+    assert status == "Completed" and 100 < float(volume) < 300
