@@ -106,30 +106,25 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._started, self._last = time.perf_counter(), -1
-        self._print(
-            f"<filter-start>\n<filter-name>{NAME}</filter-name>\n<filter-comment>Reading</filter-comment>\n</filter-start>"
-        )
+        self.say(f"<filter-start>\n<filter-name>{NAME}</filter-name>\n<filter-comment>Reading</filter-comment>\n</filter-start>")
         return self
 
     def __exit__(self, *_: Any) -> None:
         seconds = time.perf_counter() - self._started
-        self._print(f"<filter-end>\n<filter-name>{NAME}</filter-name>\n<filter-time>{seconds:.2f}</filter-time>\n</filter-end>")
+        self.say(f"<filter-end>\n<filter-name>{NAME}</filter-name>\n<filter-time>{seconds:.2f}</filter-time>\n</filter-end>")
 
     def __call__(self, done: int, total: int) -> None:
         percent = int(100 * done / total) if total else 0
         if percent != self._last:
             self._last = percent
-            self._print(f"<filter-progress>{percent / 100:.2f}</filter-progress>")
+            self.say(f"<filter-progress>{percent / 100:.2f}</filter-progress>")
 
     def comment(self, text: str) -> None:
-        self._print(f"<filter-comment>{text}</filter-comment>")
-
-    def say(self, text: str) -> None:
-        """A line that Slicer shows as the module's output."""
-        self._print(text)
+        self.say(f"<filter-comment>{text}</filter-comment>")
 
     @staticmethod
-    def _print(text: str) -> None:
+    def say(text: str) -> None:
+        """A line that Slicer shows as the module's output."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
@@ -308,9 +303,9 @@ def run(values: argparse.Namespace) -> int:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point; the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a console may not know the letters of a name
     values = parse(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # a console may not know the letters of a name; who reads JSON may decode anyhow
+        stream.reconfigure(encoding="ascii" if values.json else stream.encoding, errors="backslashreplace")
     if values.xml:
         sys.stdout.write(DESCRIPTION.read_text(encoding="utf-8"))
         return 0
@@ -331,12 +326,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stderr.write("Stopped. Nothing half-written was left.\n")
         return 130
     except QMedSAMError as error:
-        sys.stderr.write(f"{error}\n")
+        text = str(error)
     except Exception as error:
         if os.environ.get("QMEDSAM_DEBUG"):
             raise
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        sys.stderr.write(f"{text[0]} If this looks like a bug, please report it; QMEDSAM_DEBUG=1 shows where.\n")
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = f"{first} If this looks like a bug, please report it; QMEDSAM_DEBUG=1 shows where."
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+    if values.json:
+        Progress.say(json.dumps({"event": "error", "message": text}))
     return 2
 
 

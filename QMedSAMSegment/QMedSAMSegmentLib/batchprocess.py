@@ -101,7 +101,10 @@ class BatchProcess:
         if line.startswith(opened) and line.endswith(closed):
             progress(round(100 * float(line[len(opened) : -len(closed)])), 100)
         elif line.startswith("{"):
+            event = json.loads(line)
+            if event["event"] == "error":
+                self._message = event["message"]
             with self._lock:
-                self._events.append(json.loads(line))
+                self._events.append(event)
         elif line and not line.startswith("<"):
             self._message = line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 from qmedsam.files.dicom_seg import codes_of  # noqa: E402
 
 ENGINE = Path(__file__).resolve().parents[2] / "QMedSAMSegment"
+UTF8 = {**os.environ, "PYTHONIOENCODING": "utf-8"}
 CASES = (("series", "ct"), ("plain", "plain.nrrd"))
 SPACING = (0.7, 0.9, 2.5)  # of columns, rows and slices
 ORIGIN_LPS = np.array([-31.0, 17.5, 210.25])
@@ -245,7 +247,7 @@ def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
     for source, code in (("ct", 0), ("plain.nrrd", 2)):
         line = ["segment", tmp_path / source, "--box", "5,8,2,14,19,6", "-o", tmp_path / f"{source}.dcm", "--strategy", "fixed"]
         command = [sys.executable, "-m", "qmedsam.cli", *map(str, line)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ENGINE)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=ENGINE, env=UTF8)
         assert done.returncode == code, done.stderr
     assert "refers to DICOM images" in " ".join(done.stderr.split()) and not (tmp_path / "plain.nrrd.dcm").exists()
     seg = hd.seg.segread(tmp_path / "ct.dcm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -40,7 +41,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 def run(*arguments: object, script: Path = SCRIPT, **keywords) -> subprocess.CompletedProcess:
     command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **keywords)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **keywords)
 
 
 @pytest.fixture
@@ -196,6 +197,13 @@ def test_names_that_the_console_cannot_write(tmp_path) -> None:
     done = run(*line, "--output", tmp_path / "o.seg.nrrd", env=environment)
     assert done.returncode == 0 and "j\\xe1tra: " in done.stdout, done.stderr
     assert "Segment0_Name:=játra".encode() in (tmp_path / "o.seg.nrrd").read_bytes()
+
+
+def test_json_is_ascii_whatever_is_said(tmp_path) -> None:
+    done = run("--cases", tmp_path / "játra", "--output_folder", tmp_path / "out", "--json")
+    assert done.returncode == 2 and done.stdout.isascii() and done.stderr.isascii()
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [event["event"] for event in told] == ["error"] and "játra" in told[0]["message"]
 
 
 @pytest.fixture

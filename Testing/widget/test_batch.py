@@ -159,6 +159,11 @@ def test_what_the_module_says_last_is_shown_when_nothing_could_be_done(told, tmp
     _start(batch, tmp_path, tmp_path)
     HandTimer.last.callback()
     assert batch.ui.batchLabel.text == "There is no case in it. Choose another folder." and not batch.running
+    error = json.dumps({"event": "error", "message": "'játra' is not there."}) + "\n"
+    batch, _process = told("'j\\xe1tra' is not there.\n", error, code=2)
+    _start(batch, tmp_path, tmp_path)
+    HandTimer.last.callback()
+    assert batch.ui.batchLabel.text == "'játra' is not there."
     batch, _process = told(code=3)
     _start(batch, tmp_path, tmp_path)
     HandTimer.last.callback()
