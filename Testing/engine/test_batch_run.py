@@ -323,8 +323,11 @@ def test_memory_is_asked_for_before_voxels_are_read(tmp_path: Path, fake: Segmen
     write_volume(tmp_path / "in" / "large.nii.gz", replace(phantom(0).volume, array_kji=flat))
     shutil.copy(tmp_path / "in" / "ct.mrk.json", tmp_path / "in" / "large.mrk.json")
     np.savez_compressed(tmp_path / "in" / "bomb.npz", imgs=flat, boxes=np.array([[1, 1, 1, 9, 9, 9]]))
+    write_volume(tmp_path / "in" / "small.nii.gz", phantom(0).volume)
+    shutil.copy(tmp_path / "in" / "large.nii.gz", tmp_path / "in" / "small-seg.nii.gz")
     outcomes = {o.case: o for o in _run(tmp_path / "in", tmp_path / "out", segmenter=fake, memory=500 * 2**20).outcomes}
     assert outcomes["ct"].state == "done"
+    assert "The segmentation has 400 x 400 x 400 voxels" in outcomes["small"].message
     for name in ("large", "bomb"):
         assert re.search(r"400 x 400 x 400 voxels; .* about \d+ MiB and a worker may take 500 MiB", outcomes[name].message)
     for case in collect([tmp_path / "in"], tmp_path / "out"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,35 @@ def test_workers_that_cannot_start_are_said(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pool, "_command", lambda: [sys.executable, "-c", "raise ImportError('no such engine')"])
     with pytest.raises(QMedSAMError, match=r"could not start .*no such engine"):
         run_batch(collect([tmp_path / "in"], tmp_path / "out"), tmp_path / "out", SETTINGS, workers=1)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("typer")
+    from qmedsam import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["qmedsam", "batch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code, " ".join((printed.out + printed.err).split())
+
+    write_case(tmp_path / "in", "a [bold]b")
+    options = (tmp_path / "in", "-o", tmp_path / "out", "--workers", 0, "--modality", "MR", "--no-pictures")
+    code, text = run(*options, "--window", "400,40", "--strategy", "fixed", "--every", 2)
+    assert code == 0 and "a [bold]b" in text and "1 done in" in text
+    log = json.loads((tmp_path / "out" / "batch.jsonl").read_text().splitlines()[0])["settings"]
+    assert (log["window"], log["strategy"], log["options"]["every"]) == ([400, 40], "fixed", 2)
+    (tmp_path / "in" / "c.nii.gz").write_bytes(b"damaged")
+    code, text = run(*options, "--window", "400,40", "--strategy", "fixed", "--every", 2)
+    assert code == 1 and "There are no boxes for 'c.nii.gz'" in text and "1 unchanged, 1 failed" in text
+    for wrong, word in (("--memory=much", "no size"), ("--format=docx", "no format"), ("--window=wide", "not a window")):
+        code, text = run(*options, wrong)
+        assert code == 2 and re.search(word, text), text
+    code, text = run(tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert code == 2 and "nothing at" in text
 
 
 def test_a_callers_stop_ends_the_workers(tmp_path: Path) -> None:

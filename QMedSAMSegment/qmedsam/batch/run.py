@@ -151,10 +151,10 @@ def run_batch(
             with closing(answers):  # ends the workers, whatever happens
                 for position, outcome in answers:
                     book.enter(todo[position], outcome)
-            result.cancelled = book.missing > 0
         except KeyboardInterrupt:
-            result.cancelled = True
+            pass
         finally:
+            result.cancelled = book.missing > 0
             _sweep(folder, cases)
             write_reports()
             journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
