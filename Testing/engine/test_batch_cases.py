@@ -120,7 +120,11 @@ def test_lists(tmp_path: Path) -> None:
     assert cases[3].segmentation == tmp_path / "e-m.nii" and not cases[3].problem
     for n, word in ((1, "object"), (2, "not a text"), (4, "docx"), (5, "object")):
         assert word in cases[n].problem
-    for text, word in (("", "empty"), ("boxes\n1", "no column"), ("volume,boxes\n", "lists no case")):
+    table.write_text('volume,boxes\n"a\nb.nii","c;d.json"\n')  # a line break in a name
+    (case,) = collect([table], tmp_path / "out")
+    assert case.volume.name == "a\nb.nii"
+    huge = "volume,boxes\n" + "x" * 200_000
+    for text, word in (("", "empty"), ("boxes\n1", "no column"), ("volume,boxes\n", "lists no case"), (huge, "not a CSV")):
         table.write_text(text)
         with pytest.raises(QMedSAMError, match=word):
             collect([table], tmp_path / "out")

@@ -136,6 +136,7 @@ def test_what_changed_is_done_again_and_only_that(tmp_path: Path, fake: Segmente
 
 
 def test_a_renamed_case_is_recognised(tmp_path: Path, fake: Segmenter) -> None:
+    pytest.importorskip("matplotlib")
     folder, out = tmp_path / "in", tmp_path / "out"
     write_case(folder, "old", 1)
     _run(folder, out, replace(MR, pictures=True), segmenter=fake)
@@ -247,6 +248,26 @@ def test_formats(tmp_path: Path, fake: Segmenter, name: str, suffix: str) -> Non
     assert outcome.output.endswith(f"ct{suffix}") and read_labels(outcome.output).any()
 
 
+def test_without_matplotlib_there_are_no_pictures_and_one_note(
+    tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slicer's own Python lacks it."""
+    write_case(tmp_path / "in", "ct")
+    monkeypatch.setattr("qmedsam.batch.run.find_spec", lambda name: None)
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", replace(MR, pictures=True), segmenter=fake).outcomes
+    assert (outcome.state, outcome.overlay, outcome.message) == ("done", "", "")
+    assert "matplotlib is not installed" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_fails_costs_a_sentence_only(tmp_path: Path, fake: Segmenter) -> None:
+    pytest.importorskip("matplotlib")
+    write_case(tmp_path / "in", "ct")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlays").write_text("in the way")
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", replace(MR, pictures=True), segmenter=fake).outcomes
+    assert outcome.state == "done" and outcome.message.startswith("No picture:") and not outcome.overlay
+
+
 class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -266,6 +287,7 @@ HOSTILE = ["<img src=x onerror=alert(1)>", "a&amp;b'\"#%41?", "=HYPERLINK(1)", "
 
 @pytest.mark.skipif(sys.platform == "win32", reason="these are no file names there")
 def test_hostile_names_stay_text(tmp_path: Path, fake: Segmenter) -> None:
+    pytest.importorskip("matplotlib")
     folder, out = tmp_path / "in", tmp_path / "out"
     if sys.getfilesystemencoding() != "utf-8":
         pytest.skip("file names are ASCII here")
@@ -301,8 +323,11 @@ def test_memory_is_asked_for_before_voxels_are_read(tmp_path: Path, fake: Segmen
     write_volume(tmp_path / "in" / "large.nii.gz", replace(phantom(0).volume, array_kji=flat))
     shutil.copy(tmp_path / "in" / "ct.mrk.json", tmp_path / "in" / "large.mrk.json")
     np.savez_compressed(tmp_path / "in" / "bomb.npz", imgs=flat, boxes=np.array([[1, 1, 1, 9, 9, 9]]))
+    write_volume(tmp_path / "in" / "small.nii.gz", phantom(0).volume)
+    shutil.copy(tmp_path / "in" / "large.nii.gz", tmp_path / "in" / "small-seg.nii.gz")
     outcomes = {o.case: o for o in _run(tmp_path / "in", tmp_path / "out", segmenter=fake, memory=500 * 2**20).outcomes}
     assert outcomes["ct"].state == "done"
+    assert "The segmentation has 400 x 400 x 400 voxels" in outcomes["small"].message
     for name in ("large", "bomb"):
         assert re.search(r"400 x 400 x 400 voxels; .* about \d+ MiB and a worker may take 500 MiB", outcomes[name].message)
     for case in collect([tmp_path / "in"], tmp_path / "out"):

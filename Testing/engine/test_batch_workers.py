@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,35 @@ def test_workers_that_cannot_start_are_said(tmp_path: Path, monkeypatch: pytest.
         run_batch(collect([tmp_path / "in"], tmp_path / "out"), tmp_path / "out", SETTINGS, workers=1)
 
 
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("typer")
+    from qmedsam import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["qmedsam", "batch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code, " ".join((printed.out + printed.err).split())
+
+    write_case(tmp_path / "in", "a [bold]b")
+    options = (tmp_path / "in", "-o", tmp_path / "out", "--workers", 0, "--modality", "MR", "--no-pictures")
+    code, text = run(*options, "--window", "400,40", "--strategy", "fixed", "--every", 2)
+    assert code == 0 and "a [bold]b" in text and "1 done in" in text
+    log = json.loads((tmp_path / "out" / "batch.jsonl").read_text().splitlines()[0])["settings"]
+    assert (log["window"], log["strategy"], log["options"]["every"]) == ([400, 40], "fixed", 2)
+    (tmp_path / "in" / "c.nii.gz").write_bytes(b"damaged")
+    code, text = run(*options, "--window", "400,40", "--strategy", "fixed", "--every", 2)
+    assert code == 1 and "There are no boxes for 'c.nii.gz'" in text and "1 unchanged, 1 failed" in text
+    for wrong, word in (("--memory=much", "no size"), ("--format=docx", "no format"), ("--window=wide", "not a window")):
+        code, text = run(*options, wrong)
+        assert code == 2 and re.search(word, text), text
+    code, text = run(tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert code == 2 and "nothing at" in text
+
+
 def test_a_callers_stop_ends_the_workers(tmp_path: Path) -> None:
     for n in range(3):
         write_case(tmp_path / "in", f"c{n}", n)
@@ -160,6 +190,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("workers,number", [("1", signal.SIGINT), ("0", signal.SIGTERM)])
 def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path, workers: str, number: int) -> None:
+    pytest.importorskip("typer")
     out = tmp_path / "out"
     for n in range(40):
         write_case(tmp_path / "in", f"c{n:02}", n)
@@ -237,7 +268,6 @@ def test_real_cases(tmp_path: Path) -> None:
         for row in wanted:
             writer.writerow({**row, "path_image": DATA / row["path_image"], "path_mask": DATA / row["path_mask"]})
     out = tmp_path / "out"
-    settings = replace(SETTINGS, modality="auto", pictures=True)
-    result = run_batch(collect([table], out), out, settings, workers=1)
+    result = run_batch(collect([table], out), out, replace(SETTINGS, modality="auto", pictures=True), workers=1)
     assert len(result.outcomes) >= 3 and not result.failed and result.exit_code == 0
-    assert all(o.voxels > 0 and (out / o.overlay).is_file() for o in result.outcomes)
+    assert all(o.voxels > 0 and Path(o.output).is_file() for o in result.outcomes)

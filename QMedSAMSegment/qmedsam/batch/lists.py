@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
@@ -49,7 +50,7 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     except UnicodeDecodeError:
         raise QMedSAMError(f"'{path.name}' is not a text in UTF-8.", "Save it as 'CSV UTF-8'.") from None
     rows = _json_rows(text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, path)
-    cases = [_case(row, f"line {line} of '{path.name}'", line, path.parent.absolute(), folder, suffix) for line, row in rows]
+    cases = [_case(row, f"line {line} of '{path.name}'", path.parent.absolute(), folder, suffix) for line, row in rows]
     if not cases:
         raise QMedSAMError(f"'{path.name}' lists no case.", "Give a line per case, below the names of the columns in a CSV.")
     return cases
@@ -57,17 +58,20 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
 
 def _csv_rows(text: str, path: Path) -> Iterator[Tuple[int, Any]]:
     head = text.split("\n", 1)[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=max("\t;,", key=head.count))
-    names = {_NAMES.get((name or "").strip().lower()) for name in reader.fieldnames or ()}
-    if "volume" not in names:
-        raise QMedSAMError(f"'{path.name}' has no column 'volume'.", "Its first line must name the columns: volume,boxes,...")
-    for row in reader:
-        if any(value for value in row.values()):
-            yield reader.line_num, row
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=head.count))
+    try:
+        names = {_NAMES.get((name or "").strip().lower()) for name in reader.fieldnames or ()}
+        if "volume" not in names:
+            raise QMedSAMError(f"'{path.name}' has no column 'volume'.", "Its first line must name the columns: volume,boxes,...")
+        for row in reader:
+            if any(value for value in row.values()):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise QMedSAMError(f"'{path.name}' is not a CSV file ({error}).", "Save it from a spreadsheet again.") from error
 
 
 def _json_rows(text: str) -> Iterator[Tuple[int, Any]]:
-    for line, content in enumerate(text.splitlines(), start=1):
+    for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
             try:
                 yield line, json.loads(content)
@@ -75,8 +79,8 @@ def _json_rows(text: str) -> Iterator[Tuple[int, Any]]:
                 yield line, None
 
 
-def _case(row: Any, where: str, line: int, base: Path, folder: Path, suffix: str) -> Case:
-    failed = Case(f"line {line}", base, folder / f"line {line}{suffix}")
+def _case(row: Any, where: str, base: Path, folder: Path, suffix: str) -> Case:
+    failed = Case(where, base, folder / f"{where}{suffix}")  # never written
     if not isinstance(row, Mapping):
         return Case(**{**failed.__dict__, "problem": f"The {where} is not a JSON object."})
     values: Dict[str, Any] = {}

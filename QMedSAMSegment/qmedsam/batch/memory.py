@@ -37,26 +37,28 @@ def parse_memory(text: str) -> int:
 
 
 def check_memory(case: Case, limit: int) -> None:
-    """Look at a case's header before its voxels are read.
+    """Look at the headers of a case's images before their voxels are read.
 
     Raises:
         QMedSAMError: segmenting it needs more than ``limit`` bytes. A header that cannot be read is left to the reader.
     """
-    found = _shape_of(case.volume, case.series)
-    if found is None:
-        return
-    shape, depth = found
-    voxels = 1
-    for n in shape:
-        voxels *= n
-    # While the file is read its voxels are there twice: in the reader's buffer and in the array made of it.
-    need = max(_READING + 2 * depth * voxels, BASE + (depth + _EXTRA) * voxels)
-    if need > limit:
-        raise QMedSAMError(
-            f"The volume has {' x '.join(map(str, shape))} voxels; segmenting it takes about {in_words(need)} "
-            f"and a worker may take {in_words(limit)}.",
-            "Crop it, or allow more with --memory (fewer workers leave more for each).",
-        )
+    segmentation = None if case.boxes else case.segmentation
+    for path, what in ((case.volume, "volume"), (segmentation, "segmentation")):
+        found = _shape_of(path, case.series) if path else None
+        if found is None:
+            continue
+        shape, depth = found
+        voxels = 1
+        for n in shape:
+            voxels *= n
+        # While the file is read its voxels are there twice: in the reader's buffer and in the array made of it.
+        need = max(_READING + 2 * depth * voxels, BASE + (depth + _EXTRA) * voxels)
+        if need > limit:
+            raise QMedSAMError(
+                f"The {what} has {' x '.join(map(str, shape))} voxels; segmenting it takes about {in_words(need)} "
+                f"and a worker may take {in_words(limit)}.",
+                "Crop it, or allow more with --memory (fewer workers leave more for each).",
+            )
 
 
 def machine_memory() -> Optional[int]:

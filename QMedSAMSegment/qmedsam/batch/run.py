@@ -16,6 +16,7 @@ from ..errors import QMedSAMError
 from ..files import PathLike
 from ..models import ModelStore
 from .cluster import on_cluster
+from .identity import sizes_of
 from .journal import Journal, only_run
 from .memory import BASE, in_words, machine_memory
 from .one import OVERLAYS, Bench, SegmenterLike, bench_json
@@ -136,6 +137,8 @@ def run_batch(
         journal.write("run", {**about, "settings": settings.to_json(), "memory": limit, "again": again, "cases": len(cases)})
         try:
             todo = list(_unsettled(cases, earlier, book, cancelled))
+            if workers > 1 or scheduler:
+                todo.sort(key=lambda n: -_bytes(cases[n]))  # a large one begun last would keep the others waiting
             bench = bench_json(settings, folder, share, limit)
             jobs = [cases[n] for n in todo]
             answers: Generator[Tuple[int, Outcome], None, None]
@@ -148,10 +151,10 @@ def run_batch(
             with closing(answers):  # ends the workers, whatever happens
                 for position, outcome in answers:
                     book.enter(todo[position], outcome)
-            result.cancelled = book.missing > 0
         except KeyboardInterrupt:
-            result.cancelled = True
+            pass
         finally:
+            result.cancelled = book.missing > 0
             _sweep(folder, cases)
             write_reports()
             journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
@@ -208,6 +211,13 @@ def _unsettled(
             book.enter(n, found)
         else:
             yield n
+
+
+def _bytes(case: Case) -> int:
+    try:
+        return sum(sizes_of(case))
+    except OSError:
+        return 0
 
 
 def _here(
