@@ -1,4 +1,4 @@
-"""The module's panel: engine, self-check, models."""
+"""The module's panel: engine, self-check, models, and the section for cohorts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qmedsam import ModelStore, QMedSAMError, Segmenter
 from qmedsam.models import Model
 from slicer.i18n import tr as _
 
+from .batchpanel import BatchPanel
 from .installer import Installer
 from .questions import confirmed
 from .selfcheck import selfCheck
@@ -56,6 +57,7 @@ class ModulePanel:
         ):
             button.connect("clicked()", method)
         self.ui.modelsTable.connect("itemSelectionChanged()", self.updateButtons)
+        self.batch = BatchPanel(widget, self.ui, lambda: self.installer.present(), jobs)
         self.update()
 
     def close(self) -> None:
@@ -63,6 +65,7 @@ class ModulePanel:
         if self._job is not None:
             self._job.abandon()
         self._job = None
+        self.batch.close()
 
     def update(self) -> None:
         """Look again at the engine and the models."""
@@ -85,6 +88,7 @@ class ModulePanel:
         self.ui.checkButton.setEnabled(present and not running)
         self.ui.cancelButton.setVisible(running)
         self.ui.progressBar.setVisible(running)
+        self.batch.updateButtons()
         model = self._model
         for button in (self.ui.verifyButton, self.ui.cardButton):
             button.setEnabled(model is not None)

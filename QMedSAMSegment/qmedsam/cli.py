@@ -5,45 +5,40 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import List, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from . import __version__
+from .cli_batch import batch
+from .cli_models import models_app
+from .cli_options import (
+    EVERY,
+    FILL_HOLES,
+    FRAME,
+    LEAST_IOU,
+    MODALITY,
+    MODEL,
+    STRATEGY,
+    THREADS,
+    VIEW_WEIGHTS,
+    VOTE_ON,
+    WALK,
+    WINDOW,
+)
 from .errors import QMedSAMError
 from .geometry import Box, Volume
-from .intensity import CT_WINDOWS, Intensity, known_modality
-from .models import ModelStore, shipped_folder
-from .strategies import Options
+from .intensity import Intensity, known_modality, parse_window
+from .models import shipped_folder
+from .parsing import parse_box, strategy_options
+from .terminal import bar, console, errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
-models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
 app.add_typer(models_app, name="models")
-# No emoji codes: ":cat:" in a file name is a file name. What comes from files and users goes through ``escape``.
-console = Console(emoji=False)
-errors = Console(stderr=True, emoji=False)
-
-_STRATEGY = typer.Option(
-    "auto",
-    help="auto (by modality), fixed (the box on every slice), propagate (from the best slice outwards) or vote (three views).",
-)
-_MODEL = typer.Option(None, help="Name or folder of a model; default: by modality.")
-_FRAME = typer.Option(None, help="What the network sees: roi (the box with a margin) or slice; default: the model's own.")
-_THREADS = typer.Option(0, min=0, help="CPU threads; 0 takes all.")
-
-
-_EVERY = typer.Option(1, min=1, help="propagate: encode every n-th slice, interpolate the shape between.")
-_LEAST_IOU = typer.Option(0.0, min=0, max=1, help="propagate: interpolate only between masks that overlap by this; else encode.")
-_FILL_HOLES = typer.Option(False, "--fill-holes", help="propagate: close the holes of every slice's mask.")
-_VIEW_WEIGHTS = typer.Option("1,1,1", help="vote: weights of the axial, coronal and sagittal view; 0 leaves one out.")
-_VOTE_ON = typer.Option(Options().vote_on, help="vote: mask (2 of 3) or probability.")
-_WALK = typer.Option(Options().walk, help="vote: how each view is prompted: fixed, taper or propagate.")
+app.command()(batch)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,46 +56,46 @@ def segment(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
     boxes: Optional[Path] = typer.Option(None, "--boxes", help="Boxes file: Slicer ROI .mrk.json, plain .json, or .npz."),
-    modality: str = typer.Option("auto", help="CT, MR, PET, US, XRay, ... or auto (from the file)."),
-    strategy: str = _STRATEGY,
-    model: Optional[str] = _MODEL,
-    frame: Optional[str] = _FRAME,
-    window: Optional[str] = typer.Option(None, help=f"WIDTH,LEVEL, or one of {', '.join(CT_WINDOWS)}."),
+    modality: str = MODALITY,
+    strategy: str = STRATEGY,
+    model: Optional[str] = MODEL,
+    frame: Optional[str] = FRAME,
+    window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
-    every: int = _EVERY,
-    least_iou: float = _LEAST_IOU,
-    fill_holes: bool = _FILL_HOLES,
-    view_weights: str = _VIEW_WEIGHTS,
-    vote_on: str = _VOTE_ON,
-    walk: str = _WALK,
-    threads: int = _THREADS,
+    every: int = EVERY,
+    least_iou: float = LEAST_IOU,
+    fill_holes: bool = FILL_HOLES,
+    view_weights: str = VIEW_WEIGHTS,
+    vote_on: str = VOTE_ON,
+    walk: str = WALK,
+    threads: int = THREADS,
 ) -> None:
     """Segment the object inside every box of a volume.
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from .files import check_target, format_of, read_boxes, read_volume, write_segmentation
+    from .files import Origin, check_target, format_of, read_boxes, read_volume, write_segmentation
     from .segmenter import Segmenter
 
     for path in (output, png, report, agreement):
         check_target(path, volume)
     format_of(output)
-    options = _options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
+    options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
-    prompts = [_parse_box(text, image, n) for n, text in enumerate(box, start=1)]
+    prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
     if boxes:
         prompts += read_boxes(boxes, image)
     if box and boxes:  # numbered anew: the file's labels start at 1 as well
         prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
-    chosen = _parse_window(window)
+    chosen = parse_window(window) if window else None
     segmenter = Segmenter(model, threads=threads)
-    with _bar("Segmenting") as progress:
+    with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
-    write_segmentation(output, result.labels_kji, image, segments)
+    write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
     _print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
@@ -143,9 +138,9 @@ def segment(
 @app.command()
 def demo(
     output: Path = typer.Option(Path("demo"), "-o", "--output", help="Folder for the segmentation and the picture."),
-    model: Optional[str] = _MODEL,
-    strategy: str = _STRATEGY,
-    threads: int = _THREADS,
+    model: Optional[str] = MODEL,
+    strategy: str = STRATEGY,
+    threads: int = THREADS,
 ) -> None:
     """Segment the shipped phantom: six organs of an oblique, noisy CT that was generated and whose truth is known."""
     from .files import read_boxes, read_labels, read_volume, write_segmentation
@@ -159,7 +154,7 @@ def demo(
     prompts = read_boxes(sample / "QMedSAMPhantom-boxes.mrk.json", image)
     truth = read_labels(sample / "QMedSAMPhantom-truth.seg.nrrd")
     before = _peak_mib()
-    with _bar("Segmenting") as progress:
+    with bar("Segmenting") as progress:
         result = Segmenter(model, threads=threads).segment(image, prompts, strategy=strategy, progress=progress, keep_masks=True)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output / "phantom.seg.nrrd", result.labels_kji, image, segments)
@@ -185,13 +180,13 @@ def evaluate(
     split: Optional[str] = typer.Option(None, help="Only the cases of this split."),
     modality: Optional[List[str]] = typer.Option(None, help="Only these modalities."),
     source: Optional[List[str]] = typer.Option(None, help="Only these sources."),
-    model: Optional[str] = _MODEL,
-    strategy: str = _STRATEGY,
-    frame: Optional[str] = _FRAME,
+    model: Optional[str] = MODEL,
+    strategy: str = STRATEGY,
+    frame: Optional[str] = FRAME,
     prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
     jitter: float = typer.Option(0.0, min=0, help="Move every side outward by 0 to this share of its length."),
     official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
-    threads: int = _THREADS,
+    threads: int = THREADS,
 ) -> None:
     """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
 
@@ -209,7 +204,7 @@ def evaluate(
         cases = [c for c in cases if c.source in source]
     if not cases:
         raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality and --source.")
-    with _bar("Evaluating") as progress:
+    with bar("Evaluating") as progress:
         summary = run(
             cases,
             Segmenter(model, threads=threads),
@@ -230,10 +225,10 @@ def evaluate(
 def challenge(
     source: Path = typer.Option(..., "-i", "--input", help="Folder of 2D*.npz and 3D*.npz with imgs, boxes and spacing."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for the masks (segs) and seconds.csv."),
-    model: Optional[str] = _MODEL,
-    strategy: str = _STRATEGY,
-    frame: Optional[str] = _FRAME,
-    threads: int = _THREADS,
+    model: Optional[str] = MODEL,
+    strategy: str = STRATEGY,
+    frame: Optional[str] = FRAME,
+    threads: int = THREADS,
 ) -> None:
     """Segment every case of a folder in the format of the challenge "Segment Anything in Medical Images on Laptop".
 
@@ -245,7 +240,7 @@ def challenge(
     cases = challenge_cases(source)
     segmenter = Segmenter(model, threads=threads)
     failed, total = [], 0.0
-    with _bar("Cases", "The masks written so far are whole.") as progress:
+    with bar("Cases", "The masks written so far are whole.") as progress:
         progress(0, len(cases))
         for n, report in enumerate(run_challenge(cases, output, segmenter.segment, strategy=strategy, frame=frame), start=1):
             total += report.seconds
@@ -262,106 +257,6 @@ def challenge(
         raise typer.Exit(1)
 
 
-@models_app.command("list")
-def list_models() -> None:
-    """List the models at hand."""
-    store = ModelStore()
-    name = Column("name", no_wrap=True)  # it has to be typed
-    table = Table(name, "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
-    for model in store.models():
-        m = model.manifest
-        where = str(model.folder.parent)
-        modalities = ", ".join("any" if x == "*" else x for x in m.modalities)
-        row = (m.name, m.title, m.precision, str(m.input_size), f"{model.bytes / 2**20:.1f}", modalities, m.license, where)
-        table.add_row(*map(escape, row))
-    console.print(table)
-    _print_broken(store)
-
-
-@models_app.command()
-def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
-    """Show a model's manifest and card."""
-    model = ModelStore().get(name)
-    console.print_json((model.folder / "manifest.json").read_text(encoding="utf-8"))
-    card = model.folder / "MODEL_CARD.md"
-    if card.is_file():
-        console.print(card.read_text(encoding="utf-8"), markup=False)
-
-
-@models_app.command()
-def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; default: all.")) -> None:
-    """Compare the files of models with their checksums."""
-    store = ModelStore()
-    models = [store.get(name)] if name else store.models()
-    failed = False
-    for model in models:
-        try:
-            model.verify()
-            console.print(f"[green]intact[/]  {escape(model.name)}")
-        except QMedSAMError as error:
-            failed = True
-            console.print(f"[red]damaged[/] {escape(f'{model.name}: {error}')}")
-    if not models:
-        console.print("There are no models.")
-    if (not name and _print_broken(store)) or failed or not models:
-        raise typer.Exit(1)
-
-
-@models_app.command()
-def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one.")) -> None:
-    """Check a model and copy it to your models."""
-    model = ModelStore().add(source)
-    console.print(f"Added [green]{escape(model.name)}[/] " + escape(f"({model.manifest.license}) in {model.folder}"))
-
-
-@models_app.command()
-def remove(name: str = typer.Argument(..., help="Name of a model that you added.")) -> None:
-    """Delete one of your models."""
-    ModelStore().remove(name)
-    console.print(escape(f"Removed {name}"))
-
-
-def _print_broken(store: ModelStore) -> bool:
-    broken = store.broken()
-    for folder, problem in broken:
-        console.print("[red]Unusable:[/] " + escape(f"{folder}: {problem}"))
-    return bool(broken)
-
-
-def _parse_box(text: str, image: Volume, number: int) -> Box:
-    try:
-        values = [float(v) for v in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) == 4 and image.array_kji.shape[0] == 1:
-        values = [values[0], values[1], 0, values[2], values[3], 0]
-    if len(values) != 6:
-        raise QMedSAMError(f"'{text}' is not a box.", "Give six numbers: i0,j0,k0,i1,j1,k1 (four on a 2D image).")
-    return Box.from_voxels(values[:3], values[3:], label=number)
-
-
-def _parse_window(text: Optional[str]) -> Optional[Tuple[float, float]]:
-    if text is None:
-        return None
-    if text.lower() in CT_WINDOWS:
-        return CT_WINDOWS[text.lower()]
-    try:
-        width, level = (float(v) for v in text.split(","))
-    except ValueError:
-        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
-    return width, level
-
-
-def _options(
-    every: int, least_iou: float, fill_holes: bool, view_weights: str, vote_on: str, walk: str, agreement: bool
-) -> Options:
-    try:
-        axial, coronal, sagittal = (float(v) for v in view_weights.split(","))
-    except ValueError:
-        raise QMedSAMError(f"'{view_weights}' are not three weights.", "Give AXIAL,CORONAL,SAGITTAL, e.g. 1,1,0.") from None
-    return Options(every, least_iou, fill_holes, (axial, coronal, sagittal), vote_on, walk, agreement)
-
-
 def _write_agreement(path: Path, image: Volume, result) -> None:
     import SimpleITK as sitk
 
@@ -373,19 +268,6 @@ def _write_agreement(path: Path, image: Volume, result) -> None:
     with writing(path) as beside:
         sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
     console.print(f"[green]{escape(str(path))}[/]")
-
-
-@contextmanager
-def _bar(title: str, kept: str = "Nothing was written.") -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; Ctrl+C while it is shown ends the command with a sentence."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    except KeyboardInterrupt:
-        errors.print(f"Stopped by you. {kept}")
-        raise typer.Exit(130) from None
 
 
 def _print_objects(objects: list, scores: Optional[dict] = None, flat: bool = False) -> None:

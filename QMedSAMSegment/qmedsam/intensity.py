@@ -71,6 +71,21 @@ def known_modality(name: str) -> str:
         ) from None
 
 
+def parse_window(text: str) -> Tuple[float, float]:
+    """``WIDTH,LEVEL`` or the name of a CT window.
+
+    Raises:
+        QMedSAMError: it is neither.
+    """
+    if text.lower() in CT_WINDOWS:
+        return CT_WINDOWS[text.lower()]
+    try:
+        width, level = (float(v) for v in text.split(","))
+    except ValueError:
+        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
+    return width, level
+
+
 @dataclass(frozen=True)
 class Intensity:
     """A linear map of grey values to 0..1, clipped: ``low`` becomes 0 and ``high`` 1. Applied slice by slice."""

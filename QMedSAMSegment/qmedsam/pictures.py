@@ -55,6 +55,7 @@ def overlay_png(
     boxes: Sequence[Box],
     intensity: Intensity,
     title: str = "",
+    dpi: int = _DPI,
 ) -> None:
     """Write a picture of a segmentation.
 
@@ -69,6 +70,7 @@ def overlay_png(
         boxes: the prompts; each is drawn in the colour of the segment with its label.
         intensity: window of the image.
         title: above the picture.
+        dpi: pixels per inch; the picture is at most 15 inches wide.
     """
     from matplotlib.figure import Figure
 
@@ -84,7 +86,7 @@ def overlay_png(
     top_row = min((width - gap * (len(panels) + 1)) / sum(shapes), 11.0 if single else 7.5)
     if single:
         width = max(top_row * shapes[0], 4.0) + 2 * gap
-    figure = Figure(figsize=(width, header + top_row + gap + rows * (size + gap)), dpi=_DPI, facecolor=BACKGROUND)
+    figure = Figure(figsize=(width, header + top_row + gap + rows * (size + gap)), dpi=dpi, facecolor=BACKGROUND)
     if title:
         figure.text(0.12 / width, 1 - 0.32 / figure.get_figheight(), title, color=TEXT, size=15, va="center", weight="bold")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qmedsam.files import read_labels, read_volume
+from qmedsam.models import ModelStore
 from shapes import ball
 
 sitk = pytest.importorskip("SimpleITK")
@@ -21,8 +22,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """``run("segment", ...)`` gives the exit code and what was printed."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "console", cli.Console(width=200, emoji=False))
-    monkeypatch.setattr(cli, "errors", cli.Console(width=200, emoji=False, stderr=True))
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["qmedsam", *map(str, arguments)])
@@ -148,7 +147,7 @@ def test_evaluate_and_add_on_the_command_line(run, volume: Path, tmp_path: Path)
     assert code == 1 and "could not be scored" in text and (tmp_path / "partly" / "scores.csv").is_file()
     code, text = run("evaluate", manifest, "--split", "nothing", "-o", tmp_path / "x")
     assert code == 2 and "nothing" in text
-    shipped = cli.ModelStore().models()[0].folder
+    shipped = ModelStore().models()[0].folder
     code, text = run("models", "add", shipped)
     assert code == 0 and "Added" in text
     code, text = run("models", "remove", shipped.name)

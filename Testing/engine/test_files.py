@@ -569,7 +569,7 @@ def test_failing_writer_keeps_the_old_file(tmp_path: Path, monkeypatch, error) -
     volume = volume_on(np.eye(4))
     segments = [(1, "", None), (3, "", None)]
 
-    def fail(file, *_args, **_keywords) -> None:
+    def fail(_image, file, *_args, **_keywords) -> None:
         Path(file).write_bytes(b"half")
         raise error
 
@@ -577,7 +577,7 @@ def test_failing_writer_keeps_the_old_file(tmp_path: Path, monkeypatch, error) -
         if name.startswith("old"):
             write_segmentation(tmp_path / name, labelled(volume), volume, segments)
         with monkeypatch.context() as patch:
-            patch.setattr(slicerio, "write_segmentation", fail)
+            patch.setattr(sitk, "WriteImage", fail)
             with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else QMedSAMError):
                 write_segmentation(tmp_path / name, np.zeros_like(labelled(volume)), volume, segments)
     assert [p.name for p in tmp_path.iterdir()] == ["old.seg.nrrd"]

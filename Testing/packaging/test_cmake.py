@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "QMedSAMSegment"
 TOP = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+SAMPLE = ROOT / "Resources" / "SampleData" / "QMedSAMPhantom.nrrd"
 LISTS = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
 
 
@@ -86,6 +88,7 @@ set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/empty.cmake)
 set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/empty.cmake)
 set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/qt-scripted-modules)
 set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib/qt-scripted-modules)
+set(Slicer_INSTALL_CLIMODULES_BIN_DIR lib/cli-modules)
 """
 USE = """
 include(CMakeParseArguments)
@@ -98,6 +101,13 @@ function(slicerMacroBuildScriptedModule)
     get_filename_component(folder ${file} DIRECTORY)
     install(FILES ${file} DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/${folder})
   endforeach()
+endfunction()
+function(SlicerMacroBuildScriptedCLI)
+  cmake_parse_arguments(M "NO_INSTALL;VERBOSE" "NAME;FOLDER" "" ${ARGN})
+  if(M_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "Unknown keywords: ${M_UNPARSED_ARGUMENTS}")
+  endif()
+  install(FILES ${M_NAME}.py ${M_NAME}.xml DESTINATION ${Slicer_INSTALL_CLIMODULES_BIN_DIR})
 endfunction()
 """
 
@@ -132,6 +142,31 @@ def test_an_installed_extension_finds_its_models(tmp_path: Path) -> None:
     assert int(count) >= 1 and sample == "True" and Path(folder).resolve() == (scripts / "Resources" / "Models").resolve(), (
         done.stderr
     )
+
+    # The command line module is run from where it lies, with a Python that knows of no other engine.
+    box = ["--roi", "-60,0,0,20,20,20", "--strategy", "fixed", "--modality", "CT"]
+    done = subprocess.run(
+        [sys.executable, str(target / "lib" / "cli-modules" / "QMedSAMBatch.py"), "--volume", str(SAMPLE), *box]
+        + ["--output", str(tmp_path / "out.seg.nrrd")],
+        env={"PATH": "", "QMEDSAM_CACHE": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if importlib.util.find_spec("openvino") is None:
+        assert "OpenVINO" in done.stderr
+    else:
+        assert done.returncode == 0 and (tmp_path / "out.seg.nrrd").is_file(), done.stderr
+
+
+def test_a_command_line_module_lies_apart_from_scripted_modules() -> None:
+    """Slicer takes a .py directly in a scripted module's folder for a scripted module."""
+    assert "add_subdirectory(QMedSAMBatch)" in TOP and not list(MODULE.glob("QMedSAMBatch*"))
+    assert {path.name for path in (ROOT / "QMedSAMBatch").iterdir() if path.is_file()} == {
+        "CMakeLists.txt",
+        "QMedSAMBatch.py",
+        "QMedSAMBatch.xml",
+    }
 
 
 def test_the_tutorials_pictures_exist_and_come_from_the_script() -> None:

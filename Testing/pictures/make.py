@@ -44,6 +44,7 @@ def main() -> None:
     icons.main()
     _tutorial(scene, *_sample(scene))
     _modulePanel()
+    _batchPanel()
     settings.cleanup()
 
 
@@ -120,6 +121,46 @@ def _modulePanel() -> None:
     panel = ModulePanel(ui, store=ModelStore([shipped_folder()]))
     panel.ui.checkLabel.setText(str(selfCheck(Segmenter(threads=1))))
     _panel(ui, SCREENSHOTS / "module.png", width=520)
+
+
+def _batchPanel() -> None:
+    """The section Batch after a run of the real module: the phantom, its kidneys, and a file that is cut short."""
+    import shutil
+    import subprocess
+
+    import slicer
+    from PySide6 import QtWidgets
+    from QMedSAMSegmentLib.batchpanel import BatchPanel
+    from QMedSAMSegmentLib.batchprocess import moduleFile
+    from QMedSAMSegmentLib.worker import Job
+
+    def launch(arguments: Any) -> Any:
+        command = [sys.executable, str(moduleFile()), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    widget = slicer.util.loadUI(str(ROOT / "QMedSAMSegment" / "Resources" / "UI" / "QMedSAMSegment.ui"))
+    batch = BatchPanel(widget, slicer.util.childWidgetVariables(widget), lambda: True, Job, launch)
+    sample = ROOT / "Resources" / "SampleData" / "QMedSAMPhantom.nrrd"
+    with tempfile.TemporaryDirectory() as folder:
+        cases = Path(folder) / "cases"
+        cases.mkdir()
+        for name in ("patient01", "patient02", "patient03"):
+            shutil.copy(sample, cases / f"{name}.nrrd")
+            shutil.copy(sample.with_name("QMedSAMPhantom-boxes.mrk.json"), cases / f"{name}.mrk.json")
+        (cases / "patient02.nrrd").write_bytes(sample.read_bytes()[:9000])
+        batch.ui.batchCasesEdit.setText(str(cases))
+        batch.ui.batchOutputEdit.setText(str(Path(folder) / "results"))
+        batch.ui.batchModalityBox.setCurrentText("CT")
+        batch.ui.batchRunButton.click()
+        while batch.running:
+            QtWidgets.QApplication.processEvents()
+        batch.ui.batchCasesEdit.setText("/data/cohort")
+        batch.ui.batchOutputEdit.setText("/data/cohort-results")
+        batch.ui.batchReportButton.setEnabled(True)
+    for name in ("engineButton", "modelsButton", "linksLabel"):
+        getattr(batch.ui, name).setVisible(False)
+    batch.ui.batchButton.collapsed = False
+    _panel(widget, SCREENSHOTS / "batch.png", width=520)
 
 
 def _panel(widget: Any, target: Path, width: int) -> None:

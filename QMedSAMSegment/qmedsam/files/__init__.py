@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
 from .paths import PathLike, check_target, name_of, writing
-from .segmentations import DEFAULT_COLORS, Segment, format_of, read_labels, write_segmentation
+from .segmentations import DEFAULT_COLORS, FORMATS, Origin, Segment, format_of, read_labels, write_segmentation
+from .segments import read_segments
 from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
 
 __all__ = [
     "DEFAULT_COLORS",
+    "FORMATS",
+    "Origin",
     "PathLike",
     "Segment",
     "check_target",
@@ -18,6 +21,7 @@ __all__ = [
     "name_of",
     "read_boxes",
     "read_labels",
+    "read_segments",
     "read_volume",
     "volume_of",
     "write_boxes",

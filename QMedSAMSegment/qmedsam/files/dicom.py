@@ -59,9 +59,30 @@ def read_dicom_file(path: Path, series: Optional[str] = None) -> Volume:
     uid = _tag(header, _SERIES_UID)
     if series is not None and series != uid:
         raise QMedSAMError(f"'{path.name}' does not belong to the DICOM series {series}.", f"Its series is {uid}.")
+    return _read(_files_with(path, header), name_of(path))
+
+
+def _files_with(path: Path, header) -> Tuple[str, ...]:
+    """The file and the others of its series beside it; alone when it is multi-frame or says nothing of its place."""
+    uid = _tag(header, _SERIES_UID)
     files = _files(path.parent, uid) if uid else ()
     alone = header.GetSize()[2:] > (1,) or not _tag(header, _POSITION) or len(files) < 2
-    return _read((str(path),) if alone else files, name_of(path))
+    return (str(path),) if alone else files
+
+
+def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
+    """Files of the series that :func:`~qmedsam.files.read_volume` makes of a folder or file, in the order of its slices.
+
+    Empty where the source is no DICOM.
+    """
+    import SimpleITK as sitk
+
+    if not source.is_dir():
+        if not source.is_file() or sitk.ImageFileReader.GetImageIOFromFileName(str(source)) != "GDCMImageIO":
+            return ()
+        return _files_with(source, _header(source))
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(source))
+    return _files(source, series or str(found[0])) if found else ()
 
 
 def _files(folder: Path, uid: str) -> Tuple[str, ...]:

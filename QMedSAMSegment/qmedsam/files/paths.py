@@ -57,7 +57,8 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     """Look before a long run whether a file can be written where it shall go; None is nothing to write.
 
     Raises:
-        QMedSAMError: its folder is missing, it is a folder, or it is the file that is read.
+        QMedSAMError: its folder is missing, it is a folder, it is the file that is read, or it is a DICOM SEG (``.dcm``) of a
+            source that is no DICOM.
     """
     if path is None:
         return
@@ -68,6 +69,10 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
         raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
+    if source is not None and path.suffix.lower() == ".dcm":
+        from .dicom_seg import check_source
+
+        check_source(path, Path(source))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Scene, nodes, markups and the Segment Editor's logic are real (slicer-core); wha
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -29,7 +30,11 @@ class App:
         return self.testing
 
     def topLevelWidgets(self) -> List[Any]:
-        return self._application.topLevelWidgets()
+        gc.disable()  # a collection in the middle of it would delete widgets that are in Qt's list already
+        try:
+            return self._application.topLevelWidgets()
+        finally:
+            gc.enable()
 
     def palette(self) -> Any:
         return self._application.palette()

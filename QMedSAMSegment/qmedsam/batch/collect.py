@@ -1,0 +1,163 @@
+"""From folders, globs and lists to cases."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence
+
+from ..errors import QMedSAMError
+from ..files import FORMATS, PathLike, name_of
+from .journal import JOURNAL
+from .lists import LISTS, read_list
+from .neighbours import Neighbours, holds_dicom, look_into
+from .settings import Case
+
+
+def collect(sources: Sequence[PathLike], folder: PathLike, format: str = "seg.nrrd") -> List[Case]:
+    """The cases of a run.
+
+    In folders (with all their subfolders) and for globs a volume's boxes are the ``.mrk.json`` and ``.json`` files beside it
+    whose name is its own or begins with it (``ct.nii.gz``: ``ct.mrk.json``, ``ct-boxes.json``, ``ct-liver.mrk.json``; of
+    several volumes whose names fit the longest counts). Without any, an existing segmentation gives them: ``ct.seg.nrrd``,
+    or a label map ``ct-seg``, ``-label``, ``-mask``, ``-truth``. A folder with DICOM files is one volume; its boxes lie
+    beside it or are the box files in it. A challenge ``.npz`` carries its own.
+
+    Args:
+        sources: folders, globs, lists (see :func:`~qmedsam.batch.lists.read_list`) and single volumes.
+        folder: of the outputs; ``NAME.seg.nrrd`` or whatever ``format`` says is put there, in the sources' subfolders.
+        format: a key of :data:`qmedsam.files.FORMATS`.
+
+    Returns:
+        Cases ordered by source, then by path. One that cannot be run (no boxes, a bad row) carries its ``problem``.
+
+    Raises:
+        QMedSAMError: a source that is not there or holds no volume, the folder of the outputs is a source, two cases would
+            write the same output, or one would write over an input.
+    """
+    if format not in FORMATS:
+        raise QMedSAMError(f"There is no format '{format}'.", "Use one of: " + ", ".join(FORMATS) + ".")
+    finder = _Finder(Path(folder).absolute(), FORMATS[format])
+    cases: List[Case] = []
+    loose: List[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_file() and path.suffix.lower() in LISTS:
+            cases += read_list(path, finder.folder, finder.suffix)
+        elif path.is_dir() and not holds_dicom(path):
+            cases += finder.cases([path], path)
+        elif path.exists():
+            loose.append(path)
+        else:
+            found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+            if not found:
+                raise QMedSAMError(f"There is nothing at '{path}'.", "Check the path for a typing error.")
+            cases += finder.cases(found, _fixed_part(path))
+    if loose:
+        cases += finder.cases(loose, Path(os.path.commonpath([path.absolute().parent for path in loose])))
+    return _checked(cases)
+
+
+class _Finder:
+    """Makes cases of volumes; looks into every folder once."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+        self._seen: Dict[Path, Neighbours] = {}
+
+    def cases(self, paths: Sequence[Path], root: Path) -> List[Case]:
+        """Of volumes and folders; named relative to ``root``."""
+        if any(path.is_dir() and _same(path, self.folder) for path in paths):
+            raise QMedSAMError(f"'{self.folder}' is the folder of the volumes.", "Write the results into another one.")
+        volumes = [volume for path in paths for volume in self._volumes(path.absolute())]
+        if not volumes:
+            where = f"'{paths[0]}'" if len(paths) == 1 else f"The {len(paths)} files given"
+            raise QMedSAMError(
+                f"{where} {'is' if len(paths) == 1 else 'are'} no image and no folder of images.",
+                "Give volumes, folders of them, or a list (.csv, .jsonl).",
+            )
+        return [self._case(volume, root.absolute()) for volume in dict.fromkeys(volumes)]
+
+    def _volumes(self, path: Path) -> Iterator[Path]:
+        if path.is_file():
+            # 'scans/*' also finds the boxes and segmentations; they are no volumes of their own.
+            if path in self._near(path.parent).volumes:
+                yield path
+            return
+        if holds_dicom(path):
+            yield path
+        for current, folders, files in os.walk(path):
+            here = Path(current)
+            if JOURNAL in files or _same(here, self.folder):  # the results of a run are no cases
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if here != path and holds_dicom(here):
+                yield here
+            yield from self._near(here).volumes
+
+    def _near(self, folder: Path) -> Neighbours:
+        if folder not in self._seen:
+            self._seen[folder] = look_into(folder)
+        return self._seen[folder]
+
+    def _case(self, path: Path, root: Path) -> Case:
+        near, name = self._near(path.parent), name_of(path)
+        below = path.parent.relative_to(root) if root in (path.parent, *path.parent.parents) else Path()
+        case = Case((below / name).as_posix(), path, self.folder / below / (name + self.suffix))
+        boxes, segmentations = near.boxes.get(path, []), near.segmentations.get(path, [])
+        if path.is_dir():
+            boxes = boxes or self._near(path).loose_boxes
+        if boxes:
+            return replace(case, boxes=tuple(boxes))
+        if len(segmentations) == 1:
+            return replace(case, segmentation=segmentations[0])
+        if segmentations:
+            names = ", ".join(p.name for p in segmentations)
+            return replace(case, problem=f"'{path.name}' has several segmentations ({names}). Name one in a list of cases.")
+        if path.suffix.lower() == ".npz":
+            return replace(case, boxes=(path,))
+        return replace(case, problem=f"There are no boxes for '{path.name}'. Put '{name}.mrk.json' beside it.")
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder above the first wildcard: names then do not depend on what else is found."""
+    parts = pattern.parts
+    first = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:first])
+
+
+def _checked(cases: List[Case]) -> List[Case]:
+    """With unique names.
+
+    Raises:
+        QMedSAMError: an output is written twice, or is an input.
+    """
+    written: Dict[str, Case] = {}
+    for case in cases:
+        other = written.setdefault(_place(case.output), case)
+        if other is not case:
+            raise QMedSAMError(
+                f"'{other.volume}' and '{case.volume}' would both be written to '{case.output}'.",
+                "Rename one of them, or give every case an 'output' of its own in a list (.csv, .jsonl).",
+            )
+    for case in cases:
+        for path in (case.volume, *case.boxes, *([case.segmentation] if case.segmentation else [])):
+            if _place(path) in written:
+                raise QMedSAMError(f"'{path}' is an input and would be written over.", "Choose another folder for the results.")
+    names: Dict[str, int] = {}
+    for n, case in enumerate(cases):
+        names[case.name] = names.get(case.name, 0) + 1
+        if names[case.name] > 1:
+            cases[n] = replace(case, name=f"{case.name} ({names[case.name]})")
+    return cases
+
+
+def _place(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return _place(one) == _place(other)

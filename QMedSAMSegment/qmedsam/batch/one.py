@@ -1,0 +1,203 @@
+"""One case from its files to its segmentation. Runs in any process; nothing that a case does gets out but its outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
+
+from ..errors import QMedSAMError
+from ..files import Origin, check_target, name_of, read_boxes, read_segments, read_volume, write_segmentation
+from ..files.paths import existing_file, reason_of
+from ..geometry import Box, Volume
+from ..intensity import Intensity
+from ..models import ModelStore
+from ..segmenter import Segmentation, Segmenter
+from .identity import key_of, model_sha256, sha256, sizes_of
+from .memory import check_memory
+from .settings import DONE, FAILED, NOT_RUN, Case, Outcome, Settings
+
+OVERLAYS = "overlays"
+_OVERLAY_DPI = 72
+_SEPARATORS = "-_. "
+#: What a box file may be called beyond its volume's name without saying anything about the object.
+_NO_NAMES = ("", "box", "boxes", "roi", "rois")
+
+
+class SegmenterLike(Protocol):
+    """What a case needs of :class:`qmedsam.Segmenter`."""
+
+    def segment(self, volume: Volume, boxes: List[Box], *args: Any, **kwargs: Any) -> Segmentation: ...
+
+
+class Bench:
+    """Does cases one after another and keeps loaded networks from one to the next.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        threads: CPU threads, 0 for all.
+        memory: bytes that a case may take by its header; None asks nothing.
+        segmenter: use this one for every model.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        threads: int = 0,
+        memory: Optional[int] = None,
+        segmenter: Optional[SegmenterLike] = None,
+    ) -> None:
+        self._settings, self._folder, self._threads, self._memory = settings, folder, threads, memory
+        self._given = segmenter
+        self._segmenters: Dict[Optional[str], SegmenterLike] = {}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Bench:
+        """From what :func:`bench_json` gave, in another process."""
+        return cls(Settings.from_json(values["settings"]), Path(values["folder"]), values["threads"], values["memory"])
+
+    def do(self, case: Case, cancelled: Optional[Callable[[], bool]] = None) -> Outcome:
+        """Segment a case. Whatever goes wrong becomes the outcome's message; KeyboardInterrupt alone passes through."""
+        outcome = Outcome(case.name, FAILED, worker=f"{platform.node()}:{os.getpid()}")
+        start = time.perf_counter()
+        try:
+            if case.problem:
+                raise QMedSAMError(case.problem)
+            if self._run(case, outcome, cancelled):
+                outcome.state = DONE
+            else:
+                outcome.state, outcome.message = NOT_RUN, "Stopped."
+        except QMedSAMError as error:
+            outcome.message = str(error)
+        except MemoryError:
+            outcome.message = "There was not enough memory. Crop the volume, or run fewer workers."
+        except OSError as error:
+            outcome.message = f"{reason_of(error)}: {error.filename}." if error.filename else f"{reason_of(error)}."
+        except Exception as error:  # nobody watches a run over a night: one surprise must not end it
+            lines = str(error).strip().splitlines()
+            outcome.message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        outcome.seconds = time.perf_counter() - start
+        return outcome
+
+    def _run(self, case: Case, outcome: Outcome, cancelled: Optional[Callable[[], bool]]) -> bool:
+        settings = self._settings
+        _check_inputs(case)
+        if self._memory:
+            check_memory(case, self._memory)
+        # Before the voxels are read: a file that changes meanwhile is then known to have changed.
+        outcome.sizes = sizes_of(case)
+        outcome.key, outcome.inputs = key_of(case, settings)
+        volume = read_volume(case.volume, case.series)
+        boxes = prompts_of(case, volume, settings.margin)
+        name = case.model or settings.model
+        result = self._segmenter(name).segment(
+            volume,
+            boxes,
+            case.modality or settings.modality,
+            settings.strategy,
+            settings.frame,
+            case.window or settings.window,
+            cancelled=cancelled,
+            options=settings.options,
+        )
+        if result.cancelled:
+            return False
+        segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
+        case.output.parent.mkdir(parents=True, exist_ok=True)
+        check_target(case.output, case.volume)
+        write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+        _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
+        outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
+        if self._given is None:
+            store = ModelStore()
+            outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality))
+        if settings.pictures:
+            self._draw(case, volume, result, segments, boxes, outcome)
+        return True
+
+    def _segmenter(self, model: Optional[str]) -> SegmenterLike:
+        if self._given is not None:
+            return self._given
+        if model not in self._segmenters:
+            self._segmenters[model] = Segmenter(model, threads=self._threads)
+        return self._segmenters[model]
+
+    def _draw(self, case: Case, volume: Volume, result: Segmentation, segments: Any, boxes: List[Box], outcome: Outcome) -> None:
+        """A picture that fails costs a sentence, not the case: the segmentation is on disk."""
+        from ..pictures import overlay_png
+
+        path = self._folder / OVERLAYS / overlay_name(case.name)
+        intensity = Intensity.of(volume, result.modality, case.window or self._settings.window)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            overlay_png(path, volume, result.labels_kji, segments, boxes, intensity, dpi=_OVERLAY_DPI)
+        except Exception as error:
+            outcome.message = " ".join(filter(None, [outcome.message, f"No picture: {reason_of(error)}."]))
+        else:
+            outcome.overlay = path.relative_to(self._folder).as_posix()
+
+
+def bench_json(settings: Settings, folder: Path, threads: int, memory: Optional[int]) -> Dict[str, Any]:
+    """What another process needs to make the same bench."""
+    return {"settings": settings.to_json(), "folder": str(folder), "threads": threads, "memory": memory}
+
+
+def prompts_of(case: Case, volume: Volume, margin: float = 0.0) -> List[Box]:
+    """The boxes of a case, with labels that differ.
+
+    One file's boxes are as in the file. Of several files (Slicer saves one ROI each) the boxes are numbered by position,
+    and one that is only called as its file loses the volume's name: ``ct-liver.mrk.json`` of ``ct.nii.gz`` is the liver.
+    """
+    if not case.boxes:
+        assert case.segmentation is not None
+        return read_segments(case.segmentation, volume, margin)
+    boxes = []
+    for path in case.boxes:
+        boxes += [
+            Box(b.center_ijk, b.half_axes_ijk, b.label, _short(b.name, path, case), b.color) for b in read_boxes(path, volume)
+        ]
+    if len({box.label for box in boxes}) < len(boxes):
+        boxes = [Box(b.center_ijk, b.half_axes_ijk, n, b.name, b.color) for n, b in enumerate(boxes, start=1)]
+    return boxes
+
+
+def overlay_name(case: str) -> str:
+    """A file name that any system takes and no other case has."""
+    digest = hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', case).strip('._')[:80]}-{digest}.png"
+
+
+def _check_inputs(case: Case) -> None:
+    if not case.volume.is_dir():
+        existing_file(case.volume, "an image")
+    for path in case.boxes:
+        existing_file(path, "a box file")
+    if case.segmentation and not case.boxes:
+        existing_file(case.segmentation, "a segmentation")
+
+
+def _short(name: str, path: Path, case: Case) -> str:
+    start = name_of(case.volume)
+    if name != name_of(path) or not name.startswith(start) or name[len(start) :][:1] not in tuple(_SEPARATORS):
+        return name
+    rest = name[len(start) :].strip(_SEPARATORS)
+    return name if rest.lower() in _NO_NAMES else rest
+
+
+def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
+    outcome.model, outcome.modality, outcome.strategy = result.model, result.modality, result.strategy
+    keys = ("label", "name", "voxels", "volume_ml", "confidence", "slices")
+    outcome.objects = [{key: getattr(o, key) for key in keys} for o in result.objects]
+    outcome.voxels = sum(o.voxels for o in result.objects)
+    outcome.volume_ml = None if flat else float(sum(o.volume_ml for o in result.objects))
+    outcome.confidence = float(sum(o.confidence for o in result.objects) / len(result.objects))
+    outcome.stages = dict(result.seconds)
+    empty = [o.name for o in result.objects if not o.voxels]
+    notes = [*result.messages, *([f"Nothing was found in the box of {', '.join(empty)}."] if empty else [])]
+    outcome.message = " ".join(notes)

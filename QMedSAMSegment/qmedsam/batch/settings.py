@@ -1,0 +1,171 @@
+"""What a run is told, what a case is, and what became of it. Plain data that travels as JSON between processes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ..errors import QMedSAMError
+from ..files import FORMATS
+from ..intensity import known_modality
+from ..strategies import STRATEGIES, Options
+
+#: (width, level).
+Window = Tuple[float, float]
+
+DONE, UNCHANGED, FAILED, NOT_RUN = "done", "unchanged", "failed", "not run"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for all cases of a run; the words are those of :meth:`qmedsam.Segmenter.segment`.
+
+    Attributes:
+        model: name or folder; None routes by modality.
+        modality: of cases that name none themselves, or ``auto``.
+        strategy, frame, window, options: see :meth:`qmedsam.Segmenter.segment`.
+        margin: share of its length by which every side of a box is moved outward that comes from a segmentation.
+        format: a key of :data:`qmedsam.files.FORMATS`.
+        pictures: also write an overlay per case.
+
+    Raises:
+        QMedSAMError: one of them cannot be.
+    """
+
+    model: Optional[str] = None
+    modality: str = "auto"
+    strategy: str = "auto"
+    frame: Optional[str] = None
+    window: Optional[Window] = None
+    options: Options = field(default_factory=Options)
+    margin: float = 0.0
+    format: str = "seg.nrrd"
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.modality != "auto":
+            known_modality(self.modality)
+        if self.strategy != "auto" and self.strategy not in STRATEGIES:
+            raise QMedSAMError(f"There is no strategy '{self.strategy}'.", "Use one of: auto, " + ", ".join(STRATEGIES) + ".")
+        if self.frame not in (None, "roi", "slice"):
+            raise QMedSAMError(f"There is no frame '{self.frame}'.", "Use 'roi' or 'slice'.")
+        if not 0 <= self.margin <= 1:
+            raise QMedSAMError(f"A margin of {self.margin:g} cannot be.", "Give a share from 0 to 1, e.g. 0.05.")
+        if self.format not in FORMATS:
+            raise QMedSAMError(f"There is no format '{self.format}'.", "Use one of: " + ", ".join(FORMATS) + ".")
+
+    @property
+    def suffix(self) -> str:
+        """Of the segmentations."""
+        return FORMATS[self.format]
+
+    def to_json(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        options = dict(values["options"])
+        options["view_weights"] = tuple(options["view_weights"])
+        return cls(**{**values, "window": _pair(values["window"]), "options": Options(**options)})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume to segment.
+
+    Attributes:
+        name: says which it is; no other case of the run has it.
+        volume: image file or DICOM folder.
+        output: the segmentation to write.
+        boxes: box files; their boxes are joined.
+        segmentation: of the same volume, whose segments give the boxes where there are no box files.
+        series: DICOM series UID, where the folder holds several.
+        modality, model, window: overrule the run's.
+        problem: why it cannot be run; empty for most.
+    """
+
+    name: str
+    volume: Path
+    output: Path
+    boxes: Tuple[Path, ...] = ()
+    segmentation: Optional[Path] = None
+    series: Optional[str] = None
+    modality: Optional[str] = None
+    model: Optional[str] = None
+    window: Optional[Window] = None
+    problem: str = ""
+
+    def to_json(self) -> Dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values.update(volume=str(self.volume), output=str(self.output), boxes=[str(path) for path in self.boxes])
+        return {**values, "segmentation": str(self.segmentation) if self.segmentation else None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Case:
+        paths = {"volume": Path(values["volume"]), "output": Path(values["output"])}
+        others = {
+            "boxes": tuple(map(Path, values["boxes"])),
+            "segmentation": Path(values["segmentation"]) if values["segmentation"] else None,
+            "window": _pair(values["window"]),
+        }
+        return cls(**{**values, **paths, **others})
+
+
+@dataclass
+class Outcome:
+    """What became of a case: a row of ``summary.csv``, a line of ``batch.jsonl``.
+
+    Attributes:
+        case: its name.
+        state: ``done``, ``unchanged`` (the result of an earlier run is still right), ``failed`` or ``not run`` (stopped).
+        seconds: from opening the volume to the segmentation on disk; of the earlier run for an unchanged case.
+        voxels: of all objects together.
+        volume_ml: the same in millilitres; None for a picture, which has no thickness.
+        confidence: mean of the objects' own; None without a result.
+        message: why it failed, or what is to be known about it.
+        output: the segmentation; empty where there is none.
+        overlay: its picture, relative to the run's folder; empty where there is none.
+        model, modality, strategy: what was used.
+        objects: label, name, voxels, volume_ml, confidence and slices of each.
+        key: SHA-256 over the contents of all inputs and the settings: cases with the same key have the same result.
+        inputs: what the key was made of, to look up why a case was done again.
+        sizes: bytes of the inputs; cases whose sizes differ cannot be the same.
+        model_sha256: of the model's manifest, which holds the checksums of its networks.
+        output_sha256: of the segmentation.
+        worker: host and process that did it.
+        stages: seconds per stage of the engine (``load``: of the model, 0 where it was loaded before).
+    """
+
+    case: str
+    state: str
+    seconds: float = 0.0
+    voxels: int = 0
+    volume_ml: Optional[float] = None
+    confidence: Optional[float] = None
+    message: str = ""
+    output: str = ""
+    overlay: str = ""
+    model: str = ""
+    modality: str = ""
+    strategy: str = ""
+    objects: List[Dict[str, Any]] = field(default_factory=list)
+    key: str = ""
+    inputs: Dict[str, Any] = field(default_factory=dict)
+    sizes: List[int] = field(default_factory=list)
+    model_sha256: str = ""
+    output_sha256: str = ""
+    worker: str = ""
+    stages: Dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Outcome:
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def _pair(value: Any) -> Optional[Window]:
+    return None if value is None else (float(value[0]), float(value[1]))
