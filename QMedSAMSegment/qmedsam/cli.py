@@ -287,6 +287,11 @@ def _draw(path: Path, image: Volume, result, segments, prompts, window, title: s
 
 def _peak_mib() -> Optional[float]:
     """Peak resident memory of this process so far; None where the system does not tell (Windows)."""
+    try:  # Linux: getrusage would begin with what the process held that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError, ValueError):
+        pass
     try:
         import resource
     except ImportError:
