@@ -184,7 +184,7 @@ def evaluate(
     strategy: str = STRATEGY,
     frame: Optional[str] = FRAME,
     prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
-    jitter: float = typer.Option(0.0, min=0, help="Move every side outward by 0 to this share of its length."),
+    jitter: float = typer.Option(0.0, min=-0.25, help="Move every side outward by up to this share of its length; below 0: in."),
     official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
     threads: int = THREADS,
 ) -> None:
