@@ -58,7 +58,8 @@ class OpenVINONetwork:
         model: checked against its checksums before loading.
         threads: CPU threads, 0 for all.
         precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
-            takes bf16 where the processor has it.
+            takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
+            moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
 
     Raises:
         QMedSAMError: OpenVINO is missing, the files are damaged, or the networks cannot be compiled.
@@ -67,7 +68,7 @@ class OpenVINONetwork:
     block = 16
     _SHAPES = (16, 4, 1)
 
-    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = None) -> None:
+    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = "f32") -> None:
         model.verify()
         openvino = import_openvino()
         self.model = model
