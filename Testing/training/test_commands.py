@@ -17,6 +17,8 @@ pytest.importorskip("openvino")
 
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.models import Model  # noqa: E402
+from qmedsam_training import networks  # noqa: E402
+from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -90,6 +92,27 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, tmp_path: Path) -> None:
+    best, config = folder / "float" / "best.pt", folder / "float.yaml"
+    model, network = networks.load(best)
+    model.move_logits(0.75)
+    networks.save(tmp_path / "off.pt", model, network)
+
+    def rows(text: str) -> dict:
+        cells = [line.split("\u2502")[1:3] for line in text.splitlines() if line.startswith("\u2502")]
+        return {float(a): float(b) for a, b in cells}
+
+    before = rows(_invoke("threshold", tmp_path / "off.pt", "--config", config, "-o", tmp_path / "never.pt", "--dry-run"))
+    assert not (tmp_path / "never.pt").exists() and len(before) == 9
+    text = _invoke("threshold", tmp_path / "off.pt", "--config", config, "-o", tmp_path / "on.pt")
+    chosen = max(before, key=before.get)
+    assert f"moved by {-chosen:+.2f}" in text
+    after = rows(_invoke("threshold", tmp_path / "on.pt", "--config", config, "-o", tmp_path / "never.pt", "--dry-run"))
+    assert after[0] == before[chosen] >= before[0]
+    with pytest.raises(QMedSAMError, match="no bias"):
+        build("litemedsam").move_logits(1)
 
 
 def test_compare_writes_the_papers_tables(folder: Path, tmp_path: Path) -> None:

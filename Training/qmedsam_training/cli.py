@@ -105,6 +105,34 @@ def ptq(
 
 
 @app.command()
+def threshold(
+    checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
+    config: Path = _CONFIG,
+    output: Path = typer.Option(..., "-o", "--output", help="Checkpoint to write (.pt)."),
+    dry_run: bool = _DRY,
+) -> None:
+    """Move the logits so that 0 is the threshold of the best mean DSC on the patients that a stage holds out."""
+    from .data import make_source
+    from .evaluation import TorchNetwork, by_threshold
+    from .networks import load, save
+
+    model, network = load(checkpoint)
+    held = make_source(_described(config, network)).held_out()
+    thresholds = [n / 4 for n in range(-4, 5)]  # coarse: a finer one would follow chance
+    means = by_threshold(TorchNetwork(model, network.input_size), held, thresholds)
+    table = Table("threshold", "DSC")
+    for value, mean in zip(thresholds, means):
+        table.add_row(f"{value:+.2f}", f"{mean:.4f}")
+    console.print(table)
+    if dry_run:
+        return
+    best = thresholds[max(range(len(means)), key=means.__getitem__)]
+    model.move_logits(-best)
+    save(output, model, network)
+    console.print(f"The logits were moved by {-best:+.2f}: {output}")
+
+
+@app.command()
 def export(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Checkpoint of a run or of ptq."),
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write."),

@@ -204,6 +204,11 @@ class CompactSAM(Promptable):
         """``B x 3 x S x S`` normalised images to ``B x C x S/4 x S/4`` embeddings."""
         return self.image_encoder(image)
 
+    @torch.no_grad()
+    def move_logits(self, by: float) -> None:
+        """See :class:`Promptable`; the last weight that a token gives to the mask is its bias."""
+        self.mask_decoder.hyper[-1].bias[-1] += by
+
     def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
         """See :class:`Promptable`; logits are ``N x S/2 x S/2``."""
         return self.mask_decoder(embedding, boxes)

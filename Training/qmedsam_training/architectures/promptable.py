@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Tuple
 
+from qmedsam import QMedSAMError
 from torch import Tensor, nn
 
 
@@ -32,6 +33,14 @@ class Promptable(nn.Module, ABC):
         Returns:
             Logits ``N x m x m`` and predicted IoU ``N``.
         """
+
+    def move_logits(self, by: float) -> None:
+        """Add a constant to every logit, in the weights.
+
+        Raises:
+            QMedSAMError: this architecture has no bias of its own on the masks.
+        """
+        raise QMedSAMError(f"The masks of {type(self).__name__} have no bias to move.", "Only the compact network's do.")
 
     def decode(self, embedding: Tensor, boxes: Tensor) -> Tensor:
         """The logits of :meth:`predict` alone, for boxes in network pixels."""
