@@ -30,7 +30,7 @@ test: $(TEST_VENV)/installed
 # Without torch: the engine's own tests on another interpreter, e.g. make test-engine PYTHON=python3.9 TEST_VENV=.venv-39
 test-engine:
 	test -d $(TEST_VENV) || $(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/python -m pip install --quiet -e . pytest hypothesis jsonschema
+	$(TEST_VENV)/bin/python -m pip install --quiet -e . pytest hypothesis jsonschema slicerio
 	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	$(TEST_VENV)/bin/python -m pytest Testing/engine
 

@@ -49,7 +49,7 @@ def compare(
     repeats: int = 9,
     progress: Callable[[str], None] = lambda text: None,
 ) -> List[Row]:
-    """Score and time every form of one network; all as OpenVINO runs them by default, float under the f32 hint.
+    """Score and time every form of one network; all in OpenVINO as the engine runs them (f32 hint).
 
     Args:
         checkpoint: float, of ours.
@@ -77,7 +77,7 @@ def compare(
         sizes[name] = _mib(exported)
         graphs = to_onnx(model, network.input_size, network.quantization is not None)
         networks[name] = {
-            "OpenVINO": OpenVINONetwork(exported, precision="f32" if name == "float" else None),
+            "OpenVINO": OpenVINONetwork(exported),
             "ONNX Runtime": OnnxNetwork(graphs, network.input_size, model.prompt_scale),
             "PyTorch": TorchNetwork(model, network.input_size),
         }
