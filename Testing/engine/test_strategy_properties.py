@@ -303,7 +303,7 @@ def test_a_real_network_stops_where_the_object_stops(shipped) -> None:
     for strategy in ("fixed", "propagate", "vote"):
         labels = shipped.segment(volume, [box], strategy=strategy).labels_kji
         beyond[strategy] = np.count_nonzero(labels[28:])
-        assert dsc(labels[:28] == 1, truth[:28]) > 0.85
+        assert dsc(labels[:28] == 1, truth[:28]) > (0.8 if strategy == "fixed" else 0.9)
     assert beyond["propagate"] < 0.5 * beyond["fixed"]
     assert beyond["vote"] < 0.2 * beyond["fixed"]
 

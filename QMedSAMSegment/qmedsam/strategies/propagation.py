@@ -22,7 +22,7 @@ END_CONFIDENCE = 0.3
 RESTART_CONFIDENCE = 0.5
 #: The same for a mask that grows, as a share of the median confidence on the object's slices so far: a network that trusts
 #: its box paints something on every slice, but it is less sure of noise than of an object, and noise fills the prompt.
-FALL = 0.75
+FALL = 0.8
 #: Slices in a row without the object after which it has ended; one may be an artefact.
 PATIENCE = 2
 
