@@ -207,7 +207,7 @@ def _labelled(boxes: Sequence[Box]) -> List[Box]:
     """Boxes with labels: given ones kept, the others numbered by position."""
     boxes = list(boxes)
     if not boxes:
-        raise QMedSAMError("There is no box to segment.", "Draw at least one.")
+        raise QMedSAMError("There is no box to segment.", "Draw one, or give one with --box or --boxes.")
     if len(boxes) > np.iinfo(np.uint16).max:
         raise QMedSAMError(f"{len(boxes)} boxes are more than a label map can hold.", "Segment them in several runs.")
     numbered = [replace(box, label=box.label or n) for n, box in enumerate(boxes, start=1)]
