@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError
 from qmedsam import QMedSAMError
 
-from .config import Strict, TrainConfig
+from .config import Strict, TrainConfig, invalid
 from .data import make_source
 from .evaluation import TorchNetwork, mean_of_groups, score
 from .networks import load
@@ -50,9 +50,7 @@ class Ablations(Strict):
         except (OSError, yaml.YAMLError) as error:
             raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {first['msg']}.", "Correct it there.") from error
+            raise invalid(path, error) from error
         folders = [folder_name(row.name) for row in plan.rows]
         if len(set(folders)) < len(folders):
             raise QMedSAMError(f"Two rows of '{Path(path).name}' have the same name.", "Each row trains in a folder of its name.")

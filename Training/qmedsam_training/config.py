@@ -37,6 +37,14 @@ class NetworkConfig(Strict):
     quantization: Optional[QuantizationConfig] = None
 
 
+def invalid(path: Path, error: ValidationError) -> QMedSAMError:
+    """The first mistake of a YAML file in a sentence."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the whole"
+    wrong = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+    return QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {wrong}.", "Correct it there.")
+
+
 class FolderConfig(Strict):
     """NIfTI (or other) images beside their label maps, paired by name; nnU-Net's ``_0000`` is understood."""
 
@@ -154,7 +162,4 @@ class TrainConfig(NetworkConfig):
         except (OSError, yaml.YAMLError) as error:
             raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            wrong = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-            raise QMedSAMError(f"'{Path(path).name}' is not valid: {place}: {wrong}.", "Correct it there.") from error
+            raise invalid(path, error) from error

@@ -51,16 +51,16 @@ class Result:
 
 
 def predicted(network: Network, held: HeldOut) -> np.ndarray:
-    """The mask within the object's box, boolean, on the slice's own pixels."""
+    """The logits within the object's box, on the slice's own pixels; the mask is where they are above 0."""
     logits, _ = network.decode(network.encode(held.image.numpy()), held.box.numpy())
-    return held.frame.restore(logits[0], held.pixels) > 0
+    return held.frame.restore(logits[0], held.pixels)
 
 
 def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:
     """Every held-out object's scores; without NSD (which costs more than a small network) it is NaN."""
     results = []
     for held in samples:
-        mask = predicted(network, held)
+        mask = predicted(network, held) > 0
         surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
         results.append(Result(held.group, dsc(mask, held.truth), surface))
     return results
@@ -74,9 +74,8 @@ def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Seque
     """
     groups: Dict[str, List[List[float]]] = defaultdict(list)
     for held in samples:
-        logits, _ = network.decode(network.encode(held.image.numpy()), held.box.numpy())
-        restored = held.frame.restore(logits[0], held.pixels)
-        groups[held.group].append([dsc(restored > threshold, held.truth) for threshold in thresholds])
+        logits = predicted(network, held)
+        groups[held.group].append([dsc(logits > threshold, held.truth) for threshold in thresholds])
     return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist()
 
 
