@@ -214,6 +214,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if self.segmentationNode is None or self.volumeNode is None:
             self.panel.say(_("Choose a segmentation and a source volume first."))
             return False
+        if self.panel.installing:  # what is half there must not be loaded
+            self.panel.say(_("OpenVINO is being installed; please wait."))
+            return False
         if not self.installer.present():
             if self.installer.agreed(confirmed):
                 self.panel.install()

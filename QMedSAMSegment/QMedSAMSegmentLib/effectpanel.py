@@ -239,32 +239,42 @@ class EffectPanel:
 
     # Installation
 
+    @property
+    def installing(self) -> bool:
+        """Whether pip runs."""
+        return self._installJob is not None
+
     def onInstall(self) -> None:
-        """The button: the user asks for it, so an earlier refusal does not count."""
+        """The button: the user asks for it, so an earlier refusal does not count; while pip runs, it stops pip."""
+        if self._installJob is not None:
+            self._installJob.cancel()
+            return
         self.effect.installer.declined = False
         if self.effect.installer.agreed(confirmed):
             self.install()
 
     def install(self) -> None:
-        """Run pip beside the window and show its last line."""
-        self.ui.installButton.setEnabled(False)
-        self.say(_("Installing OpenVINO..."))
-        installer, lines = self.effect.installer, []
+        """Run pip beside the window; the button stops it."""
+        installer = self.effect.installer
         self._installJob = self.effect.jobs(
-            lambda progress, cancelled: installer.install(log=lines.append, cancelled=cancelled),
-            self._installed,
-            self._installFailed,
+            lambda progress, cancelled: installer.install(cancelled=cancelled), self._installed, self._installFailed
         )
+        self.ui.installButton.setText(_("Stop the installation"))
+        self.say(_("Installing OpenVINO..."))
         self._installJob.start()
 
-    def _installed(self, _done: bool) -> None:
-        self.ui.installButton.setEnabled(True)
-        self.say(_("OpenVINO is installed. Go on with Preview."))
+    def _installed(self, finished: bool) -> None:
+        self._installEnded()
+        self.say(_("OpenVINO is installed. Go on with Preview.") if finished else _("The installation was stopped."))
         self.effect.updateGUIFromMRML()
 
     def _installFailed(self, error: Exception) -> None:
-        self.ui.installButton.setEnabled(True)
+        self._installEnded()
         self.fail(error)
+
+    def _installEnded(self) -> None:
+        self._installJob = None
+        self.ui.installButton.setText(_("Install OpenVINO..."))
 
 
 def _fill(combo: Any, values: Any) -> None:

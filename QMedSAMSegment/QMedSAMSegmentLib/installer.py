@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
+import queue
 import sys
+import threading
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 from qmedsam import QMedSAMError
 
@@ -44,6 +46,9 @@ _HINTS = {
 
 #: For who tries to run without it.
 INSTALL_HINT = "Open the module QMedSAM and press 'Install OpenVINO...', or call QMedSAMSegmentLogic().install() in a script."
+
+#: Seconds between two looks at whether the user has had enough.
+POLL_S = 0.2
 
 
 def installed() -> bool:
@@ -107,7 +112,7 @@ class Installer:
         Args:
             wheelFolder: take the wheel from there, without a network.
             log: gets pip's lines.
-            cancelled: asked after every line.
+            cancelled: asked several times a second: a firewall that drops packets keeps pip silent for minutes.
 
         Returns:
             False when cancelled.
@@ -119,20 +124,45 @@ class Installer:
             raise QMedSAMError(f"There is no OpenVINO wheel in '{wheelFolder}'.", f"Fill the folder with: {downloadCommand()}")
         process = self._launch(pipArguments(wheelFolder))
         lines: List[str] = []
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if log:
-                log(lines[-1])
+        for line in _spoken(process.stdout):
             if cancelled and cancelled():
                 process.kill()
                 process.wait()
                 return False
+            if line is not None:
+                lines.append(line)
+                if log:
+                    log(line)
         if process.wait() != 0:
             raise explained(lines, wheelFolder is not None)
         importlib.invalidate_caches()
         if not self.present():
             raise QMedSAMError("pip finished, but OpenVINO is not there.", "Restart Slicer and try again.")
         return True
+
+
+def _spoken(stream: Iterable[str]) -> Iterator[Optional[str]]:
+    """A process's lines as they come, and None in every :data:`POLL_S` of its silence."""
+    heard: queue.SimpleQueue = queue.SimpleQueue()
+    end = object()
+
+    def listen() -> None:
+        try:
+            for line in stream:
+                heard.put(line.rstrip())
+        finally:
+            heard.put(end)
+
+    threading.Thread(target=listen, name="QMedSAM pip", daemon=True).start()
+    while True:
+        try:
+            line = heard.get(timeout=POLL_S)
+        except queue.Empty:
+            yield None
+            continue
+        if line is end:
+            return
+        yield line
 
 
 QUESTION = (

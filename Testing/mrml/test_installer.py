@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 
 import pytest
 from qmedsam import QMedSAMError
@@ -62,6 +63,21 @@ def test_cancelling_kills_pip() -> None:
     pip = Pip(["one", "two", "three"])
     assert not Installer(pip, lambda: True).install(cancelled=lambda: True)
     assert pip.killed
+
+
+def test_cancelling_acts_while_pip_says_nothing() -> None:
+    """A firewall that drops packets: pip is silent until its own timeouts."""
+
+    def launch(arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", "import time; print('Collecting openvino', flush=True); time.sleep(600)"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    log, began = [], time.monotonic()
+    assert not Installer(launch, lambda: True).install(log=log.append, cancelled=lambda: bool(log))
+    assert log == ["Collecting openvino"] and time.monotonic() - began < 60
 
 
 def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -333,12 +334,15 @@ def test_an_unforeseen_error_is_shown_and_the_effect_goes_on(editor, answers) ->
 
 class Pip:
     def __init__(self, lines, code):
-        self.lines, self.code, self.calls = lines, code, []
+        self.lines, self.code, self.calls, self.killed = lines, code, [], threading.Event()
 
     def __call__(self, arguments):
         self.calls.append(arguments)
         self.stdout = iter(self.lines)
         return self
+
+    def kill(self):
+        self.killed.set()
 
     def wait(self):
         return self.code
@@ -382,6 +386,32 @@ def test_a_blocked_installation_says_what_to_do(editor, withoutOpenVINO, answers
     editor.ui.installButton.click()
     editor.finish()
     assert "firewall" in editor.status and "pip download" in editor.status and editor.ui.installButton.enabled
+
+
+def test_an_installation_can_be_stopped_and_asked_for_again(editor, withoutOpenVINO, answers) -> None:
+    button = editor.ui.installButton
+
+    def silence():
+        yield "Collecting openvino"
+        withoutOpenVINO.killed.wait(60)
+
+    withoutOpenVINO.lines = silence()
+    atOnce = editor.effect.jobs
+    editor.effect.jobs = lambda *work: Job(*work, timer=HandTimer)  # a thread, as in the application
+    button.click()
+    assert "Stop" in button.text
+    editor.ui.previewButton.click()  # no second pip, and nothing half installed is loaded
+    assert "being installed" in editor.status and len(withoutOpenVINO.calls) == 1
+    button.click()
+    assert withoutOpenVINO.killed.wait(60)
+    while editor.effect.panel.installing:
+        editor.finish()
+    assert "stopped" in editor.status and button.text.startswith("Install")
+    editor.effect.jobs = atOnce
+    withoutOpenVINO.lines = ["Collecting openvino"]
+    button.click()
+    editor.finish()
+    assert "OpenVINO is installed" in editor.status
 
 
 def test_keys_exist_only_while_the_effect_is_active_and_shadow_nothing(editor) -> None:
