@@ -15,6 +15,7 @@ from qmedsam import Box, Segmenter, Volume  # noqa: E402
 from qmedsam.models import Model  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam_training.data import make_source  # noqa: E402
 from qmedsam_training.export import census, model_fields, write_model  # noqa: E402
 from qmedsam_training.networks import load  # noqa: E402
 from qmedsam_training.quantization import Widths, fold_batch_norms, quantize  # noqa: E402
@@ -64,6 +65,15 @@ def test_what_a_stage_starts_from_is_a_candidate(trained) -> None:
     with (trained[0] / "qat" / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [int(r["step"]) for r in rows] == [0, 10]
+
+
+def test_with_nobody_held_out_all_train_and_the_last_weights_count(manifest: Path, tmp_path: Path) -> None:
+    data = {"manifest": manifest, "synthetic": 0, "workers": 0, "samples_per_epoch": 12, "held_out": 0}
+    config = _config(manifest, data=data, epochs=2)
+    source = make_source(config)
+    assert sum(cases for _, cases, _ in source.describe()) == 30 and source.held_out() == []
+    best = run(config, tmp_path)
+    assert torch.load(best, map_location="cpu", weights_only=True)["epoch"] == 2
 
 
 def test_folding_changes_nothing(trained) -> None:

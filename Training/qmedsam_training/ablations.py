@@ -7,8 +7,9 @@ training would be; a second seed of the base shows how much of a difference is c
 from __future__ import annotations
 
 import csv
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -88,13 +89,22 @@ def ablate(plan: Ablations, folder: Path, progress: Callable[[float, str], None]
             progress((n + share) / len(plan.rows), f"{name}: {text}")
 
         best = run(settings, folder / folder_name(row.name), tell)
-        model, network = load(best)
-        held = make_source(settings).held_out()
-        results = score(TorchNetwork(model, network.input_size), held)
-        size = sum(p.numel() for p in model.parameters())
-        outcomes.append(Outcome(row.name, size, len(held), *mean_of_groups(results)))
+        outcomes.append(_scored(row.name, best, settings))
         write_table(outcomes, folder)
     return outcomes
+
+
+def _scored(name: str, best: Path, settings: TrainConfig) -> Outcome:
+    """The outcome of a trained row; kept beside its weights, as scoring takes a while too."""
+    kept = best.with_name("outcome.json")
+    if kept.is_file() and kept.stat().st_mtime_ns >= best.stat().st_mtime_ns:
+        return Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+    model, network = load(best)
+    held = make_source(settings).held_out()
+    results = score(TorchNetwork(model, network.input_size), held)
+    outcome = Outcome(name, sum(p.numel() for p in model.parameters()), len(held), *mean_of_groups(results))
+    kept.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+    return outcome
 
 
 def folder_name(name: str) -> str:

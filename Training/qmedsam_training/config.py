@@ -62,7 +62,7 @@ class DataConfig(Strict):
     challenge: Optional[Path] = Field(None, description="folder of modality/dataset/*.npz, or an index made of one")
     samples_per_epoch: int = Field(9600, ge=1, description="labelled cases only; the challenge's sampler decides itself")
     sampler: Literal["min", "one-tenth", "all"] = Field("min", description="clips per modality and epoch (QMedSAM paper, 3.1)")
-    held_out: float = Field(0.12, gt=0, lt=1, description="share of patients or files that checkpoints are chosen on")
+    held_out: float = Field(0.12, ge=0, lt=1, description="share of patients or files that choose a checkpoint; 0: the last one")
     held_out_per_group: int = Field(8, ge=1)
     held_out_jitter: float = Field(0.0, ge=0, description="each side of a held-out object's box moves out by up to this share")
     synthetic: float = Field(0.25, ge=0, le=1, description="share of synthetic scenes")
