@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from qmedsam import ModelStore, QMedSAMError
 from qmedsam.models import Model, shipped_folder
-from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
 
 SHIPPED = ModelStore([shipped_folder()]).models()
 
@@ -53,6 +53,26 @@ def test_the_number_of_threads_changes_nothing(model) -> None:
     corners = rng.uniform(0.05, 0.45, (21, 2)), rng.uniform(0.55, 0.95, (21, 2))
     boxes = (np.concatenate(corners, axis=1) * one.input_size).astype(np.float32)
     assert (one.decode(embedding, boxes)[0] == two.decode(embedding, boxes)[0]).all()
+
+
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda m: m.name)
+def test_how_it_is_compiled_changes_nothing(model, monkeypatch, tmp_path: Path) -> None:
+    """OpenVINO 2026.4.1 got another tool's int8 decoder wrong for one fixed box, but not from its cache or for any number."""
+    picture, results = _picture(model.manifest.input_size, 4), []
+    box = np.array([[0.2, 0.25, 0.8, 0.7]], np.float32) * model.manifest.input_size
+    for cache in ("", str(tmp_path), str(tmp_path)):  # afresh, into the cache, from the cache
+        monkeypatch.setenv("QMEDSAM_CACHE", cache)
+        network = OpenVINONetwork(model)
+        results.append(network.decode(network.encode(picture), box)[0])
+    assert list(tmp_path.iterdir())
+    core = import_openvino().Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    any_count = core.compile_model(core.read_model(model.decoder), "CPU", options)
+    scale = model.manifest.prompt_size / model.manifest.input_size
+    fixed, *cached = results
+    assert all((fixed == logits).all() for logits in cached)
+    # Another kernel may sum in another order, and an activation then rounds to its neighbour here and there.
+    assert np.abs(any_count([network.encode(picture), box * scale])[0] - fixed).mean() < 0.01
 
 
 def test_two_threads_get_their_own_answers(network) -> None:
