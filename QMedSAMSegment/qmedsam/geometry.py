@@ -241,6 +241,13 @@ class View:
         """A slice as ``rows x columns (x 3)``; a view into the array, not a copy."""
         return array_kji[(slice(None),) * (2 - self.axis) + (index,)]
 
+    def clipped(self, rectangle: Rectangle) -> Rectangle:
+        """The part of a rectangle (xy, edges) on the slice; without extent at the border when it lies beside the slice."""
+        height, width = self.shape_yx
+        x0, x1 = np.clip(rectangle[::2], -0.5, width - 0.5)
+        y0, y1 = np.clip(rectangle[1::2], -0.5, height - 0.5)
+        return float(x0), float(y0), float(x1), float(y1)
+
     def pixels_of(self, rectangle: Rectangle) -> Pixels:
         """Pixels whose centres lie in a rectangle, clipped to the slice: ``(x0, y0, x1, y1)``, end excluded."""
         height, width = self.shape_yx

@@ -271,7 +271,9 @@ def _by_frame(items: Sequence[Item], kind: str, size: int, margin: float) -> Dic
             x, y = item.view.in_plane
             corners = item.box.corners_ijk
             low, high = corners.min(axis=0), corners.max(axis=0)
-            frame = Frame.around((low[x], low[y], high[x], high[y]), item.view, size, margin)
+            # Nothing lies beyond the image: the network's pixels are for what does.
+            shown = item.view.clipped((low[x], low[y], high[x], high[y]))
+            frame = Frame.around(shown, item.view, size, margin)
         groups.setdefault((item.view, frame), []).append(item)
     return groups
 

@@ -186,6 +186,18 @@ def test_a_box_partly_outside_is_cut_with_a_message() -> None:
     assert dsc(result.labels_kji == 1, truth) > 0.9 and any("cut at its border" in m for m in result.messages)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("last", [14, 60, 999])
+def test_how_far_a_box_reaches_beyond_the_image_does_not_matter(strategy, last) -> None:
+    """'To the end', typed as k1 = 999, or an ROI that sticks out: the object ends where the image does."""
+    truth = ball((12, 40, 40), (28, 20, 11), (14, 9, 8))  # cut off by the last slice and the last column
+    box = Box.from_voxels((14, 11, 3), (last + 30, 29, last))
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [box], strategy=strategy)
+    nearer = Box.from_voxels((14, 11, 3), (43, 29, 13))
+    expected = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [nearer], strategy=strategy)
+    assert (result.labels_kji == expected.labels_kji).all() and dsc(result.labels_kji == 1, truth) > 0.9
+
+
 def test_a_box_of_one_voxel() -> None:
     volume = phantom(ball((10, 30, 30), (15, 15, 5), (8, 8, 4)))
     result = Segmenter(network=FakeNetwork(32)).segment(volume, [Box.from_voxels((15, 15, 5), (15, 15, 5))])

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from ..geometry import Box, Pixels, Rectangle, View
+from ..geometry import TOUCH, Box, Pixels, Rectangle, View
 from ..predictor import SlicePredictor
 
 #: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
@@ -115,15 +115,21 @@ class Item:
         self.wanted = self.slices = self.box.slices(self.view.axis, self.view.count)
 
     def rectangle(self, index: int) -> Rectangle:
-        """Of the box's cut with one of its slices."""
+        """Of the box's cut with one of its slices, as far as it lies on the slice."""
         cut = self.box.cut(self.view, index)
         assert cut is not None, "asked for a slice that the box does not touch"
-        return cut
+        return self.view.clipped(cut)
 
     def expected_share(self, index: int) -> float:
-        """Of the rectangle's sides, at a slice: 1 in the middle, towards 0 at the box's ends."""
-        along = self.box.corners_ijk[:, self.view.axis]
-        middle, half = (along.max() + along.min()) / 2, max((along.max() - along.min()) / 2, 0.5)
+        """Of the rectangle's sides, at a slice: 1 in the middle, towards 0 at the box's ends.
+
+        Where the box reaches beyond the image its end is not in sight, and nothing tapers towards the image's border.
+        """
+        along, border = self.box.corners_ijk[:, self.view.axis], self.view.count - 0.5
+        low, high = max(along.min(), -0.5), min(along.max(), border)
+        middle, half = (high + low) / 2, max((high - low) / 2, 0.5)
+        if (along.max() > border + TOUCH and index > middle) or (along.min() < -0.5 - TOUCH and index < middle):
+            return 1.0
         return float(max(1 - (abs(index - middle) / half) ** TAPER, 0) ** (1 / TAPER))
 
 
