@@ -153,5 +153,5 @@ class HandTimer:
     def start(self) -> None:
         self.running = True
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.running = False
