@@ -62,7 +62,9 @@ def parser() -> Tuple[argparse.ArgumentParser, List[str]]:
     made.add_argument("--version", action="version", version=f"{NAME} {root.findtext('version')}")
     made.add_argument("--xml", action="store_true", help="Print the description of the parameters.")
     made.add_argument("--returnparameterfile", type=Path, metavar="FILE", help="Write what was found as lines of NAME = VALUE.")
-    made.add_argument("--json", action="store_true", help="Tell of a cohort in JSON lines, as 'qmedsam batch --json' does.")
+    made.add_argument(
+        "--json", action="store_true", help="Tell the process id and of a cohort in JSON lines, as 'qmedsam batch --json' does."
+    )
     valued = ["--returnparameterfile"]
     for kind, element in parameters():
         if element.find("longflag") is None:
@@ -321,6 +323,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     try:
+        if values.json:  # Slicer's launcher passes no signal on: who stops a run needs this process
+            Progress.say(json.dumps({"event": "process", "pid": os.getpid()}))
         return run(values)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Nothing half-written was left.\n")

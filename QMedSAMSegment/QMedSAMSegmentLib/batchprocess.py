@@ -8,6 +8,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from qmedsam import QMedSAMError
 
+from .launched import Launched
+
 MODULE = "QMedSAMBatch.py"
 
 #: Exit codes of the module.
@@ -73,20 +75,18 @@ class BatchProcess:
         self._message = ""
         self.stopped = False
         self._process = launch(arguments)
+        self._launched = Launched(self._process)
 
     def read(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> Ended:
         """Follow the module to its end. ``cancelled`` is not asked: ``stop`` ends the process and with it its lines."""
         for line in self._process.stdout:
             self._take(line.strip(), progress)
-        return Ended(self._process.wait(), self._message)
+        return Ended(self._launched.wait(), self._message)
 
     def stop(self) -> None:
         """Ask it to end, so that it writes its summary; the second time it is ended at once. What is done stays done."""
-        if self.stopped:
-            self._process.kill()
-        else:
-            self._process.terminate()
         self.stopped = True
+        self._launched.stop()
 
     def events(self) -> List[Dict[str, Any]]:
         """What the module told since this was last asked, oldest first (see ``qmedsam batch --json``)."""
@@ -102,7 +102,9 @@ class BatchProcess:
             progress(round(100 * float(line[len(opened) : -len(closed)])), 100)
         elif line.startswith("{"):
             event = json.loads(line)
-            if event["event"] == "error":
+            if event["event"] == "process":
+                self._launched.said(event["pid"])
+            elif event["event"] == "error":
                 self._message = event["message"]
             with self._lock:
                 self._events.append(event)

@@ -67,7 +67,9 @@ class EffectPanel:
             _fill(self._combos[name], values)
         self.ui.progressBar.setVisible(False)
         self.ui.agreementCheck.setVisible(canVote())
-        self._soon = qt.QTimer()  # a box that is being pulled changes many times a second
+        # A box that is being pulled changes many times a second. The widget's child: without an owner it outlives the editor,
+        # and with it the effect that it calls.
+        self._soon = qt.QTimer(widget)
         self._soon.setSingleShot(True)
         self._soon.setInterval(200)
         self._connect()

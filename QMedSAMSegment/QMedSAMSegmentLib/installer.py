@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import platform
-import queue
 import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 from qmedsam import QMedSAMError
+
+from .launched import Launched
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
@@ -47,13 +47,21 @@ _HINTS = {
 #: For who tries to run without it.
 INSTALL_HINT = "Open the module QMedSAM and press 'Install OpenVINO...', or call QMedSAMSegmentLogic().install() in a script."
 
+#: Runs pip after a line with the process id (see :class:`Launched`).
+_PIP = "import os, runpy; print('pid', os.getpid(), flush=True); runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+
 #: Seconds between two looks at whether the user has had enough.
 POLL_S = 0.2
 
 
 def installed() -> bool:
-    """Whether OpenVINO is there; does not import it."""
-    return importlib.util.find_spec("openvino") is not None
+    """Whether OpenVINO is there; does not import it. Its wheel holds the metadata last: a pip that was stopped leaves none."""
+    from importlib import metadata
+
+    try:
+        return bool(metadata.distribution("openvino").read_text("METADATA"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def pipArguments(wheelFolder: Optional[Path] = None, requirements: Path = REQUIREMENTS) -> List[str]:
@@ -70,7 +78,7 @@ def downloadCommand() -> str:
 
 
 def launchPip(arguments: Sequence[str]) -> Any:
-    """Start pip in Slicer's Python beside the application; a ``Popen`` whose ``stdout`` gives lines."""
+    """Start pip in Slicer's Python beside the application; a ``Popen`` whose ``stdout`` gives lines, first its ``pid``."""
     import shutil
 
     import slicer
@@ -78,7 +86,7 @@ def launchPip(arguments: Sequence[str]) -> Any:
     python = shutil.which("PythonSlicer")
     if python is None:
         raise QMedSAMError("Slicer's Python cannot be found.", "Install OpenVINO by hand: " + " ".join(["pip", *arguments]))
-    return slicer.util.launchConsoleProcess([python, "-m", "pip", *arguments], useStartupEnvironment=False)
+    return slicer.util.launchConsoleProcess([python, "-c", _PIP, *arguments], useStartupEnvironment=False)
 
 
 class Installer:
@@ -123,17 +131,22 @@ class Installer:
         if wheelFolder is not None and not any(Path(wheelFolder).glob("openvino-*.whl")):
             raise QMedSAMError(f"There is no OpenVINO wheel in '{wheelFolder}'.", f"Fill the folder with: {downloadCommand()}")
         process = self._launch(pipArguments(wheelFolder))
+        launched, stopped = Launched(process), False
         lines: List[str] = []
-        for line in _spoken(process.stdout):
-            if cancelled and cancelled():
-                process.kill()
-                process.wait()
-                return False
-            if line is not None:
+        for line in _spoken(process.stdout):  # to the end: only then pip has let go of Slicer's Python folder
+            if line is not None and line.startswith("pid "):
+                launched.said(int(line[4:]))
+            elif line is not None:
                 lines.append(line)
                 if log:
                     log(line)
-        if process.wait() != 0:
+            if cancelled and cancelled():
+                stopped = True
+                launched.stop()
+        code = launched.wait()
+        if stopped:
+            return False
+        if code != 0:
             raise explained(lines, wheelFolder is not None)
         importlib.invalidate_caches()
         if not self.present():
@@ -143,6 +156,8 @@ class Installer:
 
 def _spoken(stream: Iterable[str]) -> Iterator[Optional[str]]:
     """A process's lines as they come, and None in every :data:`POLL_S` of its silence."""
+    import queue
+
     heard: queue.SimpleQueue = queue.SimpleQueue()
     end = object()
 

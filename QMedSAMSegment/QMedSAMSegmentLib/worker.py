@@ -10,11 +10,11 @@ Work = Callable[[Callable[[int, int], None], Callable[[], bool]], Any]
 
 
 class Timer(Protocol):
-    """Calls back on the main thread, again and again between start and stop."""
+    """Calls back on the main thread, again and again from start until it is closed."""
 
     def start(self) -> None: ...
 
-    def stop(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class QtTimer:
@@ -32,8 +32,10 @@ class QtTimer:
     def start(self) -> None:
         self._timer.start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """Stop for good. PythonQt keeps the callback, unseen by Python's collector, until Qt deletes the timer."""
         self._timer.stop()
+        self._timer.deleteLater()  # the connection with it; this may be called from within it
 
 
 def onThread(function: Callable[[], None]) -> None:
@@ -42,7 +44,7 @@ def onThread(function: Callable[[], None]) -> None:
 
 
 class Job:
-    """One piece of work and what is known of it. Every callback comes on the main thread.
+    """One piece of work and what is known of it. Every callback comes on the main thread; afterwards it holds nothing of them.
 
     Args:
         work: ``work(progress, cancelled)`` returns the result; runs where ``launch`` puts it and must not touch the scene.
@@ -65,13 +67,16 @@ class Job:
         launch: Callable[[Callable[[], None]], None] = onThread,
         timer: Callable[[Callable[[], None]], Timer] = QtTimer,
     ) -> None:
-        self._work, self._done, self._failed, self._progress = work, done, failed, progress
+        self._work: Optional[Work] = work
+        self._done: Optional[Callable[[Any], None]] = done
+        self._failed: Optional[Callable[[Exception], None]] = failed
+        self._progress = progress
         self._launch, self._timer = launch, timer(self.poll)
         self._cancel, self._finished = threading.Event(), threading.Event()
         self._state = (0, 0)
         self._result: Any = None
         self._error: Optional[Exception] = None
-        self._abandoned = False
+        self._over = False
 
     def start(self) -> None:
         """Begin, and look at it until it is over."""
@@ -85,9 +90,8 @@ class Job:
 
     def abandon(self) -> None:
         """Ask it to stop and never call back: its receiver is going away."""
-        self._abandoned = True
         self._cancel.set()
-        self._timer.stop()
+        self._release()
 
     @property
     def cancelled(self) -> bool:
@@ -97,25 +101,33 @@ class Job:
         """Pass on what is new; the timer calls this."""
         finished = self._finished.wait(self.YIELD_S)
         done, total = self._state
-        if self._progress and total and not self._abandoned:
+        if self._progress and total:
             self._progress(done, total, self._seconds_left(done, total))
-        if not finished or self._abandoned:
+        if not finished or self._over:  # over: delivered, or abandoned, perhaps by the progress
             return
-        self._timer.stop()
-        self._abandoned = True  # a second look must not deliver twice
-        if self._error is not None:
-            self._failed(self._error)
-        else:
-            self._done(self._result)
+        deliver, value = (self._done, self._result) if self._error is None else (self._failed, self._error)
+        self._release()
+        deliver(value)
+
+    def _release(self) -> None:
+        """Never call back again, and let go of what it would have called with: a volume and its labels among it."""
+        if not self._over:
+            self._over = True
+            self._timer.close()
+            self._done = self._failed = self._progress = self._result = self._error = None
 
     def _seconds_left(self, done: int, total: int) -> Optional[float]:
         return (time.monotonic() - self._started) / done * (total - done) if done else None
 
     def _run(self) -> None:
+        work, self._work = self._work, None
         try:
-            self._result = self._work(self._report, self._cancel.is_set)
+            result = work(self._report, self._cancel.is_set)
+            if not self._over:
+                self._result = result
         except Exception as error:  # of any kind: it must reach the user, not the thread's end
-            self._error = error
+            if not self._over:
+                self._error = error
         finally:
             self._finished.set()
 

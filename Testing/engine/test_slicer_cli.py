@@ -203,7 +203,7 @@ def test_json_is_ascii_whatever_is_said(tmp_path) -> None:
     done = run("--cases", tmp_path / "játra", "--output_folder", tmp_path / "out", "--json")
     assert done.returncode == 2 and done.stdout.isascii() and done.stderr.isascii()
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [event["event"] for event in told] == ["error"] and "játra" in told[0]["message"]
+    assert [event["event"] for event in told] == ["process", "error"] and "játra" in told[1]["message"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Optional, Sequence
 
 import numpy as np
@@ -136,6 +137,10 @@ def brightSegmenter(model: Optional[str] = None) -> Segmenter:
     return Segmenter(network=FakeNetwork(input_size=256))
 
 
+#: Stands for PythonSlicer: starts what it is told with its own output, waits, and passes no signal on.
+LAUNCHER = [sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"]
+
+
 class HandTimer:
     """A timer that a test fires by hand: ``HandTimer.last.callback()``."""
 
@@ -148,5 +153,5 @@ class HandTimer:
     def start(self) -> None:
         self.running = True
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.running = False

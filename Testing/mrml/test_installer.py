@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import select
+import shutil
+import socket
 import subprocess
 import sys
-import time
 
 import pytest
+import slicer
+from nodes import LAUNCHER
 from qmedsam import QMedSAMError
 from QMedSAMSegmentLib import installer
 from QMedSAMSegmentLib.installer import Installer, explained, pipArguments
@@ -65,19 +70,54 @@ def test_cancelling_kills_pip() -> None:
     assert pip.killed
 
 
-def test_cancelling_acts_while_pip_says_nothing() -> None:
-    """A firewall that drops packets: pip is silent until its own timeouts."""
+@pytest.fixture
+def deafIndex(monkeypatch):
+    """A package index that takes connections and never answers, as behind a firewall that drops packets."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        for name, value in {
+            "INDEX_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "CONFIG_FILE": os.devnull,
+            "TIMEOUT": "600",
+            "IGNORE_INSTALLED": "1",
+        }.items():
+            monkeypatch.setenv(f"PIP_{name}", value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
 
-    def launch(arguments):
+
+def test_cancelling_ends_pip_behind_its_launcher_while_it_says_nothing(deafIndex, monkeypatch) -> None:
+    """``PythonSlicer`` passes no signal on: without it pip would go on."""
+
+    def launch(arguments, **_):
         return subprocess.Popen(
-            [sys.executable, "-c", "import time; print('Collecting openvino', flush=True); time.sleep(600)"],
-            stdout=subprocess.PIPE,
-            text=True,
+            [*LAUNCHER, sys.executable, *arguments[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    log, began = [], time.monotonic()
-    assert not Installer(launch, lambda: True).install(log=log.append, cancelled=lambda: bool(log))
-    assert log == ["Collecting openvino"] and time.monotonic() - began < 60
+    def reached() -> bool:
+        return bool(connections) or bool(
+            select.select([deafIndex], [], [], 0)[0] and not connections.append(deafIndex.accept()[0])
+        )
+
+    connections, log = [], []
+    monkeypatch.setattr(shutil, "which", lambda _name: "PythonSlicer")
+    monkeypatch.setattr(slicer.util, "launchConsoleProcess", launch)
+    assert not Installer(installer.launchPip, lambda: True).install(log=log.append, cancelled=reached)
+    connections[0].settimeout(60)
+    while connections[0].recv(4096):  # what it asked for; then the end of a connection whose process has gone
+        pass
+    assert log[0].startswith("Looking in indexes"), log
+
+
+def test_what_a_stopped_pip_has_unpacked_is_no_openvino(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    described = tmp_path / "openvino-2026.4.1.dist-info"
+    for folder in (tmp_path / "openvino", described):
+        folder.mkdir()
+    (tmp_path / "openvino" / "__init__.py").touch()
+    assert not installer.installed()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 2026.4.1\n")
+    assert installer.installed()
 
 
 def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:

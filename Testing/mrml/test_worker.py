@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -70,6 +72,34 @@ def test_an_abandoned_job_never_calls_back() -> None:
     assert ended.wait(5) and not HandTimer.last.running
     HandTimer.last.callback()
     assert receiver.results == receiver.errors == receiver.steps == []
+
+
+class Voxels:
+    """Something large that a job works on or finds."""
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "abandoned before", "abandoned after"])
+def test_what_is_over_keeps_no_voxels(end: str) -> None:
+    """PythonQt holds the callback, and so the job, until its timer is deleted; the hand's timer holds it here."""
+    volume, labels, pending = Voxels(), Voxels(), []
+    known = [weakref.ref(volume), weakref.ref(labels)]
+
+    def work(progress, cancelled, volume=volume, found=[labels]):  # noqa: B006
+        if end == "failed":
+            raise ValueError(volume)
+        return found.pop()
+
+    job = Job(work, lambda _, held=volume: None, lambda _, held=volume: None, launch=pending.append, timer=HandTimer)
+    job.start()
+    if end == "abandoned before":
+        job.abandon()
+    pending.pop()()
+    if end == "abandoned after":
+        job.abandon()
+    HandTimer.last.callback()
+    del work, volume, labels
+    gc.collect()
+    assert not HandTimer.last.running and [ref() for ref in known] == [None, None]
 
 
 def _run(scene, slices: int = 200) -> Run:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import slicer
-from nodes import HandTimer
+from nodes import LAUNCHER, HandTimer
 from PySide6 import QtGui, QtWidgets
 from qmedsam import Box, ModelStore, QMedSAMError
 from qmedsam.files import read_boxes, read_labels, read_volume, write_boxes
@@ -47,9 +49,6 @@ class Told:
 
     def wait(self):
         return self.code
-
-    def terminate(self):
-        self.signals.append("terminate")
 
     def kill(self):
         self.signals.append("kill")
@@ -197,23 +196,51 @@ def test_the_module_is_found_from_where_the_library_lies(tmp_path, folder: str) 
     assert moduleFile(library) == (tmp_path / folder / "QMedSAMBatch.py").resolve()
 
 
-def test_cancelling_twice_ends_it_at_once_and_leaving_ends_it_too(told) -> None:
+@pytest.fixture
+def signalled(monkeypatch) -> list:
+    """Signals that would have been sent: process id and number."""
+    sent: list = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    return sent
+
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+PID = json.dumps({"event": "process", "pid": 12345}) + "\n"
+
+
+def test_cancelling_ends_the_python_behind_the_launcher(signalled) -> None:
     process = Told()
     run = BatchProcess([], process)
+
+    def lines():
+        yield PID
+        sent.append(list(signalled))
+        run.stop()
+        sent.append([*signalled, *process.signals])
+
+    sent: list = []
+    process.stdout = lines()
     run.stop()
+    assert signalled == [] and process.signals == []  # the launcher alone would leave its Python running
+    run.read(lambda *_: None, lambda: False)
+    assert sent == [[(12345, signal.SIGTERM)], [(12345, signal.SIGTERM), (12345, KILL), "kill"]]
     run.stop()
-    assert process.signals == ["terminate", "kill"]
-    batch, process = told(code=1)  # what Windows gives
+    assert len(signalled) == 2  # its number may be another process's by now
+
+
+def test_cancelling_twice_ends_it_at_once_and_leaving_ends_it_too(told, signalled) -> None:
+    batch, process = told(PID, code=1)  # what Windows gives
     _start(batch, "x", "y")
     batch.ui.batchCancelButton.click()
-    assert process.signals == ["terminate"] and "Stopping" in batch.ui.batchLabel.text
+    assert "Stopping" in batch.ui.batchLabel.text
     batch._job.poll()
     assert batch.ui.batchLabel.text.startswith("Stopped: 0 cases") and not batch.running
     _start(batch, "x", "y")
     process.signals.clear()
     batch.ui.batchCancelButton.click()
+    assert process.signals == []
     batch.close()
-    assert process.signals == ["terminate", "kill"] and not batch.running
+    assert process.signals == ["kill"] and not batch.running
 
 
 # With the real module
@@ -225,7 +252,7 @@ def real(app):
     pytest.importorskip("openvino")
 
     def launch(arguments):
-        command = [sys.executable, str(moduleFile()), *arguments]
+        command = [*LAUNCHER, sys.executable, str(moduleFile()), *arguments]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return processes[-1]
 
