@@ -91,7 +91,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.active = True
         self.scriptedEffect.showEffectCursorInSliceView = False
         self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onSceneNodesChanged)
+        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self._installShortcuts()
         self.panel.fillModels()
         self.updateGUIFromMRML()
@@ -128,6 +129,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
         if self.active:
             self.boxes.observe(self.table.rois)
+            self._observeEdited()
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
 
     def updateMRMLFromGUI(self) -> None:
@@ -255,11 +257,35 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.boxes.placing = None
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onSceneNodesChanged(self, scene: Any, event: Any, node: Any) -> None:
+    def onNodeAdded(self, scene: Any, event: Any, node: Any) -> None:
+        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
+            self.panel.updateSoon()  # it is still without its place
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, scene: Any, event: Any, node: Any) -> None:
+        if node is not None and self.session.uses(node):
+            self._drop()
+            self.panel.say(_("The image or the segmentation of this run is gone."))
         if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
             if node is self.boxes.placing:
                 self.boxes.placing = None
             self.updateGUIFromMRML()
+
+    def onEdited(self, caller: Any, event: Any) -> None:
+        """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
+        self.panel.updateSoon()
+
+    def _observeEdited(self) -> None:
+        """The editor itself tells an effect only of parameters, not of the selection and not of the segments."""
+        segments = slicer.vtkSegmentation
+        watched = [
+            (self.scriptedEffect.parameterSetNode(), (vtk.vtkCommand.ModifiedEvent,)),
+            (self.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified)),
+        ]
+        for node, events in watched:
+            for event in events if node is not None else ():
+                if not self.observations.hasObserver(node, event, self.onEdited):
+                    self.observations.addObserver(node, event, self.onEdited)
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""

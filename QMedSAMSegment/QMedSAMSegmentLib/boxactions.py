@@ -141,9 +141,13 @@ class BoxActions:
         return roiNode
 
     def _chosen(self) -> Any:
-        if self._effect.table.current is None:
+        roiNode = self._effect.table.current
+        if roiNode is not None and roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE) != self._effect.segmentId:
+            self._effect.updateGUIFromMRML()  # the table follows a new selection only after a short rest
+            raise QMedSAMError(_("The chosen box was another segment's."), _("Look at the table, and press again."))
+        if roiNode is None:
             raise QMedSAMError(_("No box is chosen."), _("Choose one in the table."))
-        return self._effect.table.current
+        return roiNode
 
     def observe(self, rois: Sequence[Any]) -> None:
         """Follow boxes until the effect is left."""

@@ -37,6 +37,10 @@ class Session:
         """The computed run whose preview is shown."""
         return self._run if self._job is None and self.preview.shown else None
 
+    def uses(self, node: Any) -> bool:
+        """Whether the run that computes or is shown needs this volume or segmentation."""
+        return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
+
     def start(
         self,
         run: Run,

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 import slicer
-from nodes import HandTimer, brightSegmenter, labelmaps
+from nodes import HandTimer, addRoi, addSegmentation, brightSegmenter, labelmaps
 from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
-from QMedSAMSegmentLib.boxes import boundRois, boxFromRoi
+from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi
 from QMedSAMSegmentLib.installer import Installer
 from QMedSAMSegmentLib.runs import Run
 from QMedSAMSegmentLib.worker import Job
@@ -157,6 +157,58 @@ def test_duplicate_fit_flatten_and_delete(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
     assert np.flatnonzero(editor.mask("first").any(axis=(1, 2))).tolist() == [7]
+
+
+def test_what_is_selected_in_the_editor_is_what_the_buttons_act_on(editor) -> None:
+    editor.logic.SetCurrentSegmentID("second")
+    editor.ui.deleteButton.click()  # before the table has followed: nothing is deleted that was not seen
+    assert boundRois(editor.segmentation) == editor.rois and "another segment" in editor.status
+    assert editor.effect.table.current is editor.rois[1]
+    editor.select("first")
+    assert editor.effect.table.current is editor.rois[0]
+    editor.select("second")
+    editor.ui.deleteButton.click()
+    assert boundRois(editor.segmentation) == [editor.rois[0]]
+
+
+def test_the_table_follows_names_undo_and_segments_that_go(editor) -> None:
+    inner, table = editor.segmentation.GetSegmentation(), editor.ui.boxesTable
+    inner.GetSegment("second").SetName("spleen")
+    editor.rest()
+    assert table.item(1, 0).text() == "spleen"
+    editor.logic.SaveStateForUndo()
+    inner.RemoveSegment("second")
+    editor.rest()
+    assert table.rowCount == 1 and editor.ui.roiCombo.enabled
+    editor.logic.Undo()
+    editor.rest()
+    assert table.rowCount == 2 and not editor.ui.roiCombo.enabled
+
+
+def test_an_roi_that_is_loaded_meanwhile_can_be_used(editor) -> None:
+    addRoi(editor.scene, (0, 0, 0), np.eye(3) * 5, name="loaded")
+    editor.rest()
+    assert editor.ui.roiCombo.enabled and editor.ui.roiCombo.itemText(1) == "loaded"
+
+
+def test_another_segmentation_is_followed_too(editor) -> None:
+    other = addSegmentation(editor.scene, editor.volume, ["third"])
+    editor.logic.SetSegmentationNode(other)
+    editor.rest()
+    assert editor.ui.boxesTable.rowCount == 0
+    bind(editor.rois[0], other, "third")
+    other.GetSegmentation().GetSegment("third").SetName("of the other")
+    editor.rest()
+    assert editor.ui.boxesTable.item(0, 0).text() == "of the other"
+
+
+@pytest.mark.parametrize("gone", ["volume", "segmentation"])
+def test_a_preview_goes_with_its_volume_or_segmentation(editor, gone) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    node = editor.effect.session.preview.node
+    editor.scene.RemoveNode(getattr(editor, gone))
+    assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
 
 
 def test_fit_makes_a_box_for_a_painted_segment_and_refuses_an_empty_one(editor) -> None:
@@ -318,6 +370,11 @@ def test_leaving_the_effect_drops_the_preview_and_its_observers(editor) -> None:
     editor.ui.autoUpdateCheck.checked = True
     editor.rois[0].InvokeEvent(editor.rois[0].PointEndInteractionEvent)
     assert not editor.effect.session.running
+    editor.effect.panel._soon.stop()
+    editor.logic.SetCurrentSegmentID("second")
+    editor.segmentation.GetSegmentation().GetSegment("first").SetName("renamed")
+    addRoi(editor.scene, (0, 0, 0), np.eye(3))
+    assert not editor.effect.panel._soon.isActive()
 
 
 def test_an_unforeseen_error_is_shown_and_the_effect_goes_on(editor, answers) -> None:
