@@ -197,19 +197,28 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if (self.session.running and self._applying) or not self._ready():
             return
         with self.panel.mendable():
+            shown = self.session.shown
+            if apply and shown is not None and self._shows(shown, everything):
+                self._write(shown)
+                return
             prompts, settings = self.prompts(everything), self.settings
             if not prompts:
                 raise QMedSAMError(_("The selected segment has no box."), _("Press 'Add box' and draw one around the object."))
             key = fingerprint(self.volumeNode, self.segmentationNode, prompts, settings)
-            shown = self.session.shown
-            if apply and shown is not None and key == self._previewKey:
-                self._write(shown)
-                return
             run = Run(self.volumeNode, self.segmentationNode, prompts, settings)
             self._previewKey, self._applying = key, apply
             finish = self._applied if apply else self._previewed
             self.session.start(run, self.logic.segmenter(settings.model), finish, self.panel.fail, self.panel.progress)
             self.panel.started(run.slices)
+
+    def _shows(self, shown: Run, everything: bool) -> bool:
+        """Whether what is shown is what an Apply is to write: the same boxes in the same places, the same settings.
+
+        Of a stopped run the user was told that Apply keeps what is shown, also if it was about all boxes.
+        """
+        scopes = {everything, True} if shown.result.cancelled else {everything}
+        keys = [fingerprint(self.volumeNode, self.segmentationNode, self.prompts(one), self.settings) for one in scopes]
+        return self._previewKey in keys
 
     def _ready(self) -> bool:
         """Whether a run may start: something to segment, the segment visible, OpenVINO there or to be installed first."""

@@ -206,7 +206,7 @@ class EffectPanel:
         if not any(one.voxels for one in result.objects):
             head = _("Nothing was found in the boxes.")
         elif result.cancelled:
-            head = _("Stopped. Apply keeps what is shown, Cancel drops it.")
+            head = _("Stopped. Apply adds what is shown to its segments, Cancel drops it.")
         elif applied:
             head = _("Applied in {time}.").format(time=durationText(result.seconds["total"]))
         else:

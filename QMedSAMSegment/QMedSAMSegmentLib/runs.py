@@ -129,17 +129,20 @@ class Run:
     def write(self, writer: SegmentWriter) -> bool:
         """Write the masks into their segments, as one action that can be undone.
 
+        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it.
+
         Returns:
             False when there was nothing to write: the scene was closed, a segment deleted, or every mask is empty.
         """
         if self.result is None or not self.alive or not any(mask.any() for mask, _ in self.masks().values()):
             return False
         images = self.images(self.segmentationNode)
+        add = self.settings.mode == "add" or self.result.cancelled
         writer.saveStateForUndo()
         self._addNewSegments()
         # Larger objects first: where overwriting is on, a lesion drawn inside an organ stays on top.
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
-            writer.modify(self.segmentationNode, segmentId, images[segmentId], self.settings.mode == "add")
+            writer.modify(self.segmentationNode, segmentId, images[segmentId], add)
         for segmentId in images:
             rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
             storeInTag(self.segmentationNode, segmentId, rois)

@@ -86,14 +86,20 @@ def test_a_moved_box_makes_the_preview_stale(editor) -> None:
     assert found.any() and not np.array_equal(found, editor.truths[0]) and not (found & ~editor.truths[0]).any()
 
 
-def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
+def _stopAt(editor, reached) -> None:
+    """Runs in which the user presses Cancel once ``reached(done, total)``."""
+
     def stopped(*work):
         job = Job(*work, launch=lambda f: f(), timer=HandTimer)
         original = job._report
-        job._report = lambda done, total: (original(done, total), done == 3 and editor.effect.onCancel())
+        job._report = lambda done, total: (original(done, total), reached(done, total) and editor.effect.onCancel())
         return job
 
     editor.effect.jobs = stopped
+
+
+def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
+    _stopAt(editor, lambda done, total: done == 3)
     editor.ui.applyButton.click()
     editor.finish()
     assert "Stopped" in editor.status and not editor.mask("first").any()
@@ -108,6 +114,35 @@ def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
     editor.finish()
     editor.ui.cancelButton.click()  # drops it
     assert not editor.effect.session.preview.shown and not editor.mask("first").any()
+
+
+def test_a_stopped_apply_all_is_kept_by_apply_and_takes_nothing_away(editor) -> None:
+    editor.select("second")
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.select("first")
+    before = labelmaps(editor.segmentation)
+    _stopAt(editor, lambda done, total: done == total - 2)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    shown = editor.effect.session.shown
+    assert shown.result.cancelled and set(shown.masks()) == {"first", "second"}
+    assert any(0 < mask.sum() < truth.sum() for (mask, _), truth in zip(shown.masks().values(), editor.truths))
+    saves = editor.scripted.undoSaves
+    editor.ui.applyButton.click()
+    assert not editor.effect.session.running and editor.scripted.undoSaves == saves + 1
+    assert editor.mask("first").any() and np.array_equal(editor.mask("second"), editor.truths[1])
+    editor.logic.Undo()
+    assert labelmaps(editor.segmentation) == before
+
+
+def test_a_stopped_apply_all_is_not_kept_once_a_box_has_moved(editor) -> None:
+    _stopAt(editor, lambda done, total: done == 3)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    editor.rois[1].SetCenterWorld(*(np.array(editor.rois[1].GetCenterWorld()) + (3, 0, 0)))
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and editor.scripted.undoSaves == 0
 
 
 def test_a_box_is_placed_released_and_previewed(editor) -> None:
