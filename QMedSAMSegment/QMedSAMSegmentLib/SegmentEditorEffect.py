@@ -157,9 +157,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return Settings(**{name: self.scriptedEffect.parameter(name) for name in Settings.names()})
 
     def prompts(self, everything: bool = False) -> List[Prompt]:
-        """Boxes of the selected segment, or of all segments."""
+        """Boxes of the selected segment, or of all segments, without those that are not placed."""
         rois = boundRois(self.segmentationNode, None if everything else self.segmentId)
-        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in rois if roi is not self.boxes.placing]
+        placed = [roi for roi in rois if roi is not self.boxes.placing and max(roi.GetSize()) > 0]
+        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in placed]
 
     # Runs
 

@@ -30,6 +30,7 @@ class BoxActions:
 
     def add(self) -> None:
         """A new box for the selected segment, to be placed with two clicks."""
+        self.endPlacing()  # of an earlier press
         with self._effect.panel.mendable():
             self.placing = roiNode = self._newBox()
             self._effect.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)

@@ -13,7 +13,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
-from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi
+from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi, createRoi
 from QMedSAMSegmentLib.installer import Installer
 from QMedSAMSegmentLib.runs import Run
 from QMedSAMSegmentLib.worker import Job
@@ -172,6 +172,25 @@ def test_a_box_never_placed_goes_with_the_effect(editor) -> None:
     editor.ui.addButton.click()
     editor.effect.deactivate()
     assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes
+
+
+def test_add_box_pressed_again_leaves_one_box_that_waits(editor) -> None:
+    nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
+    editor.ui.addButton.click()
+    given_up = editor.effect.boxes.placing
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes + 1
+    assert given_up.GetScene() is None and slicer.modules.markups.logic().GetActiveListID() == roi.GetID()
+    interaction = editor.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+
+
+def test_a_box_that_was_never_placed_does_not_stand_in_the_way(editor) -> None:
+    createRoi(editor.scene, editor.segmentation, "first")  # as it comes with a scene saved in the middle of placing
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
 
 
 def test_duplicate_fit_flatten_and_delete(editor) -> None:
