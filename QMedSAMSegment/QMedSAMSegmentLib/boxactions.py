@@ -122,8 +122,10 @@ class BoxActions:
         self.released(roiNode, event)
 
     def released(self, roiNode: Any, event: Any) -> None:
-        """A box was let go: the time to preview it, if that is wanted."""
-        if self._effect.scriptedEffect.integerParameter("autoUpdate") and roiNode is not self.placing:
+        """A box was let go: the time to preview it, if that is wanted; its segment becomes the selected one."""
+        bound = boxes.boundSegmentId(roiNode, self._effect.segmentationNode) is not None
+        if self._effect.scriptedEffect.integerParameter("autoUpdate") and bound and roiNode is not self.placing:
+            self.chosen(roiNode)
             self._effect.onPreview()
 
     def modified(self, roiNode: Any, event: Any) -> None:

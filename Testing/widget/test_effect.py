@@ -174,6 +174,19 @@ def test_a_box_never_placed_goes_with_the_effect(editor) -> None:
     assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes
 
 
+def test_preview_on_release_is_of_the_box_that_was_released(editor) -> None:
+    editor.ui.autoUpdateCheck.checked = True
+    editor.rois[1].InvokeEvent(editor.rois[1].PointEndInteractionEvent)
+    editor.finish()
+    assert list(editor.effect.session.preview.node.GetSegmentation().GetSegmentIDs()) == ["second"]
+    editor.rest()
+    assert editor.node.GetSelectedSegmentID() == "second" and editor.effect.table.current is editor.rois[1]
+    shown = editor.effect.session.shown
+    editor.rois[0].RemoveAttribute("QMedSAM.SegmentID")  # belongs to no segment any more
+    editor.rois[0].InvokeEvent(editor.rois[0].PointEndInteractionEvent)
+    assert editor.effect.session.shown is shown and editor.node.GetSelectedSegmentID() == "second"
+
+
 def test_add_box_pressed_again_leaves_one_box_that_waits(editor) -> None:
     nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
     editor.ui.addButton.click()
