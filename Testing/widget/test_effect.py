@@ -370,6 +370,24 @@ def test_masking_of_the_editor_is_respected(editor) -> None:
     assert np.array_equal(editor.mask("second"), editor.truths[1])  # the first blob is another segment's
 
 
+@pytest.mark.parametrize("selected", ["first", "second"])
+def test_apply_all_masks_every_segment_by_its_own_editable_area(editor, selected) -> None:
+    """Two boxes of one object, outside all segments: the first to be written has it, whichever row is selected."""
+    place = editor.rois[0].GetObjectToWorldMatrix()
+    editor.rois[1].SetAndObserveObjectToNodeMatrix(place)
+    editor.rois[1].SetSize(*editor.rois[0].GetSize())
+    editor.node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    for _ in range(2):  # again: what a segment has already is not outside of all others, but its own
+        editor.select(selected)
+        editor.ui.applyAllButton.click()
+        editor.finish()
+        assert np.array_equal(editor.mask("first"), editor.truths[0]) and not editor.mask("second").any()
+        assert editor.node.GetSelectedSegmentID() == selected
+    editor.logic.Undo()
+    editor.logic.Undo()
+    assert not editor.mask("first").any() and not editor.logic.CanUndo()
+
+
 def test_a_closed_scene_ends_everything(editor) -> None:
     pending = []
     editor.effect.jobs = lambda *work: Job(*work, launch=pending.append, timer=HandTimer)
