@@ -11,7 +11,16 @@ from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
 from .boxes import boxFromRoi, storeInTag
 from .geometry import ijkToWorld
 from .installer import INSTALL_HINT, installed
-from .segments import Crop, SegmentWriter, ensureReferenceGeometry, ijkToSegmentation, onSegmentationGrid, orientedImage, union
+from .segments import (
+    Crop,
+    SegmentWriter,
+    ensureLabelmaps,
+    ensureReferenceGeometry,
+    ijkToSegmentation,
+    onSegmentationGrid,
+    orientedImage,
+    union,
+)
 from .settings import Settings
 from .volumes import volumeFromNode, windowOf
 
@@ -62,6 +71,7 @@ class Run:
         )
         if not self.prompts:
             raise QMedSAMError("There is no box to segment.", "Add a box around the object first.")
+        ensureLabelmaps(segmentationNode)
         self._volume = volumeFromNode(volumeNode, copy)
         self._window = windowOf(volumeNode) if settings.window == "displayed" else None
         self._ijkToWorld = ijkToWorld(volumeNode)

@@ -338,6 +338,12 @@ def test_the_displayed_window_is_used_when_chosen(editor) -> None:
     assert windows == [(120, 60)]
 
 
+def test_a_segmentation_of_surfaces_is_refused_with_a_sentence(editor) -> None:
+    editor.segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    editor.ui.applyButton.click()
+    assert "stored as Closed surface" in editor.status and not editor.effect.session.running
+
+
 def test_without_a_box_there_is_a_sentence(editor) -> None:
     editor.scene.RemoveNode(editor.rois[0])
     editor.ui.previewButton.click()
