@@ -231,10 +231,10 @@ class EffectPanel:
 
     @contextmanager
     def mendable(self) -> Iterator[None]:
-        """Say what goes wrong inside in the panel."""
+        """Say what goes wrong inside in the panel; an error of any kind must reach the user."""
         try:
             yield
-        except QMedSAMError as error:
+        except Exception as error:
             self.fail(error)
 
     # Installation

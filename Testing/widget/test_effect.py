@@ -344,6 +344,24 @@ def test_a_segmentation_of_surfaces_is_refused_with_a_sentence(editor) -> None:
     assert "stored as Closed surface" in editor.status and not editor.effect.session.running
 
 
+def test_a_volume_without_an_image_gets_a_sentence(editor, answers) -> None:
+    editor.volume.SetAndObserveImageData(None)
+    for button in (editor.ui.previewButton, editor.ui.applyAllButton, editor.ui.flatButton):
+        editor.effect.panel.say("")
+        button.click()
+        assert "holds no image" in editor.status and not editor.effect.session.running
+    assert not answers.errors  # no dialog: the user can mend it
+
+
+def test_an_unforeseen_error_of_a_button_is_shown(editor, answers, monkeypatch) -> None:
+    def fail(*arguments):
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr("QMedSAMSegmentLib.boxes.duplicate", fail)
+    editor.ui.duplicateButton.click()
+    assert "of all things" in editor.status and len(answers.errors) == 1
+
+
 def test_without_a_box_there_is_a_sentence(editor) -> None:
     editor.scene.RemoveNode(editor.rois[0])
     editor.ui.previewButton.click()
