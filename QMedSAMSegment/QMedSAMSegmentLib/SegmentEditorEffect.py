@@ -8,7 +8,6 @@ from typing import Any, List, Optional
 
 import qt
 import slicer
-import vtk
 from qmedsam import QMedSAMError, Segmentation
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
@@ -22,6 +21,7 @@ from .installer import Installer
 from .logic import QMedSAMSegmentLogic
 from .questions import confirmed
 from .runs import Prompt, Run
+from .sceneevents import SceneEvents
 from .session import Session, fingerprint
 from .settings import Settings
 from .worker import Job
@@ -43,6 +43,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.session = Session(lambda *work: self.jobs(*work))
         self.installer = Installer()
         self.observations = slicer.util.VTKObservationMixin()
+        self.events = SceneEvents(self)
         self.shortcuts: List[Any] = []
         self.active = False
         self.panel: Optional[EffectPanel] = None
@@ -90,16 +91,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def activate(self) -> None:
         self.active = True
         self.scriptedEffect.showEffectCursorInSliceView = False
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        self.events.observeScene()
         self._installShortcuts()
         self.panel.fillModels()
         self.updateGUIFromMRML()
 
     def deactivate(self) -> None:
         self.active = False
-        self._drop()
+        self.drop()
         if self.boxes is not None:
             self.boxes.endPlacing()
         self.observations.removeObservers()
@@ -120,7 +119,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return False
 
     def sourceVolumeNodeChanged(self) -> None:
-        self._drop()
+        self.drop()
         self.updateGUIFromMRML()
 
     def updateGUIFromMRML(self) -> None:
@@ -129,7 +128,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
         if self.active:
             self.boxes.observe(self.table.rois)
-            self._observeEdited()
+            self.events.observeEdited()
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
 
     def updateMRMLFromGUI(self) -> None:
@@ -256,46 +255,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     # Helpers
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Whatever runs or is shown is about something that is no longer edited."""
         self.session.close()
         if self.panel is not None:
             self.panel.idle()
-
-    def onSceneClosing(self, scene: Any, event: Any) -> None:
-        self._drop()
-        self.boxes.placing = None
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onNodeAdded(self, scene: Any, event: Any, node: Any) -> None:
-        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
-            self.panel.updateSoon()  # it is still without its place
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onNodeRemoved(self, scene: Any, event: Any, node: Any) -> None:
-        if node is not None and self.session.uses(node):
-            self._drop()
-            self.panel.say(_("The image or the segmentation of this run is gone."))
-        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
-            if node is self.boxes.placing:
-                self.boxes.placing = None
-            self.updateGUIFromMRML()
-
-    def onEdited(self, caller: Any, event: Any) -> None:
-        """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
-        self.panel.updateSoon()
-
-    def _observeEdited(self) -> None:
-        """The editor itself tells an effect only of parameters, not of the selection and not of the segments."""
-        segments = slicer.vtkSegmentation
-        watched = [
-            (self.scriptedEffect.parameterSetNode(), (vtk.vtkCommand.ModifiedEvent,)),
-            (self.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified)),
-        ]
-        for node, events in watched:
-            for event in events if node is not None else ():
-                if not self.observations.hasObserver(node, event, self.onEdited):
-                    self.observations.addObserver(node, event, self.onEdited)
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""
