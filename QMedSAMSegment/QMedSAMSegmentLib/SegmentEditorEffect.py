@@ -8,7 +8,6 @@ from typing import Any, List, Optional
 
 import qt
 import slicer
-import vtk
 from qmedsam import QMedSAMError, Segmentation
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
@@ -22,6 +21,7 @@ from .installer import Installer
 from .logic import QMedSAMSegmentLogic
 from .questions import confirmed
 from .runs import Prompt, Run
+from .sceneevents import SceneEvents
 from .session import Session, fingerprint
 from .settings import Settings
 from .worker import Job
@@ -43,6 +43,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.session = Session(lambda *work: self.jobs(*work))
         self.installer = Installer()
         self.observations = slicer.util.VTKObservationMixin()
+        self.events = SceneEvents(self)
         self.shortcuts: List[Any] = []
         self.active = False
         self.panel: Optional[EffectPanel] = None
@@ -90,15 +91,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def activate(self) -> None:
         self.active = True
         self.scriptedEffect.showEffectCursorInSliceView = False
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClosing)
-        self.observations.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onSceneNodesChanged)
+        self.events.observeScene()
         self._installShortcuts()
         self.panel.fillModels()
         self.updateGUIFromMRML()
 
     def deactivate(self) -> None:
         self.active = False
-        self._drop()
+        self.drop()
         if self.boxes is not None:
             self.boxes.endPlacing()
         self.observations.removeObservers()
@@ -119,7 +119,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return False
 
     def sourceVolumeNodeChanged(self) -> None:
-        self._drop()
+        self.drop()
         self.updateGUIFromMRML()
 
     def updateGUIFromMRML(self) -> None:
@@ -128,6 +128,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
         if self.active:
             self.boxes.observe(self.table.rois)
+            self.events.observeEdited()
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
 
     def updateMRMLFromGUI(self) -> None:
@@ -155,9 +156,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return Settings(**{name: self.scriptedEffect.parameter(name) for name in Settings.names()})
 
     def prompts(self, everything: bool = False) -> List[Prompt]:
-        """Boxes of the selected segment, or of all segments."""
+        """Boxes of the selected segment, or of all segments, without those that are not placed."""
         rois = boundRois(self.segmentationNode, None if everything else self.segmentId)
-        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in rois if roi is not self.boxes.placing]
+        placed = [roi for roi in rois if roi is not self.boxes.placing and max(roi.GetSize()) > 0]
+        return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in placed]
 
     # Runs
 
@@ -195,19 +197,28 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if (self.session.running and self._applying) or not self._ready():
             return
         with self.panel.mendable():
+            shown = self.session.shown
+            if apply and shown is not None and self._shows(shown, everything):
+                self._write(shown)
+                return
             prompts, settings = self.prompts(everything), self.settings
             if not prompts:
                 raise QMedSAMError(_("The selected segment has no box."), _("Press 'Add box' and draw one around the object."))
             key = fingerprint(self.volumeNode, self.segmentationNode, prompts, settings)
-            shown = self.session.shown
-            if apply and shown is not None and key == self._previewKey:
-                self._write(shown)
-                return
             run = Run(self.volumeNode, self.segmentationNode, prompts, settings)
             self._previewKey, self._applying = key, apply
             finish = self._applied if apply else self._previewed
             self.session.start(run, self.logic.segmenter(settings.model), finish, self.panel.fail, self.panel.progress)
             self.panel.started(run.slices)
+
+    def _shows(self, shown: Run, everything: bool) -> bool:
+        """Whether what is shown is what an Apply is to write: the same boxes in the same places, the same settings.
+
+        Of a stopped run the user was told that Apply keeps what is shown, also if it was about all boxes.
+        """
+        scopes = {everything, True} if shown.result.cancelled else {everything}
+        keys = [fingerprint(self.volumeNode, self.segmentationNode, self.prompts(one), self.settings) for one in scopes]
+        return self._previewKey in keys
 
     def _ready(self) -> bool:
         """Whether a run may start: something to segment, the segment visible, OpenVINO there or to be installed first."""
@@ -244,22 +255,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     # Helpers
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Whatever runs or is shown is about something that is no longer edited."""
         self.session.close()
         if self.panel is not None:
             self.panel.idle()
-
-    def onSceneClosing(self, scene: Any, event: Any) -> None:
-        self._drop()
-        self.boxes.placing = None
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onSceneNodesChanged(self, scene: Any, event: Any, node: Any) -> None:
-        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
-            if node is self.boxes.placing:
-                self.boxes.placing = None
-            self.updateGUIFromMRML()
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""

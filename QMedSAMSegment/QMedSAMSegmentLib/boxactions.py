@@ -30,6 +30,7 @@ class BoxActions:
 
     def add(self) -> None:
         """A new box for the selected segment, to be placed with two clicks."""
+        self.endPlacing()  # of an earlier press
         with self._effect.panel.mendable():
             self.placing = roiNode = self._newBox()
             self._effect.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
@@ -121,8 +122,10 @@ class BoxActions:
         self.released(roiNode, event)
 
     def released(self, roiNode: Any, event: Any) -> None:
-        """A box was let go: the time to preview it, if that is wanted."""
-        if self._effect.scriptedEffect.integerParameter("autoUpdate") and roiNode is not self.placing:
+        """A box was let go: the time to preview it, if that is wanted; its segment becomes the selected one."""
+        bound = boxes.boundSegmentId(roiNode, self._effect.segmentationNode) is not None
+        if self._effect.scriptedEffect.integerParameter("autoUpdate") and bound and roiNode is not self.placing:
+            self.chosen(roiNode)
             self._effect.onPreview()
 
     def modified(self, roiNode: Any, event: Any) -> None:
@@ -141,9 +144,13 @@ class BoxActions:
         return roiNode
 
     def _chosen(self) -> Any:
-        if self._effect.table.current is None:
+        roiNode = self._effect.table.current
+        if roiNode is not None and roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE) != self._effect.segmentId:
+            self._effect.updateGUIFromMRML()  # the table follows a new selection only after a short rest
+            raise QMedSAMError(_("The chosen box was another segment's."), _("Look at the table, and press again."))
+        if roiNode is None:
             raise QMedSAMError(_("No box is chosen."), _("Choose one in the table."))
-        return self._effect.table.current
+        return roiNode
 
     def observe(self, rois: Sequence[Any]) -> None:
         """Follow boxes until the effect is left."""

@@ -12,6 +12,7 @@ import numpy as np
 from qmedsam import Box, QMedSAMError
 
 from .geometry import arrayFromMatrix, ijkToWorld, matrixFromArray, nodeToWorld
+from .volumes import imageOf
 
 #: Reference role and attribute by which an ROI belongs to a segment.
 SEGMENTATION_ROLE = "QMedSAM.Segmentation"
@@ -181,14 +182,18 @@ def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
 
     Returns:
         The slice's index k.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or see :func:`boxFromRoi`.
     """
+    slices = imageOf(volumeNode).GetDimensions()[2]
     box = boxFromRoi(roiNode, volumeNode)
     toWorld = ijkToWorld(volumeNode)
     corners = box.corners_ijk
     low, high = corners.min(axis=0), corners.max(axis=0)
     shown = shownSlice(volumeNode)
     middle = int(np.floor(box.center_ijk[2] + 0.5))
-    k = int(np.clip(middle if shown is None else shown, 0, volumeNode.GetImageData().GetDimensions()[2] - 1))
+    k = int(np.clip(middle if shown is None else shown, 0, slices - 1))
     half = np.array([(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, 0.5])
     center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
     setRoi(roiNode, center[:3], toWorld[:3, :3] * half)

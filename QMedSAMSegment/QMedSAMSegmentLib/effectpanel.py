@@ -208,7 +208,7 @@ class EffectPanel:
         if not any(one.voxels for one in result.objects):
             head = _("Nothing was found in the boxes.")
         elif result.cancelled:
-            head = _("Stopped. Apply keeps what is shown, Cancel drops it.")
+            head = _("Stopped. Apply adds what is shown to its segments, Cancel drops it.")
         elif applied:
             head = _("Applied in {time}.").format(time=durationText(result.seconds["total"]))
         else:
@@ -233,10 +233,10 @@ class EffectPanel:
 
     @contextmanager
     def mendable(self) -> Iterator[None]:
-        """Say what goes wrong inside in the panel."""
+        """Say what goes wrong inside in the panel; an error of any kind must reach the user."""
         try:
             yield
-        except QMedSAMError as error:
+        except Exception as error:
             self.fail(error)
 
     # Installation

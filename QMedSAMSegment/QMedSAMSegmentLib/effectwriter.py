@@ -19,4 +19,12 @@ class EffectWriter:
 
         modes = slicer.qSlicerSegmentEditorAbstractEffect
         mode = modes.ModificationModeAdd if add else modes.ModificationModeSet
-        self._effect.modifySegmentByLabelmap(segmentationNode, segmentId, image, mode)
+        # The editable area ("outside all segments") is that of the selected segment, whatever segment is modified.
+        node = self._effect.parameterSetNode()
+        selected = node.GetSelectedSegmentID()
+        with slicer.util.NodeModify(node):  # the editor need not follow
+            node.SetSelectedSegmentID(segmentId)
+            try:
+                self._effect.modifySegmentByLabelmap(segmentationNode, segmentId, image, mode)
+            finally:
+                node.SetSelectedSegmentID(selected)

@@ -61,7 +61,7 @@ class QMedSAMSegmentLogic:
             settings: of the run.
             segmentEditorNode: its masking and overwrite settings count; without, other segments are left alone.
             progress: called with done and total slices.
-            cancelled: asked after every slice; what is done by then is written.
+            cancelled: asked after every slice; what is done by then is added to the segments, also where the rest would replace.
             changes: single settings by name, for example ``strategy="fixed"``.
 
         Returns:

@@ -11,7 +11,16 @@ from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
 from .boxes import boxFromRoi, storeInTag
 from .geometry import ijkToWorld
 from .installer import INSTALL_HINT, installed
-from .segments import Crop, SegmentWriter, ensureReferenceGeometry, ijkToSegmentation, onSegmentationGrid, orientedImage, union
+from .segments import (
+    Crop,
+    SegmentWriter,
+    ensureLabelmaps,
+    ensureReferenceGeometry,
+    ijkToSegmentation,
+    onSegmentationGrid,
+    orientedImage,
+    union,
+)
 from .settings import Settings
 from .volumes import volumeFromNode, windowOf
 
@@ -62,6 +71,7 @@ class Run:
         )
         if not self.prompts:
             raise QMedSAMError("There is no box to segment.", "Add a box around the object first.")
+        ensureLabelmaps(segmentationNode)
         self._volume = volumeFromNode(volumeNode, copy)
         self._window = windowOf(volumeNode) if settings.window == "displayed" else None
         self._ijkToWorld = ijkToWorld(volumeNode)
@@ -129,17 +139,20 @@ class Run:
     def write(self, writer: SegmentWriter) -> bool:
         """Write the masks into their segments, as one action that can be undone.
 
+        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it.
+
         Returns:
             False when there was nothing to write: the scene was closed, a segment deleted, or every mask is empty.
         """
         if self.result is None or not self.alive or not any(mask.any() for mask, _ in self.masks().values()):
             return False
         images = self.images(self.segmentationNode)
+        add = self.settings.mode == "add" or self.result.cancelled
         writer.saveStateForUndo()
         self._addNewSegments()
         # Larger objects first: where overwriting is on, a lesion drawn inside an organ stays on top.
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
-            writer.modify(self.segmentationNode, segmentId, images[segmentId], self.settings.mode == "add")
+            writer.modify(self.segmentationNode, segmentId, images[segmentId], add)
         for segmentId in images:
             rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
             storeInTag(self.segmentationNode, segmentId, rois)

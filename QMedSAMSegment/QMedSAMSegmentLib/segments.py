@@ -131,6 +131,27 @@ def union(masks: Sequence[Tuple[np.ndarray, Crop]]) -> Tuple[np.ndarray, Crop]:
     return result, crop  # type: ignore[return-value]
 
 
+def ensureLabelmaps(segmentationNode: Any) -> None:
+    """Make the binary labelmap what a segmentation stores; nothing else can be edited.
+
+    Raises:
+        QMedSAMError: its segments are stored as something else; converting them is the user's decision.
+    """
+    import slicer
+
+    segmentation = segmentationNode.GetSegmentation()
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    stored = segmentation.GetSourceRepresentationName()
+    if stored == labelmap:
+        return
+    if segmentation.GetNumberOfSegments():
+        raise QMedSAMError(
+            f"'{segmentationNode.GetName()}' is stored as {stored}, which cannot be edited.",
+            "Make the binary labelmap its source (Segmentations module).",
+        )
+    segmentation.SetSourceRepresentationName(labelmap)
+
+
 def ensureReferenceGeometry(segmentationNode: Any, volumeNode: Any) -> None:
     """Give a segmentation that has no geometry of its own the volume's."""
     if not _referenceGeometry(segmentationNode):

@@ -9,6 +9,7 @@ from qmedsam import QMedSAMError, Segmentation, Segmenter
 from .agreement import AgreementOverlay
 from .preview import Preview
 from .runs import Run
+from .volumes import imageOf
 from .worker import Job
 
 #: Makes a :class:`Job`; a test makes one without a thread.
@@ -36,6 +37,10 @@ class Session:
     def shown(self) -> Optional[Run]:
         """The computed run whose preview is shown."""
         return self._run if self._job is None and self.preview.shown else None
+
+    def uses(self, node: Any) -> bool:
+        """Whether the run that computes or is shown needs this volume or segmentation."""
+        return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
 
     def start(
         self,
@@ -98,7 +103,11 @@ class Session:
 
 
 def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: Any) -> Any:
-    """What a result depends on, for telling whether a preview still shows what an Apply would write."""
+    """What a result depends on, for telling whether a preview still shows what an Apply would write.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or its transform is not linear.
+    """
     from .geometry import arrayFromMatrix, nodeToWorld
 
     def place(roiNode: Any) -> Any:
@@ -106,7 +115,7 @@ def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: 
 
     return (
         volumeNode.GetID(),
-        volumeNode.GetImageData().GetMTime(),
+        imageOf(volumeNode).GetMTime(),
         nodeToWorld(volumeNode).tobytes(),
         segmentationNode.GetID(),
         tuple((prompt.roiNode.GetID(), prompt.segmentId, place(prompt.roiNode)) for prompt in prompts),

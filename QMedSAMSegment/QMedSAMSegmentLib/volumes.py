@@ -25,11 +25,7 @@ def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
     """
     import slicer
 
-    if volumeNode is None:
-        raise QMedSAMError("There is no volume to segment.", "Choose a source volume in the Segment Editor.")
-    image = volumeNode.GetImageData()
-    if image is None or image.GetNumberOfPoints() == 0:
-        raise QMedSAMError(f"The volume '{volumeNode.GetName()}' holds no image.", "Load it again.")
+    imageOf(volumeNode)
     matrix = ijkToWorld(volumeNode)
     array = slicer.util.arrayFromVolume(volumeNode)
     if array.ndim == 4 and array.shape[3] == 1:
@@ -42,6 +38,20 @@ def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
             "Use a grey image or RGB of 8 bits per channel; the module Vector to Scalar Volume extracts a component.",
         )
     return Volume(array.copy() if copy else array, matrix, modalityOf(volumeNode), volumeNode.GetName() or "")
+
+
+def imageOf(volumeNode: Any) -> Any:
+    """The ``vtkImageData`` of a volume node.
+
+    Raises:
+        QMedSAMError: no volume, or one without an image.
+    """
+    if volumeNode is None:
+        raise QMedSAMError("There is no volume to segment.", "Choose a source volume in the Segment Editor.")
+    image = volumeNode.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0:
+        raise QMedSAMError(f"The volume '{volumeNode.GetName()}' holds no image.", "Load it again.")
+    return image
 
 
 def modalityOf(volumeNode: Any) -> str:

@@ -259,6 +259,46 @@ def test_a_cancelled_run_keeps_its_slices(scene) -> None:
     assert 0 < len(done) <= 3 and np.array_equal(found[done], truths[0][done])
 
 
+def test_a_cancelled_run_takes_nothing_out_of_a_segment(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume, ["a", "b"])
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, rois, segmentation, ["a", "b"], FIXED)
+    seen = []
+    _, result = logic.segment(
+        volume,
+        rois,
+        segmentation,
+        ["b", "a"],  # replace, each by the other's object
+        FIXED,
+        progress=lambda *at: seen.append(at),
+        cancelled=lambda: len(seen) >= 3,
+    )
+    found = [segmentArray(segmentation, one, volume) for one in "ab"]
+    assert result.cancelled and all((mask & truth).sum() == truth.sum() for mask, truth in zip(found, truths))
+    assert any(mask.sum() > truth.sum() for mask, truth in zip(found, truths))
+
+
+def test_a_segmentation_of_surfaces_is_refused_and_an_empty_one_stores_labelmaps(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["aligned"])
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    segmentation, _ = logic.segment(volume, rois[:1], settings=FIXED)
+    inner = segmentation.GetSegmentation()
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    inner.CreateRepresentation(surface)
+    inner.SetSourceRepresentationName(surface)
+    before = (list(inner.GetSegmentIDs()), inner.GetNthSegment(0).GetRepresentation(surface).GetMTime())
+    with pytest.raises(QMedSAMError, match="stored as Closed surface") as caught:
+        logic.segment(volume, rois[1:], segmentation, settings=FIXED)
+    assert "binary labelmap" in caught.value.hint
+    assert (list(inner.GetSegmentIDs()), inner.GetNthSegment(0).GetRepresentation(surface).GetMTime()) == before
+    empty = addSegmentation(scene, volume)
+    empty.GetSegmentation().SetSourceRepresentationName(surface)
+    logic.segment(volume, rois[:1], empty, settings=FIXED)
+    (segmentId,) = empty.GetSegmentation().GetSegmentIDs()
+    assert np.array_equal(segmentArray(empty, segmentId, volume), truths[0])
+
+
 def test_a_failing_run_leaves_the_scene_as_it_was(scene) -> None:
     volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
     segmentation = addSegmentation(scene, volume, ["a"])

@@ -7,6 +7,7 @@ from typing import Any, Dict, Sequence, Tuple
 import numpy as np
 import slicer
 from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, grid, segmentArray
+from PySide6 import QtCore
 from qmedsam.phantom_shapes import rotation
 from QMedSAMSegmentLib.boxes import bind
 from QMedSAMSegmentLib.worker import Job
@@ -64,8 +65,14 @@ class Editor:
         self.ui = self.effect.panel.ui
 
     def select(self, segmentId: str) -> None:
+        """As the editor does it: the effect is not told, it has to see it."""
         self.logic.SetCurrentSegmentID(segmentId)
-        self.effect.updateGUIFromMRML()
+        self.rest()
+
+    def rest(self) -> None:
+        """The short rest after which the panel shows what has changed."""
+        while self.effect.panel._soon.isActive():
+            QtCore.QCoreApplication.processEvents()
 
     def finish(self) -> None:
         """Let the timer see that the run is over."""

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 import slicer
-from nodes import HandTimer, brightSegmenter, labelmaps
+from nodes import HandTimer, addRoi, addSegmentation, brightSegmenter, labelmaps
 from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
-from QMedSAMSegmentLib.boxes import boundRois, boxFromRoi
+from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi, createRoi
 from QMedSAMSegmentLib.installer import Installer
 from QMedSAMSegmentLib.runs import Run
 from QMedSAMSegmentLib.worker import Job
@@ -86,14 +86,20 @@ def test_a_moved_box_makes_the_preview_stale(editor) -> None:
     assert found.any() and not np.array_equal(found, editor.truths[0]) and not (found & ~editor.truths[0]).any()
 
 
-def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
+def _stopAt(editor, reached) -> None:
+    """Runs in which the user presses Cancel once ``reached(done, total)``."""
+
     def stopped(*work):
         job = Job(*work, launch=lambda f: f(), timer=HandTimer)
         original = job._report
-        job._report = lambda done, total: (original(done, total), done == 3 and editor.effect.onCancel())
+        job._report = lambda done, total: (original(done, total), reached(done, total) and editor.effect.onCancel())
         return job
 
     editor.effect.jobs = stopped
+
+
+def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
+    _stopAt(editor, lambda done, total: done == 3)
     editor.ui.applyButton.click()
     editor.finish()
     assert "Stopped" in editor.status and not editor.mask("first").any()
@@ -108,6 +114,35 @@ def test_cancel_keeps_the_partial_result_for_the_user_to_decide(editor) -> None:
     editor.finish()
     editor.ui.cancelButton.click()  # drops it
     assert not editor.effect.session.preview.shown and not editor.mask("first").any()
+
+
+def test_a_stopped_apply_all_is_kept_by_apply_and_takes_nothing_away(editor) -> None:
+    editor.select("second")
+    editor.ui.applyButton.click()
+    editor.finish()
+    editor.select("first")
+    before = labelmaps(editor.segmentation)
+    _stopAt(editor, lambda done, total: done == total - 2)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    shown = editor.effect.session.shown
+    assert shown.result.cancelled and set(shown.masks()) == {"first", "second"}
+    assert any(0 < mask.sum() < truth.sum() for (mask, _), truth in zip(shown.masks().values(), editor.truths))
+    saves = editor.scripted.undoSaves
+    editor.ui.applyButton.click()
+    assert not editor.effect.session.running and editor.scripted.undoSaves == saves + 1
+    assert editor.mask("first").any() and np.array_equal(editor.mask("second"), editor.truths[1])
+    editor.logic.Undo()
+    assert labelmaps(editor.segmentation) == before
+
+
+def test_a_stopped_apply_all_is_not_kept_once_a_box_has_moved(editor) -> None:
+    _stopAt(editor, lambda done, total: done == 3)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    editor.rois[1].SetCenterWorld(*(np.array(editor.rois[1].GetCenterWorld()) + (3, 0, 0)))
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and editor.scripted.undoSaves == 0
 
 
 def test_a_box_is_placed_released_and_previewed(editor) -> None:
@@ -139,6 +174,38 @@ def test_a_box_never_placed_goes_with_the_effect(editor) -> None:
     assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes
 
 
+def test_preview_on_release_is_of_the_box_that_was_released(editor) -> None:
+    editor.ui.autoUpdateCheck.checked = True
+    editor.rois[1].InvokeEvent(editor.rois[1].PointEndInteractionEvent)
+    editor.finish()
+    assert list(editor.effect.session.preview.node.GetSegmentation().GetSegmentIDs()) == ["second"]
+    editor.rest()
+    assert editor.node.GetSelectedSegmentID() == "second" and editor.effect.table.current is editor.rois[1]
+    shown = editor.effect.session.shown
+    editor.rois[0].RemoveAttribute("QMedSAM.SegmentID")  # belongs to no segment any more
+    editor.rois[0].InvokeEvent(editor.rois[0].PointEndInteractionEvent)
+    assert editor.effect.session.shown is shown and editor.node.GetSelectedSegmentID() == "second"
+
+
+def test_add_box_pressed_again_leaves_one_box_that_waits(editor) -> None:
+    nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
+    editor.ui.addButton.click()
+    given_up = editor.effect.boxes.placing
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes + 1
+    assert given_up.GetScene() is None and slicer.modules.markups.logic().GetActiveListID() == roi.GetID()
+    interaction = editor.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+
+
+def test_a_box_that_was_never_placed_does_not_stand_in_the_way(editor) -> None:
+    createRoi(editor.scene, editor.segmentation, "first")  # as it comes with a scene saved in the middle of placing
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+
+
 def test_duplicate_fit_flatten_and_delete(editor) -> None:
     editor.ui.duplicateButton.click()
     assert editor.ui.boxesTable.rowCount == 3 and len(boundRois(editor.segmentation, "first")) == 2
@@ -157,6 +224,58 @@ def test_duplicate_fit_flatten_and_delete(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
     assert np.flatnonzero(editor.mask("first").any(axis=(1, 2))).tolist() == [7]
+
+
+def test_what_is_selected_in_the_editor_is_what_the_buttons_act_on(editor) -> None:
+    editor.logic.SetCurrentSegmentID("second")
+    editor.ui.deleteButton.click()  # before the table has followed: nothing is deleted that was not seen
+    assert boundRois(editor.segmentation) == editor.rois and "another segment" in editor.status
+    assert editor.effect.table.current is editor.rois[1]
+    editor.select("first")
+    assert editor.effect.table.current is editor.rois[0]
+    editor.select("second")
+    editor.ui.deleteButton.click()
+    assert boundRois(editor.segmentation) == [editor.rois[0]]
+
+
+def test_the_table_follows_names_undo_and_segments_that_go(editor) -> None:
+    inner, table = editor.segmentation.GetSegmentation(), editor.ui.boxesTable
+    inner.GetSegment("second").SetName("spleen")
+    editor.rest()
+    assert table.item(1, 0).text() == "spleen"
+    editor.logic.SaveStateForUndo()
+    inner.RemoveSegment("second")
+    editor.rest()
+    assert table.rowCount == 1 and editor.ui.roiCombo.enabled
+    editor.logic.Undo()
+    editor.rest()
+    assert table.rowCount == 2 and not editor.ui.roiCombo.enabled
+
+
+def test_an_roi_that_is_loaded_meanwhile_can_be_used(editor) -> None:
+    addRoi(editor.scene, (0, 0, 0), np.eye(3) * 5, name="loaded")
+    editor.rest()
+    assert editor.ui.roiCombo.enabled and editor.ui.roiCombo.itemText(1) == "loaded"
+
+
+def test_another_segmentation_is_followed_too(editor) -> None:
+    other = addSegmentation(editor.scene, editor.volume, ["third"])
+    editor.logic.SetSegmentationNode(other)
+    editor.rest()
+    assert editor.ui.boxesTable.rowCount == 0
+    bind(editor.rois[0], other, "third")
+    other.GetSegmentation().GetSegment("third").SetName("of the other")
+    editor.rest()
+    assert editor.ui.boxesTable.item(0, 0).text() == "of the other"
+
+
+@pytest.mark.parametrize("gone", ["volume", "segmentation"])
+def test_a_preview_goes_with_its_volume_or_segmentation(editor, gone) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    node = editor.effect.session.preview.node
+    editor.scene.RemoveNode(getattr(editor, gone))
+    assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
 
 
 def test_fit_makes_a_box_for_a_painted_segment_and_refuses_an_empty_one(editor) -> None:
@@ -219,6 +338,30 @@ def test_the_displayed_window_is_used_when_chosen(editor) -> None:
     assert windows == [(120, 60)]
 
 
+def test_a_segmentation_of_surfaces_is_refused_with_a_sentence(editor) -> None:
+    editor.segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    editor.ui.applyButton.click()
+    assert "stored as Closed surface" in editor.status and not editor.effect.session.running
+
+
+def test_a_volume_without_an_image_gets_a_sentence(editor, answers) -> None:
+    editor.volume.SetAndObserveImageData(None)
+    for button in (editor.ui.previewButton, editor.ui.applyAllButton, editor.ui.flatButton):
+        editor.effect.panel.say("")
+        button.click()
+        assert "holds no image" in editor.status and not editor.effect.session.running
+    assert not answers.errors  # no dialog: the user can mend it
+
+
+def test_an_unforeseen_error_of_a_button_is_shown(editor, answers, monkeypatch) -> None:
+    def fail(*arguments):
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr("QMedSAMSegmentLib.boxes.duplicate", fail)
+    editor.ui.duplicateButton.click()
+    assert "of all things" in editor.status and len(answers.errors) == 1
+
+
 def test_without_a_box_there_is_a_sentence(editor) -> None:
     editor.scene.RemoveNode(editor.rois[0])
     editor.ui.previewButton.click()
@@ -249,6 +392,24 @@ def test_masking_of_the_editor_is_respected(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
     assert np.array_equal(editor.mask("second"), editor.truths[1])  # the first blob is another segment's
+
+
+@pytest.mark.parametrize("selected", ["first", "second"])
+def test_apply_all_masks_every_segment_by_its_own_editable_area(editor, selected) -> None:
+    """Two boxes of one object, outside all segments: the first to be written has it, whichever row is selected."""
+    place = editor.rois[0].GetObjectToWorldMatrix()
+    editor.rois[1].SetAndObserveObjectToNodeMatrix(place)
+    editor.rois[1].SetSize(*editor.rois[0].GetSize())
+    editor.node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    for _ in range(2):  # again: what a segment has already is not outside of all others, but its own
+        editor.select(selected)
+        editor.ui.applyAllButton.click()
+        editor.finish()
+        assert np.array_equal(editor.mask("first"), editor.truths[0]) and not editor.mask("second").any()
+        assert editor.node.GetSelectedSegmentID() == selected
+    editor.logic.Undo()
+    editor.logic.Undo()
+    assert not editor.mask("first").any() and not editor.logic.CanUndo()
 
 
 def test_a_closed_scene_ends_everything(editor) -> None:
@@ -318,6 +479,11 @@ def test_leaving_the_effect_drops_the_preview_and_its_observers(editor) -> None:
     editor.ui.autoUpdateCheck.checked = True
     editor.rois[0].InvokeEvent(editor.rois[0].PointEndInteractionEvent)
     assert not editor.effect.session.running
+    editor.effect.panel._soon.stop()
+    editor.logic.SetCurrentSegmentID("second")
+    editor.segmentation.GetSegmentation().GetSegment("first").SetName("renamed")
+    addRoi(editor.scene, (0, 0, 0), np.eye(3))
+    assert not editor.effect.panel._soon.isActive()
 
 
 def test_an_unforeseen_error_is_shown_and_the_effect_goes_on(editor, answers) -> None:

@@ -1,0 +1,68 @@
+"""What the effect has to hear of the scene while it is active."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+
+class SceneEvents:
+    """Observes the scene and what is edited in it; the observations are the effect's and end with its activation.
+
+    Args:
+        effect: whose panel, boxes, session and observations are used.
+    """
+
+    def __init__(self, effect: Any) -> None:
+        self._effect = effect
+
+    def observeScene(self) -> None:
+        """Follow nodes that come and go, and the closing of the scene."""
+        scene = slicer.mrmlScene
+        for event, method in (
+            (scene.StartCloseEvent, self.sceneClosing),
+            (scene.NodeAddedEvent, self.nodeAdded),
+            (scene.NodeRemovedEvent, self.nodeRemoved),
+        ):
+            self._effect.observations.addObserver(scene, event, method)
+
+    def observeEdited(self) -> None:
+        """Follow selection and segments: the editor itself tells an effect only of parameters."""
+        segments, observations = slicer.vtkSegmentation, self._effect.observations
+        watched = [
+            (self._effect.scriptedEffect.parameterSetNode(), (vtk.vtkCommand.ModifiedEvent,)),
+            (self._effect.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified)),
+        ]
+        for node, events in watched:
+            for event in events if node is not None else ():
+                if not observations.hasObserver(node, event, self.edited):
+                    observations.addObserver(node, event, self.edited)
+
+    def edited(self, caller: Any, event: Any) -> None:
+        """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
+        self._effect.panel.updateSoon()
+
+    def sceneClosing(self, scene: Any, event: Any) -> None:
+        """Nothing of the run will be left."""
+        self._effect.drop()
+        self._effect.boxes.placing = None
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def nodeAdded(self, scene: Any, event: Any, node: Any) -> None:
+        """A new ROI can be used as a box."""
+        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
+            self._effect.panel.updateSoon()  # it is still without its place
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def nodeRemoved(self, scene: Any, event: Any, node: Any) -> None:
+        """A box is gone, or what a run needs."""
+        if node is not None and self._effect.session.uses(node):
+            self._effect.drop()
+            self._effect.panel.say(_("The image or the segmentation of this run is gone."))
+        if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
+            if node is self._effect.boxes.placing:
+                self._effect.boxes.placing = None
+            self._effect.updateGUIFromMRML()
