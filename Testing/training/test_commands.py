@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,11 @@ pytest.importorskip("brevitas")
 pytest.importorskip("openvino")
 
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam.models import Model  # noqa: E402
+from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.export import write_folder  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
@@ -131,6 +134,39 @@ def test_compare_writes_the_papers_tables(folder: Path, tmp_path: Path) -> None:
     sizes = {r["form"]: float(r["mib"]) for r in rows}
     assert sizes["PTQ"] < sizes["float"] and "| PTQ |" in text
     assert (tmp_path / "compare.png").stat().st_size > 5000
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    """The name forgotten (``-o MODELS``), or the folder of the runs: nothing is deleted, and it is said before the export."""
+    best, config = folder / "float" / "best.pt", folder / "float.yaml"
+    models = tmp_path / "models"
+    (models / "precious").mkdir(parents=True)
+    (models / "precious" / "weights.bin").write_bytes(b"years")
+    with pytest.raises(QMedSAMError, match=r"not a model folder.*precious"):
+        _invoke("export", best, "-o", models)
+    assert (models / "precious" / "weights.bin").read_bytes() == b"years"
+    with pytest.raises(QMedSAMError, match="not a model folder"):  # folder/float is the run
+        _invoke("compare", best, "--config", config, "-o", folder, "--no-nncf")
+    assert best.is_file()
+    torch.save(build("litemedsam").state_dict(), tmp_path / "lite.pth")
+    with pytest.raises(QMedSAMError, match="not a model folder"):
+        _invoke("import-checkpoint", tmp_path / "lite.pth", "--architecture", "litemedsam", "-o", models)
+
+
+def test_an_empty_folder_is_filled_and_a_model_replaced(tmp_path: Path) -> None:
+    shipped = next(p for p in shipped_folder().iterdir() if p.is_dir())
+    fields = json.loads((shipped / "manifest.json").read_text())
+
+    def parts(scratch: Path) -> None:
+        for name in fields["files"]:
+            shutil.copy(shipped / name, scratch)
+
+    (tmp_path / "model").mkdir()
+    for card in ("# One", "# Two"):
+        write_folder(tmp_path / "model", parts, fields, card)
+        Model.read(tmp_path / "model").verify()
+        assert (tmp_path / "model" / "MODEL_CARD.md").read_text() == card
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:

@@ -146,10 +146,11 @@ def export(
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
     import yaml
 
-    from .export import model_fields, write_model
+    from .export import check_replaceable, model_fields, write_model
     from .networks import load
     from .runtimes import parity
 
+    check_replaceable(output)
     model, network = load(checkpoint)
     others = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe else {}
     name = output.resolve().name
@@ -294,7 +295,7 @@ def import_checkpoint(
 
     from .architectures import ARCHITECTURES, build
     from .checkpoints import load_public
-    from .export import write_model
+    from .export import check_replaceable, write_model
     from .quantization import calibrated, fold_batch_norms, quantize
 
     modalities = list(dict.fromkeys(m if m == "*" else known_modality(m) for m in modality))
@@ -302,6 +303,7 @@ def import_checkpoint(
         raise QMedSAMError(f"There is no architecture '{architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
     if precision not in ("int8", "float32"):
         raise QMedSAMError(f"There is no precision '{precision}'.", "Use int8 or float32.")
+    check_replaceable(output)
     known = ARCHITECTURES[architecture]
     model = build(architecture)
     load_public(model, checkpoint)

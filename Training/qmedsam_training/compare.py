@@ -19,7 +19,7 @@ from .architectures.promptable import Promptable
 from .config import NetworkConfig, QuantizationConfig
 from .data import HeldOut
 from .evaluation import TorchNetwork, by_group, mean_of_groups, score
-from .export import model_fields, to_onnx, write_folder, write_model
+from .export import check_replaceable, model_fields, to_onnx, write_folder, write_model
 from .networks import load, post_training_quantized
 from .runtimes import OnnxNetwork
 
@@ -61,7 +61,12 @@ def compare(
         with_nncf: also NNCF's own post-training quantization, as the control.
         repeats: of the timings, taken in turn.
         progress: told what is being done.
+
+    Raises:
+        QMedSAMError: a folder of an exported model would replace something else.
     """
+    for name in ("float", "ptq", "qat", "nncf"):
+        check_replaceable(folder / name)
     forms: Dict[str, Tuple[Promptable, NetworkConfig]] = {}
     forms["float"] = load(checkpoint)
     progress("calibrating")
