@@ -77,7 +77,7 @@ def train(
             task = bar.add_task("Training", total=1.0)
             best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
     except KeyboardInterrupt:
-        console.print("Stopped and saved. The same command goes on from here.")
+        console.print("Stopped. The same command goes on from what was saved last.")
         raise SystemExit(130) from None
     plot_log(output / "log.csv", output / "log.png")
     console.print(f"Best checkpoint: {best}")

@@ -23,6 +23,7 @@ from .config import LossConfig, TrainConfig
 from .data import Plan, Source, make_loader, make_source
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
+from .interruption import Interruption
 from .losses import prompt_loss
 from .networks import child, save, start
 from .optimization import cosine, make_optimizer, step, warm_up
@@ -65,7 +66,7 @@ class Progress:
     """Where a run stands; saved in every checkpoint."""
 
     epoch: int = 0
-    batch: int = 0  # of the epoch, done
+    batch: int = 0  # of the epoch, done; 0 again when the epoch is scored
     step: int = 0
     seconds: float = 0.0
     best: float = -1.0
@@ -87,6 +88,7 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
 
     Raises:
         QMedSAMError: data or checkpoints cannot be used, or the folder holds another run.
+        KeyboardInterrupt: on Ctrl-C, after the batch (or the scoring) in progress, saved; a second Ctrl-C does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -104,11 +106,8 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     torch.manual_seed(config.seed)
     state = _previous(config, folder)
     trainer = _Trainer(config, fabric, folder, state)
-    try:
-        trainer.run(progress)
-    except KeyboardInterrupt:
-        trainer.checkpoint()
-        raise
+    with Interruption() as interruption:
+        trainer.run(progress, interruption)
     return folder / "best.pt"
 
 
@@ -161,23 +160,33 @@ class _Trainer:
         of_epochs = (self.at.epoch + self.at.batch / self.plan.batches) / self.config.epochs
         return min(max(of_epochs, self.at.seconds / 60 / self.config.minutes if self.config.minutes else 0.0), 1.0)
 
-    def run(self, progress: Callable[[float, str], None]) -> None:
+    def run(self, progress: Callable[[float, str], None], interruption: Interruption) -> None:
         if self.at.step == 0 and self.config.init is not None and self.share < 1:
             # What the stage starts from is a candidate too: before QAT this is post-training quantization.
             self._evaluate()
         loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
-        while not self._over():
+        while self.at.batch or not self._over():  # what was learned is scored, also when it was interrupted in between
             self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
             for batch in loader:
-                dsc = self._learn(batch)
-                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
                 if self._over():
                     break
+                dsc = self._learn(batch)
+                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
                 if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
                     self.checkpoint()
+                self._stop_if_asked(interruption)
+            self.checkpoint()
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self._evaluate()
             self.checkpoint()
+            self._stop_if_asked(interruption)
+
+    def _stop_if_asked(self, interruption: Interruption) -> None:
+        """Save and stop, all processes at the same batch: a signal reaches them at different ones."""
+        asked = torch.tensor(float(interruption.asked), device=self.fabric.device)
+        if self.fabric.all_reduce(asked, reduce_op="sum") > 0:
+            self.checkpoint()
+            raise KeyboardInterrupt
 
     def _over(self) -> bool:
         out_of_time = bool(self.config.minutes) and self.at.seconds >= 60 * self.config.minutes
