@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam_training import train  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
 from qmedsam_training.networks import load  # noqa: E402
 from qmedsam_training.train import run  # noqa: E402
@@ -192,6 +195,26 @@ def test_the_second_papers_fine_tuning(challenge: Path, tmp_path: Path) -> None:
     assert state["base"] == pytest.approx(rate)
     model, _ = load(tmp_path / "run" / "best.pt")
     assert any(isinstance(m, nn.BatchNorm2d) and float(m.num_batches_tracked) > 0 for m in model.modules())
+
+
+@pytest.mark.parametrize("minutes", [None, 0.5], ids=["epochs", "a budget of time"])
+def test_the_cosine_starts_at_the_full_rate_where_the_warm_up_ends(
+    tiny: Path, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paper, section 3.3. A clock of one second per look makes the budget end before the epochs do."""
+    rates, clock = [], itertools.count()
+    take = train.step
+    monkeypatch.setattr(train, "step", lambda optimizer, *a: rates.append(optimizer.param_groups[0]["lr"]) or take(optimizer, *a))
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = TrainConfig.read(tiny, minutes=minutes, epochs=9 if minutes else 3, checkpoint_minutes=99)
+    config.quantization, config.data.workers, config.data.sampler = None, 0, "min"
+    run(config, tmp_path)
+    factors = [rate / config.optimizer.learning_rate for rate in rates]
+    top = factors.index(1.0)
+    assert factors[:top] == sorted(factors[:top]) and factors[0] == pytest.approx(0.01) and top >= 2
+    after = factors[top:]
+    steps = [a - b for a, b in zip(after, after[1:])]
+    assert min(steps) > 0 and steps[0] < max(steps) / 2 and after[-1] < 0.1, factors
 
 
 def test_sharpness_aware_steps_differ_from_plain_ones() -> None:

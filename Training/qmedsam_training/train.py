@@ -72,6 +72,7 @@ class Progress:
     best: float = -1.0
     sums: List[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # masks, loss, distillation, DSC of this epoch
     since: float = 0.0  # seconds at which the epoch began
+    warm: float = 0.0  # share of the schedule that the warm-up has taken
 
 
 def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None] = lambda share, text: None) -> Path:
@@ -196,10 +197,11 @@ class _Trainer:
         images, boxes, masks, owner = batch
         config = self.config.optimizer
         done = self.at.epoch + self.at.batch / self.plan.batches
-        if config.schedule == "cosine":
-            factor = cosine(self.share, done, config.warmup_epochs)
-        else:
+        warming = done < config.warmup_epochs
+        if warming or config.schedule == "plateau":
             factor = warm_up(done, config.warmup_epochs)
+        else:
+            factor = cosine(self.share, self.at.warm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base * factor
         self.lesson.train()
@@ -239,6 +241,8 @@ class _Trainer:
         self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
         # The first process's clock, for all: budget and learning rate follow it.
         self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+        if warming:
+            self.at.warm = self.share
         return sums[3] / sums[0]
 
     def _evaluate(self) -> None:
