@@ -188,6 +188,25 @@ def test_an_empty_folder_is_filled_and_a_model_replaced(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_with_nobody_held_out_nothing_can_be_scored(folder: Path, tmp_path: Path) -> None:
+    """0, or a share so small that no file falls into it."""
+    values = yaml.safe_load((folder / "float.yaml").read_text())
+    best, config = folder / "float" / "best.pt", tmp_path / "all.yaml"
+    values["data"]["held_out"] = 0
+    config.write_text(yaml.safe_dump(values))
+    for command, *more in (("threshold", "-o", tmp_path / "t.pt"), ("compare", "-o", tmp_path / "c"), ("evaluate",)):
+        with pytest.raises(QMedSAMError, match="Nobody is held out"):
+            _invoke(command, best, "--config", config, *more)
+    values["optimizer"]["schedule"] = "plateau"
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(QMedSAMError, match="held-out score"):
+        _invoke("train", "--config", config, "-o", tmp_path / "r")
+    values["data"]["held_out"] = 1e-6
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(QMedSAMError, match="Nobody is held out"):
+        _invoke("train", "--config", config, "-o", tmp_path / "r")
+
+
 def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"nothing")
     with pytest.raises(QMedSAMError, match="could not be read"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 import typer
 from qmedsam import QMedSAMError
@@ -14,6 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .config import NetworkConfig, QuantizationConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from .data import HeldOut
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()
@@ -112,12 +115,11 @@ def threshold(
     dry_run: bool = _DRY,
 ) -> None:
     """Move the logits so that 0 is the threshold of the best mean DSC on the patients that a stage holds out."""
-    from .data import make_source
     from .evaluation import TorchNetwork, by_threshold
     from .networks import load, save
 
     model, network = load(checkpoint)
-    held = make_source(_described(config, network)).held_out()
+    held = _held_out(_described(config, network))
     thresholds = [n / 4 for n in range(-4, 5)]  # coarse: a finer one would follow chance
     means = by_threshold(TorchNetwork(model, network.input_size), held, thresholds)
     table = Table("threshold", "DSC")
@@ -180,7 +182,6 @@ def evaluate(
     from qmedsam.models import Model
     from qmedsam.network.openvino_network import OpenVINONetwork
 
-    from .data import make_source
     from .evaluation import TorchNetwork, by_group, mean_of_groups, score
     from .networks import load
 
@@ -193,8 +194,7 @@ def evaluate(
     else:
         model, described = load(network)
         runtime = TorchNetwork(model, described.input_size)
-    settings = _described(config, described)
-    held = make_source(settings).held_out()
+    held = _held_out(_described(config, described))
     if dry_run:
         console.print(f"{len(held)} objects of {len({h.group for h in held})} groups")
         return
@@ -221,10 +221,9 @@ def compare(
     """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
     from .compare import compare as run
     from .compare import write_tables
-    from .data import make_source
 
     _, settings, how, batches = _calibration(checkpoint, config)
-    held = make_source(settings).held_out()
+    held = _held_out(settings)
     if dry_run:
         console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings")
         return
@@ -254,6 +253,22 @@ def _described(config: Path, network: NetworkConfig) -> TrainConfig:
     """A stage's data, framed for a network that may have another size than the stage's."""
     shape = {"architecture": network.architecture, "options": network.options}
     return TrainConfig.read(config, **shape, input_size=network.input_size, margin=network.margin)
+
+
+def _held_out(settings: TrainConfig) -> List[HeldOut]:
+    """The objects that a stage's data holds out.
+
+    Raises:
+        QMedSAMError: there are none.
+    """
+    from .data import make_source
+
+    held = make_source(settings).held_out()
+    if not held:
+        raise QMedSAMError(
+            "Nobody is held out by this configuration's data.", "Raise data.held_out; a source of few patients holds out none."
+        )
+    return held
 
 
 def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:

@@ -140,6 +140,12 @@ class TrainConfig(NetworkConfig):
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _plateau_of_something(self) -> TrainConfig:
+        if self.optimizer.schedule == "plateau" and self.data.held_out == 0:
+            raise ValueError("schedule 'plateau' follows the held-out score: hold somebody out, or use 'cosine'")
+        return self
+
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
         """Read a YAML file; ``overrides`` that are not None win (``optimizer__learning_rate`` reaches inside).

@@ -119,6 +119,8 @@ class _Trainer:
         self.at = Progress(**state["progress"]) if state else Progress()
         self.source = make_source(config)
         self.held = self.source.held_out()
+        if config.optimizer.schedule == "plateau" and not self.held:
+            raise QMedSAMError("Nobody is held out whose score could reach a plateau.", "Raise data.held_out, or use 'cosine'.")
         # A resumed run takes its weights from its own state, not from where it once started.
         self.student, new = start(config, None if state else config.init)
         if state:
