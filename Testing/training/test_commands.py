@@ -24,6 +24,7 @@ from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.config import TrainConfig  # noqa: E402
 from qmedsam_training.export import write_folder  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -95,6 +96,29 @@ def test_the_plan_counts_before_anything_starts(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "never").exists()
 
 
+def test_the_plan_counts_the_teacher(folder: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((folder / "float.yaml").read_text())
+    values["teacher"] = {"architecture": "litemedsam"}
+    (tmp_path / "taught.yaml").write_text(yaml.safe_dump(values))
+    text = _invoke("train", "--config", tmp_path / "taught.yaml", "-o", tmp_path / "never", "--dry-run")
+    mib = sum(p.numel() for p in build("litemedsam").parameters()) * 4 / 2**20
+    assert f"+ {mib:.0f} MiB teacher +" in " ".join(text.split())
+
+
+def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: Path, manifest: Path, tmp_path: Path) -> None:
+    config = tmp_path / "labelled.yaml"
+    places = {"images": "i", "labels": "l", "modality": "CT"}
+    config.write_text(yaml.safe_dump({"data": {"manifest": "missing.csv", "folders": [places]}}))
+    data = TrainConfig.read(config, data__manifest=None, data__challenge=challenge).data
+    assert data.challenge == challenge and data.manifest is None and not data.folders
+    data = TrainConfig.read(config, data__manifest=manifest, data__challenge=None).data
+    assert data.manifest == manifest and len(data.folders) == 1
+    data = TrainConfig.read(folder / "float.yaml", data__manifest=manifest, data__challenge=None).data
+    assert data.manifest == manifest and data.challenge is None
+    with pytest.raises(QMedSAMError, match="either 'challenge'"):
+        TrainConfig.read(config, data__manifest=manifest, data__challenge=challenge)
+
+
 def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     best = folder / "float" / "best.pt"
     _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt", "--dry-run")
@@ -121,6 +145,7 @@ def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, 
     model, network = networks.load(best)
     model.move_logits(0.75)
     networks.save(tmp_path / "off.pt", model, network)
+    networks.save(tmp_path / "not" / "there" / "yet.pt", model, network)
 
     def rows(text: str) -> dict:
         cells = [line.split("\u2502")[1:3] for line in text.splitlines() if line.startswith("\u2502")]

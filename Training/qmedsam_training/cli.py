@@ -72,7 +72,6 @@ def train(
     if dry_run:
         _print_plan(settings)
         return
-    from .plots import plot_log
     from .train import run
 
     try:
@@ -82,7 +81,6 @@ def train(
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from what was saved last.")
         raise SystemExit(130) from None
-    plot_log(output / "log.csv", output / "log.png")
     console.print(f"Best checkpoint: {best}")
 
 
@@ -308,10 +306,10 @@ def import_checkpoint(
     """Turn a public checkpoint into a model folder that the engine loads."""
     from qmedsam.intensity import known_modality
 
-    from .architectures import ARCHITECTURES, build
-    from .checkpoints import load_public
-    from .export import check_replaceable, write_model
-    from .quantization import calibrated, fold_batch_norms, quantize
+    from .architectures import ARCHITECTURES
+    from .export import check_replaceable, model_fields, write_model
+    from .networks import start
+    from .quantization import calibrated
 
     modalities = list(dict.fromkeys(m if m == "*" else known_modality(m) for m in modality))
     if architecture not in ARCHITECTURES:
@@ -320,29 +318,18 @@ def import_checkpoint(
         raise QMedSAMError(f"There is no precision '{precision}'.", "Use int8 or float32.")
     check_replaceable(output)
     known = ARCHITECTURES[architecture]
-    model = build(architecture)
-    load_public(model, checkpoint)
-    if precision == "int8":
+    how = QuantizationConfig() if precision == "int8" else None
+    network = NetworkConfig(architecture=architecture, input_size=known.input_size, quantization=how)
+    model, _ = start(network, checkpoint)
+    if how:
         from .data import calibration_samples
 
         samples = calibration_samples(known, images, manifest)
         with Progress(console=console) as bar:
-            model = calibrated(quantize(fold_batch_norms(model)), bar.track(samples, images, description="Calibrating"))
+            calibrated(model, bar.track(samples, images, description="Calibrating"))
     name = output.resolve().name
-    fields = {
-        "name": name,
-        "title": name,
-        "version": "1",
-        "license": license,
-        "description": f"{architecture}, imported from {checkpoint.name}",
-        "architecture": architecture,
-        "precision": precision,
-        "input_size": known.input_size,
-        "normalization": known.normalization,
-        "frame": known.frame,
-        "modalities": modalities,
-        "priority": priority,
-    }
+    told = {"license": license, "modalities": modalities, "priority": priority}
+    fields = model_fields(network, name, description=f"{architecture}, imported from {checkpoint.name}", **told)
     card = f"# {name}\n\n{architecture}, imported from `{checkpoint.name}` ({precision}). Licence of the weights: {license}.\n"
     write_model(output, model, fields, card)
     console.print(f"Wrote [green]{output}[/]; add it with: qmedsam models add {output}")

@@ -150,6 +150,8 @@ class TrainConfig(NetworkConfig):
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
         """Read a YAML file; ``overrides`` that are not None win (``optimizer__learning_rate`` reaches inside).
 
+        Data of one kind that overrides takes the place of the other kind.
+
         Raises:
             QMedSAMError: no YAML mapping, or one that does not fit, with the place.
         """
@@ -164,6 +166,10 @@ class TrainConfig(NetworkConfig):
                     for section in sections:
                         inner = inner.setdefault(section, {})
                     inner[key] = value
+            for kind, others in (("manifest", ("challenge",)), ("challenge", ("manifest", "folders"))):
+                for other in others:
+                    if overrides.get(f"data__{kind}") is not None and overrides.get(f"data__{other}") is None:
+                        values["data"].pop(other, None)
             return cls.model_validate(values)
         except (OSError, yaml.YAMLError) as error:
             raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error

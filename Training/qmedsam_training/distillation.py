@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
+from typing import Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
+from .architectures.promptable import Promptable
 from .config import NetworkConfig, TeacherConfig
 from .losses import overlap
 from .networks import start
+
+
+def teaching(config: TeacherConfig) -> Promptable:
+    """The network that a configuration names.
+
+    Raises:
+        QMedSAMError: its checkpoint cannot be used.
+    """
+    size = config.input_size or ARCHITECTURES[config.architecture].input_size
+    return start(NetworkConfig(architecture=config.architecture, options=config.options, input_size=size), config.checkpoint)[0]
 
 
 class Teacher(nn.Module):
@@ -34,8 +45,7 @@ class Teacher(nn.Module):
         # Images of 0..1 by their own extremes are what LiteMedSAM and MedSAM share; z-scores have to be undone.
         self.rescale = normalization != known.normalization["kind"]
         self.kind = known.normalization["kind"]
-        network = NetworkConfig(architecture=config.architecture, options=config.options, input_size=self.size)
-        self.network = start(network, config.checkpoint)[0].eval().requires_grad_(False)
+        self.network = teaching(config).eval().requires_grad_(False)
         with torch.no_grad():
             own = student.eval().encode(torch.zeros(1, 3, input_size, input_size)).shape[1]
             wanted = self.network.encode(torch.zeros(1, 3, self.size, self.size)).shape[1]
@@ -47,10 +57,6 @@ class Teacher(nn.Module):
         super().train(mode)
         self.network.eval()
         return self
-
-    def trainable(self) -> Iterator[nn.Parameter]:
-        """Parameters of the adapter."""
-        return self.adapter.parameters()
 
     def seen(self, images: Tensor) -> Tensor:
         """The student's images at the teacher's size and in its normalisation."""

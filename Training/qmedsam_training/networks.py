@@ -64,7 +64,8 @@ def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def save(path: Path, model: torch.nn.Module, network: NetworkConfig, **facts: Any) -> None:
-    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one."""
+    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one. The folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fields = NetworkConfig.model_validate({name: getattr(network, name) for name in NetworkConfig.model_fields})
     content = {"model": model.state_dict(), "network": fields.model_dump(mode="json"), **facts}
     partial = path.with_name(path.name + ".partial")

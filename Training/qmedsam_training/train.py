@@ -27,6 +27,7 @@ from .interruption import Interruption
 from .losses import prompt_loss
 from .networks import child, save, start
 from .optimization import cosine, make_optimizer, step, warm_up
+from .plots import plot_log
 from .quantization import calibrated
 
 LOG_COLUMNS = (
@@ -81,7 +82,7 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     Args:
         config: the stage.
         folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the best epoch by the
-            held-out mean over groups) and ``log.csv``.
+            held-out mean over groups), ``log.csv`` and ``log.png``.
         progress: called by the first process after every batch with the share done and a line of what was reached.
 
     Returns:
@@ -108,7 +109,9 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     state = _previous(config, folder)
     trainer = _Trainer(config, fabric, folder, state)
     with Interruption() as interruption:
-        trainer.run(progress, interruption)
+        trainer.run(progress if trainer.first else lambda share, text: None, interruption)
+    if trainer.first:
+        plot_log(folder / "log.csv", folder / "log.png")
     return folder / "best.pt"
 
 
