@@ -23,12 +23,14 @@ from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
-from qmedsam_training.cli import app  # noqa: E402
-from qmedsam_training.config import TrainConfig  # noqa: E402
-from qmedsam_training.export import write_folder  # noqa: E402
+from qmedsam_training.cli import _described, app  # noqa: E402
+from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
+from qmedsam_training.data import make_source  # noqa: E402
+from qmedsam_training.export import model_fields, write_folder  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+NARROW = {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1], "windows": [4, 4, 4, 4]}
 
 
 def _invoke(*arguments) -> str:
@@ -138,6 +140,31 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+@pytest.mark.parametrize(("architecture", "whole", "kind"), [("qmedsam-compact", 1, "slice"), ("litemedsam", 0.2, "roi")])
+def test_a_model_ships_with_the_frame_it_was_trained_and_scored_on(
+    architecture: str, whole: float, kind: str, folder: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its architecture's public weights were shown."""
+    options = TINY if architecture == "qmedsam-compact" else NARROW
+    data = {"manifest": str(manifest), "samples_per_epoch": 4, "held_out": 0.3, "held_out_per_group": 1, "workers": 0}
+    values = {"architecture": architecture, "options": options, "input_size": 64 if options is TINY else 256, "margin": 0.4}
+    values.update(data={**data, "whole_slice": whole}, batch_size=2, epochs=1, threads=1)
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(values))
+    _invoke("train", "--config", tmp_path / "stage.yaml", "-o", tmp_path / "run")
+    _, network = networks.load(tmp_path / "run" / "best.pt")
+    assert model_fields(network, "m")["frame"] == ({"kind": kind} if kind == "slice" else {"kind": kind, "margin": 0.4})
+    # Scored by another configuration's data it keeps its frame.
+    other = make_source(_described(folder / "float.yaml", network)).held_out()[0].frame
+    assert other.size / other.scale_x == pytest.approx(80) if kind == "slice" else other.size / other.scale_x < 79
+
+
+def test_what_does_not_say_its_frame_has_its_architectures() -> None:
+    """Version 0.3.0's float weights, and public ones."""
+    network = networks.load(Path(__file__).resolve().parents[2] / "Training" / "checkpoints" / "compact-160.pt")[1]
+    assert network.frame is None and model_fields(network, "m")["frame"] == {"kind": "roi", "margin": 0.3}
+    assert model_fields(NetworkConfig(architecture="litemedsam"), "m")["frame"] == {"kind": "slice"}
 
 
 def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, tmp_path: Path) -> None:

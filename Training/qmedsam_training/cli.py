@@ -186,9 +186,8 @@ def evaluate(
     if network.is_dir():
         runtime = OpenVINONetwork(Model.read(network))
         manifest = runtime.model.manifest
-        described = NetworkConfig(
-            architecture=manifest.architecture, input_size=manifest.input_size, margin=manifest.frame.get("margin", 0.3)
-        )
+        frame = {"frame": manifest.frame["kind"], "margin": manifest.frame.get("margin", 0.3)}
+        described = NetworkConfig(architecture=manifest.architecture, input_size=manifest.input_size, **frame)
     else:
         model, described = load(network)
         runtime = TorchNetwork(model, described.input_size)
@@ -249,7 +248,9 @@ def ablate(
 
 def _described(config: Path, network: NetworkConfig) -> TrainConfig:
     """A stage's data, framed for a network that may have another size than the stage's."""
-    shape = {"architecture": network.architecture, "options": network.options}
+    from .networks import frame_kind
+
+    shape = {"architecture": network.architecture, "options": network.options, "frame": frame_kind(network)}
     return TrainConfig.read(config, **shape, input_size=network.input_size, margin=network.margin)
 
 

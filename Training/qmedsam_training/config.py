@@ -34,6 +34,10 @@ class NetworkConfig(Strict):
     options: Dict[str, Any] = Field(default_factory=dict, description="of the architecture")
     input_size: int = Field(128, ge=32)
     margin: float = Field(0.3, ge=0, description="of the ROI frame, in longer sides of the object")
+    frame: Optional[Literal["roi", "slice"]] = Field(
+        None,
+        description="what it is shown at run time; default: slice when trained on nothing else, the architecture's untrained",
+    )
     quantization: Optional[QuantizationConfig] = None
 
 
@@ -139,6 +143,11 @@ class TrainConfig(NetworkConfig):
     accelerator: str = "auto"
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _shown_as_trained(self) -> TrainConfig:
+        self.frame = self.frame or ("slice" if self.data.whole_slice == 1 else "roi")
+        return self
 
     @model_validator(mode="after")
     def _plateau_of_something(self) -> TrainConfig:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import NetworkConfig
+from .networks import frame_kind
 
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
 _TRACED_BOXES = 2
@@ -232,8 +233,7 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         name: of the model.
         others: fields that overrule.
     """
-    architecture = ARCHITECTURES[network.architecture]
-    frame = architecture.frame if architecture.frame["kind"] == "slice" else {**architecture.frame, "margin": network.margin}
+    kind = frame_kind(network)
     fields = {
         "name": name,
         "title": name,
@@ -242,8 +242,8 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         "architecture": network.architecture,
         "precision": "int8" if network.quantization else "float32",
         "input_size": network.input_size,
-        "normalization": architecture.normalization,
-        "frame": frame,
+        "normalization": ARCHITECTURES[network.architecture].normalization,
+        "frame": {"kind": kind} if kind == "slice" else {"kind": kind, "margin": network.margin},
         "modalities": ["*"],
     }
     return {**fields, **others}

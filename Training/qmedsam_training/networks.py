@@ -35,6 +35,11 @@ def make(network: NetworkConfig) -> Promptable:
     return model
 
 
+def frame_kind(network: NetworkConfig) -> str:
+    """``roi`` or ``slice``: what a network was trained and scored on, else what its architecture's public weights were."""
+    return network.frame or ARCHITECTURES[network.architecture].frame["kind"]
+
+
 def quantize_parts(model: Promptable, how: QuantizationConfig, parts: Iterable[str]) -> None:
     """Fold the batch normalisations of some parts and quantize their layers, in place.
 

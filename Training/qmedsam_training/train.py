@@ -322,7 +322,7 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
     except Exception as error:
         raise QMedSAMError(f"'{path}' is damaged.", "Remove it to start again, or choose another folder.") from error
     now = config.model_dump(mode="json")
-    changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name))
+    changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name, now[name]))
     if changed:
         raise QMedSAMError(
             f"'{folder}' holds a run with another {', '.join(changed)}.", "Choose another folder for this configuration."

@@ -28,7 +28,7 @@ def make_source(config: TrainConfig) -> Source:
     architecture = ARCHITECTURES.get(config.architecture)
     if architecture is None:
         raise QMedSAMError(f"There is no architecture '{config.architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
-    preparation = Preparation.of(architecture, config.input_size, config.margin)
+    preparation = Preparation.of(architecture, config.input_size, config.margin, config.frame)
     if config.data.challenge is not None:
         return ChallengeData(config.data, preparation, config.seed)
     return LabelledData(config.data, preparation)
