@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,8 +21,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam.intensity import normalise  # noqa: E402
 from qmedsam_training import train  # noqa: E402
-from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
+from qmedsam_training.config import TeacherConfig, TrainConfig  # noqa: E402
+from qmedsam_training.distillation import Teacher  # noqa: E402
 from qmedsam_training.networks import load  # noqa: E402
 from qmedsam_training.train import run  # noqa: E402
 from torch import nn  # noqa: E402
@@ -54,8 +59,6 @@ def stages(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders stage1 .. stage3, each started from the one before, from a random float network."""
     folder = tmp_path_factory.mktemp("stages")
     torch.manual_seed(0)
-    from qmedsam_training.architectures import build
-
     torch.save(build("litemedsam", **NARROW).state_dict(), folder / "lite.pth")
     init = folder / "lite.pth"
     for name in ("stage1", "stage2", "stage3"):
@@ -237,3 +240,21 @@ def test_sharpness_aware_steps_differ_from_plain_ones() -> None:
         step(optimizer, rho > 0, gradients)
         ends.append(x.item())
     assert ends == pytest.approx([2 - 0.1 * 4, 2 - 0.1 * 2 * 2.5])
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("minmax", "fixed"), ("fixed", "minmax"), ("zscore", "fixed")])
+def test_the_teacher_sees_what_the_engine_would_show_it(student: str, teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 0..1 in the student's normalisation comes out in the teacher's."""
+    means = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    kinds = {"minmax": {"kind": "minmax"}, "zscore": {"kind": "zscore"}, "fixed": {"kind": "fixed", **means}}
+    compact = replace(ARCHITECTURES["qmedsam-compact"], normalization=kinds[teacher])
+    monkeypatch.setitem(ARCHITECTURES, "teaching", compact)
+    options = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+    config = TeacherConfig(architecture="teaching", options=options, input_size=64)
+    network = Teacher(config, build("qmedsam-compact", **options), 64, kinds[student])
+    picture = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    picture = (picture - picture.min()) / (picture.max() - picture.min())
+    shown, wanted = (
+        normalise(picture, np.ones((64, 64), bool), kind, means["mean"], means["std"]) for kind in (student, teacher)
+    )
+    assert np.allclose(network.seen(torch.from_numpy(shown)[None])[0].numpy(), wanted, atol=1e-4)

@@ -132,9 +132,8 @@ class _Trainer:
             calibrated(self.student, calibration_batches(self.source, config), new)
         self.teacher = None
         if config.teacher:
-            self.teacher = Teacher(
-                config.teacher, self.student, config.input_size, ARCHITECTURES[config.architecture].normalization["kind"]
-            )
+            normalization = ARCHITECTURES[config.architecture].normalization
+            self.teacher = Teacher(config.teacher, self.student, config.input_size, normalization)
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
