@@ -220,6 +220,24 @@ def test_the_cosine_starts_at_the_full_rate_where_the_warm_up_ends(
     assert min(steps) > 0 and steps[0] < max(steps) / 2 and after[-1] < 0.1, factors
 
 
+def test_gradients_are_cut_where_a_configuration_says_so(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The papers' do not."""
+    assert all(TrainConfig.read(path).optimizer.clip is None for path in CONFIGS.glob("litemedsam-*.yaml"))
+    norms = []
+
+    def look(optimizer, sharp: bool, gradients) -> None:
+        gradients()
+        found = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat(found).norm().item())
+
+    monkeypatch.setattr(train, "step", look)
+    for clip in (1.0, None):
+        config = TrainConfig.read(tiny, minutes=1e-9)  # one batch
+        config.quantization, config.data.workers, config.optimizer.clip, config.loss.pixel_weight = None, 0, clip, 1e4
+        run(config, tmp_path / str(clip))
+    assert norms[0] == pytest.approx(1, rel=1e-3) and norms[1] > 10
+
+
 def test_sharpness_aware_steps_differ_from_plain_ones() -> None:
     """One step on a quadratic, by hand: the gradient is taken rho further uphill."""
     from qmedsam_training.config import OptimizerConfig

@@ -226,7 +226,8 @@ class _Trainer:
             weight = self.config.teacher.weight if self.config.teacher else 0.0
             loss = losses.sum() * self.fabric.world_size / count + weight * taught
             self.fabric.backward(loss)
-            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=config.clip, error_if_nonfinite=True)
+            largest = config.clip or math.inf  # infinite: nothing is changed, what is no number still found
+            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=largest, error_if_nonfinite=True)
             shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
             return loss
 
