@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -137,6 +138,8 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     for network in (best, tmp_path / "ptq.pt", tmp_path / "model"):
         text = _invoke("evaluate", network, "--config", folder / "float.yaml")
         means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
+        ellipse = next(line for line in text.splitlines() if "ellipse" in line)
+        assert float(ellipse.split("│")[3]) > 0.9  # the objects are ellipses
     assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
@@ -200,7 +203,9 @@ def test_compare_writes_the_papers_tables(folder: Path, tmp_path: Path) -> None:
     text = done.stdout
     with (tmp_path / "compare.csv").open() as stream:
         rows = [r for r in csv.DictReader(stream) if r["group"] == "mean of groups"]
-    assert [r["form"] for r in rows] == ["float", "float, bf16 hint", "PTQ", "NNCF PTQ"]
+    assert [r["form"] for r in rows] == ["float", "float, bf16 hint", "PTQ", "NNCF PTQ", "ellipse in the box"]
+    ellipse = rows.pop()
+    assert float(ellipse["dsc"]) > 0.9 and ellipse["mib"] == ellipse["ms OpenVINO"] == ""  # the objects are ellipses
     assert all(0 <= float(r["dsc"]) <= 1 and float(r["ms OpenVINO"]) > 0 for r in rows)
     sizes = {r["form"]: float(r["mib"]) for r in rows}
     assert sizes["PTQ"] < sizes["float"] and "| PTQ |" in text
@@ -257,6 +262,23 @@ def test_with_nobody_held_out_nothing_can_be_scored(folder: Path, tmp_path: Path
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(QMedSAMError, match="Nobody is held out"):
         _invoke("train", "--config", config, "-o", tmp_path / "r")
+
+
+def test_all_runtimes_are_timed_on_the_same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qmedsam_training import compare
+
+    seen, before = [], torch.get_num_threads()
+
+    class Runtime:
+        def encode(self, image) -> None:
+            seen.append(torch.get_num_threads())
+
+        def decode(self, embedding, box) -> None:
+            pass
+
+    held = SimpleNamespace(image=torch.zeros(3, 8, 8), box=torch.zeros(1, 4))
+    compare._timed({"float": {"PyTorch": Runtime()}}, held, 2, before + 1, lambda text: None)
+    assert seen == [before + 1] * 3 and torch.get_num_threads() == before
 
 
 def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:

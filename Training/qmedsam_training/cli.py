@@ -180,7 +180,7 @@ def evaluate(
     from qmedsam.models import Model
     from qmedsam.network.openvino_network import OpenVINONetwork
 
-    from .evaluation import TorchNetwork, by_group, mean_of_groups, score
+    from .evaluation import TorchNetwork, by_group, mean_of_groups, score, score_ellipse
     from .networks import load
 
     if network.is_dir():
@@ -202,6 +202,8 @@ def evaluate(
     table.add_section()
     overlap, surface = mean_of_groups(results)
     table.add_row("mean", str(len(results)), f"{overlap:.4f}", f"{surface:.4f}")
+    overlap, surface = mean_of_groups(score_ellipse(held))
+    table.add_row("ellipse in the box", str(len(held)), f"{overlap:.4f}", f"{surface:.4f}")
     console.print(table)
 
 
@@ -213,6 +215,7 @@ def compare(
     trained: Optional[Path] = typer.Option(None, exists=True, help="best.pt of quantization-aware training."),
     nncf: bool = typer.Option(True, help="Also NNCF's post-training quantization, as the control (needs nncf)."),
     repeats: int = typer.Option(9, min=1, help="Of the timings."),
+    threads: int = typer.Option(1, min=1, help="Of the timings, the same for all three runtimes."),
     dry_run: bool = _DRY,
 ) -> None:
     """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
@@ -222,10 +225,10 @@ def compare(
     _, settings, how, batches = _calibration(checkpoint, config)
     held = _held_out(settings)
     if dry_run:
-        console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings")
+        console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings on {threads} threads")
         return
     with console.status("") as status:
-        rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, status.update)
+        rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, threads, status.update)
     console.print(write_tables(rows, output), markup=False)
 
 

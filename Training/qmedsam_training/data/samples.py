@@ -34,6 +34,7 @@ class HeldOut:
     group: str
     image: Tensor  # 3 x S x S
     box: Tensor  # 1 x 4, network pixels
+    rectangle: Rectangle  # the same on the slice
     frame: Frame
     pixels: Pixels  # within the box
     truth: np.ndarray  # boolean, of those pixels
@@ -133,6 +134,7 @@ def held_out_sample(
         group,
         preparation.normalise(drawn, valid),
         torch.tensor([frame.to_network(rectangle)], dtype=torch.float32),
+        rectangle,
         frame,
         window,
         mask[window[1] : window[3], window[0] : window[2]] > 0.5,
