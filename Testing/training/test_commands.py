@@ -44,7 +44,7 @@ def _invoke(*arguments) -> str:
 
 @pytest.fixture(scope="module")
 def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an index, a configuration and a float run of one epoch."""
+    """A folder with an index, a configuration and a short float run."""
     folder = tmp_path_factory.mktemp("commands")
     _invoke("index", challenge, "-o", folder / "index.json")
     values = {
@@ -52,7 +52,7 @@ def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "input_size": 64,
         "data": {"challenge": str(folder / "index.json"), "sampler": "all", "held_out": 0.3, "workers": 0, "synthetic": 0.2},
         "batch_size": 4,
-        "epochs": 1,
+        "epochs": 4,  # after fewer it draws nothing
         "optimizer": {"learning_rate": 0.003, "warmup_epochs": 0.2},
         "ema": 0.5,
         "threads": 1,
@@ -140,7 +140,7 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
         means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
         ellipse = next(line for line in text.splitlines() if "ellipse" in line)
         assert float(ellipse.split("│")[3]) > 0.9  # the objects are ellipses
-    assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
+    assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
 
