@@ -18,7 +18,7 @@ from qmedsam_training.data.cases import Cases, paired  # noqa: E402
 from qmedsam_training.data.index import Clips  # noqa: E402
 from qmedsam_training.data.volumes import VolumeCache  # noqa: E402
 
-PREPARATION = Preparation(64, {"kind": "minmax"}, 0.3)
+PREPARATION = Preparation(64, {"kind": "minmax"}, 0.3, "slice")
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))

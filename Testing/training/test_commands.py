@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.util
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,13 +21,17 @@ pytest.importorskip("brevitas")
 pytest.importorskip("openvino")
 
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam.models import Model  # noqa: E402
+from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
-from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.cli import _described, app  # noqa: E402
+from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
+from qmedsam_training.data import make_source  # noqa: E402
+from qmedsam_training.export import model_fields, write_folder  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+NARROW = {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1], "windows": [4, 4, 4, 4]}
 
 
 def _invoke(*arguments) -> str:
@@ -35,7 +44,7 @@ def _invoke(*arguments) -> str:
 
 @pytest.fixture(scope="module")
 def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an index, a configuration and a float run of one epoch."""
+    """A folder with an index, a configuration and a short float run."""
     folder = tmp_path_factory.mktemp("commands")
     _invoke("index", challenge, "-o", folder / "index.json")
     values = {
@@ -43,7 +52,7 @@ def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "input_size": 64,
         "data": {"challenge": str(folder / "index.json"), "sampler": "all", "held_out": 0.3, "workers": 0, "synthetic": 0.2},
         "batch_size": 4,
-        "epochs": 1,
+        "epochs": 4,  # after fewer it draws nothing
         "optimizer": {"learning_rate": 0.003, "warmup_epochs": 0.2},
         "ema": 0.5,
         "threads": 1,
@@ -52,6 +61,23 @@ def folder(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "float.yaml").write_text(yaml.safe_dump(values))
     _invoke("train", "--config", folder / "float.yaml", "-o", folder / "float")
     return folder
+
+
+def test_what_the_commands_import_is_installed_with_them() -> None:
+    """ONNX Runtime checks every export; it may not hide in an extra."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    root = Path(__file__).resolve().parents[2]
+    tables = [tomllib.loads((root / place / "pyproject.toml").read_text())["project"] for place in (".", "Training")]
+    listed = {re.split(r"[^\w-]", line)[0].lower() for table in tables for line in table["dependencies"]}
+    own = {"qmedsam_training", "nncf", "openvino"}  # the last two: see requirements-nncf.txt and requirements.txt
+    names = {"yaml": "pyyaml"}
+    for path in (root / "Training" / "qmedsam_training").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                found = [node.module]
+            for module in {name.split(".")[0] for name in found} - own - sys.stdlib_module_names:
+                assert names.get(module, module).replace("_", "-").lower() in listed, f"{path.name} imports {module}"
 
 
 def test_index_lists_what_it_left_out(challenge: Path, tmp_path: Path) -> None:
@@ -73,6 +99,29 @@ def test_the_plan_counts_before_anything_starts(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "never").exists()
 
 
+def test_the_plan_counts_the_teacher(folder: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((folder / "float.yaml").read_text())
+    values["teacher"] = {"architecture": "litemedsam"}
+    (tmp_path / "taught.yaml").write_text(yaml.safe_dump(values))
+    text = _invoke("train", "--config", tmp_path / "taught.yaml", "-o", tmp_path / "never", "--dry-run")
+    mib = sum(p.numel() for p in build("litemedsam").parameters()) * 4 / 2**20
+    assert f"+ {mib:.0f} MiB teacher +" in " ".join(text.split())
+
+
+def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: Path, manifest: Path, tmp_path: Path) -> None:
+    config = tmp_path / "labelled.yaml"
+    places = {"images": "i", "labels": "l", "modality": "CT"}
+    config.write_text(yaml.safe_dump({"data": {"manifest": "missing.csv", "folders": [places]}}))
+    data = TrainConfig.read(config, data__manifest=None, data__challenge=challenge).data
+    assert data.challenge == challenge and data.manifest is None and not data.folders
+    data = TrainConfig.read(config, data__manifest=manifest, data__challenge=None).data
+    assert data.manifest == manifest and len(data.folders) == 1
+    data = TrainConfig.read(folder / "float.yaml", data__manifest=manifest, data__challenge=None).data
+    assert data.manifest == manifest and data.challenge is None
+    with pytest.raises(QMedSAMError, match="either 'challenge'"):
+        TrainConfig.read(config, data__manifest=manifest, data__challenge=challenge)
+
+
 def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     best = folder / "float" / "best.pt"
     _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt", "--dry-run")
@@ -89,9 +138,36 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     for network in (best, tmp_path / "ptq.pt", tmp_path / "model"):
         text = _invoke("evaluate", network, "--config", folder / "float.yaml")
         means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
-    assert means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
+        ellipse = next(line for line in text.splitlines() if "ellipse" in line)
+        assert float(ellipse.split("│")[3]) > 0.9  # the objects are ellipses
+    assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+@pytest.mark.parametrize(("architecture", "whole", "kind"), [("qmedsam-compact", 1, "slice"), ("litemedsam", 0.2, "roi")])
+def test_a_model_ships_with_the_frame_it_was_trained_and_scored_on(
+    architecture: str, whole: float, kind: str, folder: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its architecture's public weights were shown."""
+    options = TINY if architecture == "qmedsam-compact" else NARROW
+    data = {"manifest": str(manifest), "samples_per_epoch": 4, "held_out": 0.3, "held_out_per_group": 1, "workers": 0}
+    values = {"architecture": architecture, "options": options, "input_size": 64 if options is TINY else 256, "margin": 0.4}
+    values.update(data={**data, "whole_slice": whole}, batch_size=2, epochs=1, threads=1)
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(values))
+    _invoke("train", "--config", tmp_path / "stage.yaml", "-o", tmp_path / "run")
+    _, network = networks.load(tmp_path / "run" / "best.pt")
+    assert model_fields(network, "m")["frame"] == ({"kind": kind} if kind == "slice" else {"kind": kind, "margin": 0.4})
+    # Scored by another configuration's data it keeps its frame.
+    other = make_source(_described(folder / "float.yaml", network)).held_out()[0].frame
+    assert other.size / other.scale_x == pytest.approx(80) if kind == "slice" else other.size / other.scale_x < 79
+
+
+def test_what_does_not_say_its_frame_has_its_architectures() -> None:
+    """Version 0.3.0's float weights, and public ones."""
+    network = networks.load(Path(__file__).resolve().parents[2] / "Training" / "checkpoints" / "compact-160.pt")[1]
+    assert network.frame is None and model_fields(network, "m")["frame"] == {"kind": "roi", "margin": 0.3}
+    assert model_fields(NetworkConfig(architecture="litemedsam"), "m")["frame"] == {"kind": "slice"}
 
 
 def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, tmp_path: Path) -> None:
@@ -99,6 +175,7 @@ def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, 
     model, network = networks.load(best)
     model.move_logits(0.75)
     networks.save(tmp_path / "off.pt", model, network)
+    networks.save(tmp_path / "not" / "there" / "yet.pt", model, network)
 
     def rows(text: str) -> dict:
         cells = [line.split("\u2502")[1:3] for line in text.splitlines() if line.startswith("\u2502")]
@@ -126,11 +203,82 @@ def test_compare_writes_the_papers_tables(folder: Path, tmp_path: Path) -> None:
     text = done.stdout
     with (tmp_path / "compare.csv").open() as stream:
         rows = [r for r in csv.DictReader(stream) if r["group"] == "mean of groups"]
-    assert [r["form"] for r in rows] == ["float", "float, bf16 hint", "PTQ", "NNCF PTQ"]
+    assert [r["form"] for r in rows] == ["float", "float, bf16 hint", "PTQ", "NNCF PTQ", "ellipse in the box"]
+    ellipse = rows.pop()
+    assert float(ellipse["dsc"]) > 0.9 and ellipse["mib"] == ellipse["ms OpenVINO"] == ""  # the objects are ellipses
     assert all(0 <= float(r["dsc"]) <= 1 and float(r["ms OpenVINO"]) > 0 for r in rows)
     sizes = {r["form"]: float(r["mib"]) for r in rows}
     assert sizes["PTQ"] < sizes["float"] and "| PTQ |" in text
     assert (tmp_path / "compare.png").stat().st_size > 5000
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    """The name forgotten (``-o MODELS``), or the folder of the runs: nothing is deleted, and it is said before the export."""
+    best, config = folder / "float" / "best.pt", folder / "float.yaml"
+    models = tmp_path / "models"
+    (models / "precious").mkdir(parents=True)
+    (models / "precious" / "weights.bin").write_bytes(b"years")
+    with pytest.raises(QMedSAMError, match=r"not a model folder.*precious"):
+        _invoke("export", best, "-o", models)
+    assert (models / "precious" / "weights.bin").read_bytes() == b"years"
+    with pytest.raises(QMedSAMError, match="not a model folder"):  # folder/float is the run
+        _invoke("compare", best, "--config", config, "-o", folder, "--no-nncf")
+    assert best.is_file()
+    torch.save(build("litemedsam").state_dict(), tmp_path / "lite.pth")
+    with pytest.raises(QMedSAMError, match="not a model folder"):
+        _invoke("import-checkpoint", tmp_path / "lite.pth", "--architecture", "litemedsam", "-o", models)
+
+
+def test_an_empty_folder_is_filled_and_a_model_replaced(tmp_path: Path) -> None:
+    shipped = next(p for p in shipped_folder().iterdir() if p.is_dir())
+    fields = json.loads((shipped / "manifest.json").read_text())
+
+    def parts(scratch: Path) -> None:
+        for name in fields["files"]:
+            shutil.copy(shipped / name, scratch)
+
+    (tmp_path / "model").mkdir()
+    for card in ("# One", "# Two"):
+        write_folder(tmp_path / "model", parts, fields, card)
+        Model.read(tmp_path / "model").verify()
+        assert (tmp_path / "model" / "MODEL_CARD.md").read_text() == card
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_with_nobody_held_out_nothing_can_be_scored(folder: Path, tmp_path: Path) -> None:
+    """0, or a share so small that no file falls into it."""
+    values = yaml.safe_load((folder / "float.yaml").read_text())
+    best, config = folder / "float" / "best.pt", tmp_path / "all.yaml"
+    values["data"]["held_out"] = 0
+    config.write_text(yaml.safe_dump(values))
+    for command, *more in (("threshold", "-o", tmp_path / "t.pt"), ("compare", "-o", tmp_path / "c"), ("evaluate",)):
+        with pytest.raises(QMedSAMError, match="Nobody is held out"):
+            _invoke(command, best, "--config", config, *more)
+    values["optimizer"]["schedule"] = "plateau"
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(QMedSAMError, match="held-out score"):
+        _invoke("train", "--config", config, "-o", tmp_path / "r")
+    values["data"]["held_out"] = 1e-6
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(QMedSAMError, match="Nobody is held out"):
+        _invoke("train", "--config", config, "-o", tmp_path / "r")
+
+
+def test_all_runtimes_are_timed_on_the_same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qmedsam_training import compare
+
+    seen, before = [], torch.get_num_threads()
+
+    class Runtime:
+        def encode(self, image) -> None:
+            seen.append(torch.get_num_threads())
+
+        def decode(self, embedding, box) -> None:
+            pass
+
+    held = SimpleNamespace(image=torch.zeros(3, 8, 8), box=torch.zeros(1, 4))
+    compare._timed({"float": {"PyTorch": Runtime()}}, held, 2, before + 1, lambda text: None)
+    assert seen == [before + 1] * 3 and torch.get_num_threads() == before
 
 
 def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +21,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam.intensity import normalise  # noqa: E402
+from qmedsam_training import train  # noqa: E402
+from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
+from qmedsam_training.config import TeacherConfig, TrainConfig  # noqa: E402
+from qmedsam_training.distillation import Teacher  # noqa: E402
 from qmedsam_training.networks import load  # noqa: E402
 from qmedsam_training.train import run  # noqa: E402
 from torch import nn  # noqa: E402
@@ -51,8 +59,6 @@ def stages(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders stage1 .. stage3, each started from the one before, from a random float network."""
     folder = tmp_path_factory.mktemp("stages")
     torch.manual_seed(0)
-    from qmedsam_training.architectures import build
-
     torch.save(build("litemedsam", **NARROW).state_dict(), folder / "lite.pth")
     init = folder / "lite.pth"
     for name in ("stage1", "stage2", "stage3"):
@@ -194,6 +200,44 @@ def test_the_second_papers_fine_tuning(challenge: Path, tmp_path: Path) -> None:
     assert any(isinstance(m, nn.BatchNorm2d) and float(m.num_batches_tracked) > 0 for m in model.modules())
 
 
+@pytest.mark.parametrize("minutes", [None, 0.5], ids=["epochs", "a budget of time"])
+def test_the_cosine_starts_at_the_full_rate_where_the_warm_up_ends(
+    tiny: Path, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paper, section 3.3. A clock of one second per look makes the budget end before the epochs do."""
+    rates, clock = [], itertools.count()
+    take = train.step
+    monkeypatch.setattr(train, "step", lambda optimizer, *a: rates.append(optimizer.param_groups[0]["lr"]) or take(optimizer, *a))
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = TrainConfig.read(tiny, minutes=minutes, epochs=9 if minutes else 3, checkpoint_minutes=99)
+    config.quantization, config.data.workers, config.data.sampler = None, 0, "min"
+    run(config, tmp_path)
+    factors = [rate / config.optimizer.learning_rate for rate in rates]
+    top = factors.index(1.0)
+    assert factors[:top] == sorted(factors[:top]) and factors[0] == pytest.approx(0.01) and top >= 2
+    after = factors[top:]
+    steps = [a - b for a, b in zip(after, after[1:])]
+    assert min(steps) > 0 and steps[0] < max(steps) / 2 and after[-1] < 0.1, factors
+
+
+def test_gradients_are_cut_where_a_configuration_says_so(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The papers' do not."""
+    assert all(TrainConfig.read(path).optimizer.clip is None for path in CONFIGS.glob("litemedsam-*.yaml"))
+    norms = []
+
+    def look(optimizer, sharp: bool, gradients) -> None:
+        gradients()
+        found = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat(found).norm().item())
+
+    monkeypatch.setattr(train, "step", look)
+    for clip in (1.0, None):
+        config = TrainConfig.read(tiny, minutes=1e-9)  # one batch
+        config.quantization, config.data.workers, config.optimizer.clip, config.loss.pixel_weight = None, 0, clip, 1e4
+        run(config, tmp_path / str(clip))
+    assert norms[0] == pytest.approx(1, rel=1e-3) and norms[1] > 10
+
+
 def test_sharpness_aware_steps_differ_from_plain_ones() -> None:
     """One step on a quadratic, by hand: the gradient is taken rho further uphill."""
     from qmedsam_training.config import OptimizerConfig
@@ -214,3 +258,21 @@ def test_sharpness_aware_steps_differ_from_plain_ones() -> None:
         step(optimizer, rho > 0, gradients)
         ends.append(x.item())
     assert ends == pytest.approx([2 - 0.1 * 4, 2 - 0.1 * 2 * 2.5])
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("minmax", "fixed"), ("fixed", "minmax"), ("zscore", "fixed")])
+def test_the_teacher_sees_what_the_engine_would_show_it(student: str, teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 0..1 in the student's normalisation comes out in the teacher's."""
+    means = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    kinds = {"minmax": {"kind": "minmax"}, "zscore": {"kind": "zscore"}, "fixed": {"kind": "fixed", **means}}
+    compact = replace(ARCHITECTURES["qmedsam-compact"], normalization=kinds[teacher])
+    monkeypatch.setitem(ARCHITECTURES, "teaching", compact)
+    options = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+    config = TeacherConfig(architecture="teaching", options=options, input_size=64)
+    network = Teacher(config, build("qmedsam-compact", **options), 64, kinds[student])
+    picture = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    picture = (picture - picture.min()) / (picture.max() - picture.min())
+    shown, wanted = (
+        normalise(picture, np.ones((64, 64), bool), kind, means["mean"], means["std"]) for kind in (student, teacher)
+    )
+    assert np.allclose(network.seen(torch.from_numpy(shown)[None])[0].numpy(), wanted, atol=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 import typer
 from qmedsam import QMedSAMError
@@ -14,6 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .config import NetworkConfig, QuantizationConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from .data import HeldOut
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()
@@ -69,7 +72,6 @@ def train(
     if dry_run:
         _print_plan(settings)
         return
-    from .plots import plot_log
     from .train import run
 
     try:
@@ -77,9 +79,8 @@ def train(
             task = bar.add_task("Training", total=1.0)
             best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
     except KeyboardInterrupt:
-        console.print("Stopped and saved. The same command goes on from here.")
+        console.print("Stopped. The same command goes on from what was saved last.")
         raise SystemExit(130) from None
-    plot_log(output / "log.csv", output / "log.png")
     console.print(f"Best checkpoint: {best}")
 
 
@@ -112,12 +113,11 @@ def threshold(
     dry_run: bool = _DRY,
 ) -> None:
     """Move the logits so that 0 is the threshold of the best mean DSC on the patients that a stage holds out."""
-    from .data import make_source
     from .evaluation import TorchNetwork, by_threshold
     from .networks import load, save
 
     model, network = load(checkpoint)
-    held = make_source(_described(config, network)).held_out()
+    held = _held_out(_described(config, network))
     thresholds = [n / 4 for n in range(-4, 5)]  # coarse: a finer one would follow chance
     means = by_threshold(TorchNetwork(model, network.input_size), held, thresholds)
     table = Table("threshold", "DSC")
@@ -146,10 +146,11 @@ def export(
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
     import yaml
 
-    from .export import model_fields, write_model
+    from .export import check_replaceable, model_fields, write_model
     from .networks import load
     from .runtimes import parity
 
+    check_replaceable(output)
     model, network = load(checkpoint)
     others = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe else {}
     name = output.resolve().name
@@ -179,21 +180,18 @@ def evaluate(
     from qmedsam.models import Model
     from qmedsam.network.openvino_network import OpenVINONetwork
 
-    from .data import make_source
-    from .evaluation import TorchNetwork, by_group, mean_of_groups, score
+    from .evaluation import TorchNetwork, by_group, mean_of_groups, score, score_ellipse
     from .networks import load
 
     if network.is_dir():
         runtime = OpenVINONetwork(Model.read(network))
         manifest = runtime.model.manifest
-        described = NetworkConfig(
-            architecture=manifest.architecture, input_size=manifest.input_size, margin=manifest.frame.get("margin", 0.3)
-        )
+        frame = {"frame": manifest.frame["kind"], "margin": manifest.frame.get("margin", 0.3)}
+        described = NetworkConfig(architecture=manifest.architecture, input_size=manifest.input_size, **frame)
     else:
         model, described = load(network)
         runtime = TorchNetwork(model, described.input_size)
-    settings = _described(config, described)
-    held = make_source(settings).held_out()
+    held = _held_out(_described(config, described))
     if dry_run:
         console.print(f"{len(held)} objects of {len({h.group for h in held})} groups")
         return
@@ -204,6 +202,8 @@ def evaluate(
     table.add_section()
     overlap, surface = mean_of_groups(results)
     table.add_row("mean", str(len(results)), f"{overlap:.4f}", f"{surface:.4f}")
+    overlap, surface = mean_of_groups(score_ellipse(held))
+    table.add_row("ellipse in the box", str(len(held)), f"{overlap:.4f}", f"{surface:.4f}")
     console.print(table)
 
 
@@ -215,20 +215,20 @@ def compare(
     trained: Optional[Path] = typer.Option(None, exists=True, help="best.pt of quantization-aware training."),
     nncf: bool = typer.Option(True, help="Also NNCF's post-training quantization, as the control (needs nncf)."),
     repeats: int = typer.Option(9, min=1, help="Of the timings."),
+    threads: int = typer.Option(1, min=1, help="Of the timings, the same for all three runtimes."),
     dry_run: bool = _DRY,
 ) -> None:
     """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
     from .compare import compare as run
     from .compare import write_tables
-    from .data import make_source
 
     _, settings, how, batches = _calibration(checkpoint, config)
-    held = make_source(settings).held_out()
+    held = _held_out(settings)
     if dry_run:
-        console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings")
+        console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings on {threads} threads")
         return
     with console.status("") as status:
-        rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, status.update)
+        rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, threads, status.update)
     console.print(write_tables(rows, output), markup=False)
 
 
@@ -251,8 +251,26 @@ def ablate(
 
 def _described(config: Path, network: NetworkConfig) -> TrainConfig:
     """A stage's data, framed for a network that may have another size than the stage's."""
-    shape = {"architecture": network.architecture, "options": network.options}
+    from .networks import frame_kind
+
+    shape = {"architecture": network.architecture, "options": network.options, "frame": frame_kind(network)}
     return TrainConfig.read(config, **shape, input_size=network.input_size, margin=network.margin)
+
+
+def _held_out(settings: TrainConfig) -> List[HeldOut]:
+    """The objects that a stage's data holds out.
+
+    Raises:
+        QMedSAMError: there are none.
+    """
+    from .data import make_source
+
+    held = make_source(settings).held_out()
+    if not held:
+        raise QMedSAMError(
+            "Nobody is held out by this configuration's data.", "Raise data.held_out; a source of few patients holds out none."
+        )
+    return held
 
 
 def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
@@ -292,40 +310,30 @@ def import_checkpoint(
     """Turn a public checkpoint into a model folder that the engine loads."""
     from qmedsam.intensity import known_modality
 
-    from .architectures import ARCHITECTURES, build
-    from .checkpoints import load_public
-    from .export import write_model
-    from .quantization import calibrated, fold_batch_norms, quantize
+    from .architectures import ARCHITECTURES
+    from .export import check_replaceable, model_fields, write_model
+    from .networks import start
+    from .quantization import calibrated
 
     modalities = list(dict.fromkeys(m if m == "*" else known_modality(m) for m in modality))
     if architecture not in ARCHITECTURES:
         raise QMedSAMError(f"There is no architecture '{architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
     if precision not in ("int8", "float32"):
         raise QMedSAMError(f"There is no precision '{precision}'.", "Use int8 or float32.")
+    check_replaceable(output)
     known = ARCHITECTURES[architecture]
-    model = build(architecture)
-    load_public(model, checkpoint)
-    if precision == "int8":
+    how = QuantizationConfig() if precision == "int8" else None
+    network = NetworkConfig(architecture=architecture, input_size=known.input_size, quantization=how)
+    model, _ = start(network, checkpoint)
+    if how:
         from .data import calibration_samples
 
         samples = calibration_samples(known, images, manifest)
         with Progress(console=console) as bar:
-            model = calibrated(quantize(fold_batch_norms(model)), bar.track(samples, images, description="Calibrating"))
+            calibrated(model, bar.track(samples, images, description="Calibrating"))
     name = output.resolve().name
-    fields = {
-        "name": name,
-        "title": name,
-        "version": "1",
-        "license": license,
-        "description": f"{architecture}, imported from {checkpoint.name}",
-        "architecture": architecture,
-        "precision": precision,
-        "input_size": known.input_size,
-        "normalization": known.normalization,
-        "frame": known.frame,
-        "modalities": modalities,
-        "priority": priority,
-    }
+    told = {"license": license, "modalities": modalities, "priority": priority}
+    fields = model_fields(network, name, description=f"{architecture}, imported from {checkpoint.name}", **told)
     card = f"# {name}\n\n{architecture}, imported from `{checkpoint.name}` ({precision}). Licence of the weights: {license}.\n"
     write_model(output, model, fields, card)
     console.print(f"Wrote [green]{output}[/]; add it with: qmedsam models add {output}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
 from qmedsam.models import Model
 from qmedsam.network import Network
 from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
@@ -18,8 +19,8 @@ from torch import Tensor
 from .architectures.promptable import Promptable
 from .config import NetworkConfig, QuantizationConfig
 from .data import HeldOut
-from .evaluation import TorchNetwork, by_group, mean_of_groups, score
-from .export import model_fields, to_onnx, write_folder, write_model
+from .evaluation import TorchNetwork, by_group, mean_of_groups, score, score_ellipse
+from .export import check_replaceable, model_fields, to_onnx, write_folder, write_model
 from .networks import load, post_training_quantized
 from .runtimes import OnnxNetwork
 
@@ -28,13 +29,13 @@ Batches = Callable[[], Iterator[Tuple[Tensor, Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Row:
-    """A network in one form. ``ms``: per slice with one box, by runtime."""
+    """A network in one form. ``ms``: per slice with one box, by runtime. The ellipse has neither size nor time."""
 
     name: str
     groups: Dict[str, Tuple[int, float, float]]
     dsc: float
     nsd: float
-    mib: float
+    mib: Optional[float]
     ms: Dict[str, float]
 
 
@@ -47,6 +48,7 @@ def compare(
     trained: Optional[Path] = None,
     with_nncf: bool = True,
     repeats: int = 9,
+    threads: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> List[Row]:
     """Score and time every form of one network; all in OpenVINO as the engine runs them (f32 hint).
@@ -60,8 +62,14 @@ def compare(
         trained: checkpoint of quantization-aware training, if there is one.
         with_nncf: also NNCF's own post-training quantization, as the control.
         repeats: of the timings, taken in turn.
+        threads: of the timings, for all runtimes.
         progress: told what is being done.
+
+    Raises:
+        QMedSAMError: a folder of an exported model would replace something else.
     """
+    for name in ("float", "ptq", "qat", "nncf"):
+        check_replaceable(folder / name)
     forms: Dict[str, Tuple[Promptable, NetworkConfig]] = {}
     forms["float"] = load(checkpoint)
     progress("calibrating")
@@ -77,25 +85,26 @@ def compare(
         sizes[name] = _mib(exported)
         graphs = to_onnx(model, network.input_size, network.quantization is not None)
         networks[name] = {
-            "OpenVINO": OpenVINONetwork(exported),
-            "ONNX Runtime": OnnxNetwork(graphs, network.input_size, model.prompt_scale),
+            "OpenVINO": OpenVINONetwork(exported, threads),
+            "ONNX Runtime": OnnxNetwork(graphs, network.input_size, model.prompt_scale, threads),
             "PyTorch": TorchNetwork(model, network.input_size),
         }
         if name == "float":
-            networks["float, bf16 hint"] = {"OpenVINO": OpenVINONetwork(exported, precision="bf16")}
+            networks["float, bf16 hint"] = {"OpenVINO": OpenVINONetwork(exported, threads, "bf16")}
             sizes["float, bf16 hint"] = sizes[name]
     if with_nncf:
         progress("quantizing with NNCF")
         exported = nncf_quantized(Model.read(folder / "float"), folder / "nncf", *forms["float"], batches())
-        networks["NNCF PTQ"] = {"OpenVINO": OpenVINONetwork(exported)}
+        networks["NNCF PTQ"] = {"OpenVINO": OpenVINONetwork(exported, threads)}
         sizes["NNCF PTQ"] = _mib(exported)
-    ms = _timed(networks, held[0], repeats, progress)
+    ms = _timed(networks, held[0], repeats, threads, progress)
     rows = []
     for name, runtimes in networks.items():
         progress(f"scoring {name}")
         results = score(runtimes["OpenVINO"], held)
         rows.append(Row(name, by_group(results), *mean_of_groups(results), sizes[name], ms[name]))
-    return rows
+    ellipses = score_ellipse(held)
+    return [*rows, Row("ellipse in the box", by_group(ellipses), *mean_of_groups(ellipses), None, {})]
 
 
 def nncf_quantized(
@@ -139,12 +148,14 @@ def _mib(model: Model) -> float:
 
 
 def _timed(
-    networks: Dict[str, Dict[str, Network]], held: HeldOut, repeats: int, progress: Callable[[str], None]
+    networks: Dict[str, Dict[str, Network]], held: HeldOut, repeats: int, threads: int, progress: Callable[[str], None]
 ) -> Dict[str, Dict[str, float]]:
     """Medians of encoding an image and decoding one box, every network in turn within each round."""
     progress("timing")
     image, box = held.image.numpy(), held.box.numpy()
     times: Dict[Tuple[str, str], List[float]] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # the other runtimes were told when they loaded
     for turn in range(repeats + 1):  # the first warms up
         for name, runtimes in networks.items():
             for runtime, network in runtimes.items():
@@ -152,6 +163,7 @@ def _timed(
                 network.decode(network.encode(image), box)
                 if turn:
                     times.setdefault((name, runtime), []).append(1000 * (time.perf_counter() - start))
+    torch.set_num_threads(before)
     return {
         name: {runtime: statistics.median(times[name, runtime]) for runtime in runtimes} for name, runtimes in networks.items()
     }
@@ -163,7 +175,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     lines = ["| form | DSC | NSD | MiB | " + " | ".join(f"ms, {r}" for r in runtimes) + " |", "|---|---|---|---|" + "---|" * 3]
     for row in rows:
         speeds = " | ".join(f"{row.ms[r]:.1f}" if r in row.ms else "" for r in runtimes)
-        lines.append(f"| {row.name} | {row.dsc:.4f} | {row.nsd:.4f} | {row.mib:.2f} | {speeds} |")
+        size = "" if row.mib is None else f"{row.mib:.2f}"
+        lines.append(f"| {row.name} | {row.dsc:.4f} | {row.nsd:.4f} | {size} | {speeds} |")
     lines += ["", "| modality or source | objects | " + " | ".join(f"{r.name}: DSC / NSD" for r in rows) + " |"]
     lines.append("|---|---|" + "---|" * len(rows))
     for group, (count, *_) in rows[0].groups.items():
@@ -177,7 +190,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
         writer.writerow(["form", "group", "objects", "dsc", "nsd", "mib", *(f"ms {r}" for r in runtimes)])
         for row in rows:
             speeds = [f"{row.ms[r]:.3f}" if r in row.ms else "" for r in runtimes]
-            writer.writerow([row.name, "mean of groups", "", f"{row.dsc:.5f}", f"{row.nsd:.5f}", f"{row.mib:.3f}", *speeds])
+            size = "" if row.mib is None else f"{row.mib:.3f}"
+            writer.writerow([row.name, "mean of groups", "", f"{row.dsc:.5f}", f"{row.nsd:.5f}", size, *speeds])
             for group, (count, overlap, surface) in row.groups.items():
                 writer.writerow([row.name, group, count, f"{overlap:.5f}", f"{surface:.5f}"])
     _plot(rows, folder / "compare.png")

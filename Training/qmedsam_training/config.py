@@ -34,6 +34,10 @@ class NetworkConfig(Strict):
     options: Dict[str, Any] = Field(default_factory=dict, description="of the architecture")
     input_size: int = Field(128, ge=32)
     margin: float = Field(0.3, ge=0, description="of the ROI frame, in longer sides of the object")
+    frame: Optional[Literal["roi", "slice"]] = Field(
+        None,
+        description="what it is shown at run time; default: slice when trained on nothing else, the architecture's untrained",
+    )
     quantization: Optional[QuantizationConfig] = None
 
 
@@ -111,7 +115,7 @@ class OptimizerConfig(Strict):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     sharpness: float = Field(0.0, ge=0, description="rho of sharpness-aware minimization; 0: off (second paper: 0.05)")
-    clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    clip: Optional[float] = Field(1.0, gt=0, description="largest norm of a gradient; null: any, as in the papers")
     schedule: Literal["cosine", "plateau"] = "cosine"
     warmup_epochs: float = Field(0.1, ge=0, description="linear, from 1 %")
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate is divided by ten")
@@ -140,9 +144,22 @@ class TrainConfig(NetworkConfig):
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _shown_as_trained(self) -> TrainConfig:
+        self.frame = self.frame or ("slice" if self.data.whole_slice == 1 else "roi")
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_of_something(self) -> TrainConfig:
+        if self.optimizer.schedule == "plateau" and self.data.held_out == 0:
+            raise ValueError("schedule 'plateau' follows the held-out score: hold somebody out, or use 'cosine'")
+        return self
+
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
         """Read a YAML file; ``overrides`` that are not None win (``optimizer__learning_rate`` reaches inside).
+
+        Data of one kind that overrides takes the place of the other kind.
 
         Raises:
             QMedSAMError: no YAML mapping, or one that does not fit, with the place.
@@ -158,6 +175,10 @@ class TrainConfig(NetworkConfig):
                     for section in sections:
                         inner = inner.setdefault(section, {})
                     inner[key] = value
+            for kind, others in (("manifest", ("challenge",)), ("challenge", ("manifest", "folders"))):
+                for other in others:
+                    if overrides.get(f"data__{kind}") is not None and overrides.get(f"data__{other}") is None:
+                        values["data"].pop(other, None)
             return cls.model_validate(values)
         except (OSError, yaml.YAMLError) as error:
             raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
+from typing import Any, Dict, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
+from .architectures.promptable import Promptable
 from .config import NetworkConfig, TeacherConfig
 from .losses import overlap
 from .networks import start
+
+
+def teaching(config: TeacherConfig) -> Promptable:
+    """The network that a configuration names.
+
+    Raises:
+        QMedSAMError: its checkpoint cannot be used.
+    """
+    size = config.input_size or ARCHITECTURES[config.architecture].input_size
+    return start(NetworkConfig(architecture=config.architecture, options=config.options, input_size=size), config.checkpoint)[0]
 
 
 class Teacher(nn.Module):
@@ -24,18 +35,16 @@ class Teacher(nn.Module):
         config: which network.
         student: to see how its embeddings look.
         input_size: of the student.
-        normalization: kind that the student's images have.
+        normalization: of the student's images, as a manifest says it.
     """
 
-    def __init__(self, config: TeacherConfig, student: nn.Module, input_size: int, normalization: str) -> None:
+    def __init__(self, config: TeacherConfig, student: nn.Module, input_size: int, normalization: Dict[str, Any]) -> None:
         super().__init__()
         known = ARCHITECTURES[config.architecture]
         self.size, self.student_size = config.input_size or known.input_size, input_size
-        # Images of 0..1 by their own extremes are what LiteMedSAM and MedSAM share; z-scores have to be undone.
-        self.rescale = normalization != known.normalization["kind"]
-        self.kind = known.normalization["kind"]
-        network = NetworkConfig(architecture=config.architecture, options=config.options, input_size=self.size)
-        self.network = start(network, config.checkpoint)[0].eval().requires_grad_(False)
+        # Images of 0..1 by their own extremes are what LiteMedSAM and MedSAM share; anything else has to be undone.
+        self.given, self.wanted = normalization, known.normalization
+        self.network = teaching(config).eval().requires_grad_(False)
         with torch.no_grad():
             own = student.eval().encode(torch.zeros(1, 3, input_size, input_size)).shape[1]
             wanted = self.network.encode(torch.zeros(1, 3, self.size, self.size)).shape[1]
@@ -48,19 +57,21 @@ class Teacher(nn.Module):
         self.network.eval()
         return self
 
-    def trainable(self) -> Iterator[nn.Parameter]:
-        """Parameters of the adapter."""
-        return self.adapter.parameters()
-
     def seen(self, images: Tensor) -> Tensor:
         """The student's images at the teacher's size and in its normalisation."""
         images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        if self.rescale:
+        if self.given != self.wanted:
+            if self.given["kind"] == "fixed":
+                mean, deviation = _channels(self.given, images)
+                images = images * deviation + mean
             flat = images.flatten(1)
             low, high = (v[:, None, None, None] for v in (flat.amin(1), flat.amax(1)))
             images = (images - low) / (high - low).clamp(min=1e-6)
-            if self.kind == "zscore":
+            if self.wanted["kind"] == "zscore":
                 images = (images - images.mean((1, 2, 3), keepdim=True)) / images.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
+            elif self.wanted["kind"] == "fixed":
+                mean, deviation = _channels(self.wanted, images)
+                images = (images - mean) / deviation
         return images
 
     def forward(self, embedding: Tensor, images: Tensor, boxes: Tensor, masks: Tensor, owner: Tensor) -> Tensor:
@@ -87,3 +98,9 @@ class Teacher(nn.Module):
         iou = overlap(logits, target)[1]
         sums = torch.zeros(len(images), device=iou.device).index_add_(0, owner, iou)
         return goal, sums / torch.bincount(owner, minlength=len(images)).clamp(min=1)
+
+
+def _channels(normalization: Dict[str, Any], images: Tensor) -> Tuple[Tensor, Tensor]:
+    """Mean and deviation of the channels, to go with ``B x 3 x S x S``."""
+    mean, deviation = (images.new_tensor(normalization[name])[:, None, None] for name in ("mean", "std"))
+    return mean, deviation

@@ -10,7 +10,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 import numpy as np
 import torch
 from qmedsam.network import Network
-from qmedsam.scores import dsc, nsd
+from qmedsam.scores import dsc, ellipse_mask, nsd
 
 from .architectures.promptable import Promptable
 from .data import HeldOut
@@ -58,12 +58,17 @@ def predicted(network: Network, held: HeldOut) -> np.ndarray:
 
 def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:
     """Every held-out object's scores; without NSD (which costs more than a small network) it is NaN."""
-    results = []
-    for held in samples:
-        mask = predicted(network, held) > 0
-        surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
-        results.append(Result(held.group, dsc(mask, held.truth), surface))
-    return results
+    return [_result(held, predicted(network, held) > 0, with_nsd) for held in samples]
+
+
+def score_ellipse(samples: Iterable[HeldOut]) -> List[Result]:
+    """What the ellipse inscribed in every object's box is worth: a network has to be better than that."""
+    return [_result(held, ellipse_mask(held.rectangle, held.pixels)) for held in samples]
+
+
+def _result(held: HeldOut, mask: np.ndarray, with_nsd: bool = True) -> Result:
+    surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
+    return Result(held.group, dsc(mask, held.truth), surface)
 
 
 def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Sequence[float]) -> List[float]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from qmedsam import QMedSAMError
 from qmedsam.models import Model
 from qmedsam.network.openvino_network import import_openvino
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import NetworkConfig
+from .networks import frame_kind
 
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
 _TRACED_BOXES = 2
@@ -31,6 +33,9 @@ _OPSET = 17
 _PUBLIC = ("image", "embedding", "boxes", "logits", "confidence")
 #: Operations that keep their names, by which the census says what a layer is; nobody looks for the others'.
 _NAMED = ("Parameter", "Result", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+#: What tells that a folder is a model of ours, and all that one can hold.
+_MARKS = {"manifest.json", "encoder.xml"}
+_FILES = {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in ("xml", "bin", "onnx")} | _MARKS | {"MODEL_CARD.md"}
 #: OpenVINO's runtime names of the layers that multiply.
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
@@ -228,8 +233,7 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         name: of the model.
         others: fields that overrule.
     """
-    architecture = ARCHITECTURES[network.architecture]
-    frame = architecture.frame if architecture.frame["kind"] == "slice" else {**architecture.frame, "margin": network.margin}
+    kind = frame_kind(network)
     fields = {
         "name": name,
         "title": name,
@@ -238,8 +242,8 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         "architecture": network.architecture,
         "precision": "int8" if network.quantization else "float32",
         "input_size": network.input_size,
-        "normalization": architecture.normalization,
-        "frame": frame,
+        "normalization": ARCHITECTURES[network.architecture].normalization,
+        "frame": {"kind": kind} if kind == "slice" else {"kind": kind, "margin": network.margin},
         "modalities": ["*"],
     }
     return {**fields, **others}
@@ -249,7 +253,7 @@ def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: s
     """Export a network into a model folder that the engine loads.
 
     Args:
-        folder: of the model; replaced when it is there.
+        folder: of the model; a model that is there is replaced.
         model: float, or quantized by :func:`~qmedsam_training.quantization.quantize` (``precision`` of the fields says which).
         fields: of the manifest (``manifest.schema.json`` of the engine), without the files that are written here.
         card: text of the model card.
@@ -257,6 +261,9 @@ def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: s
 
     Returns:
         ``folder``.
+
+    Raises:
+        QMedSAMError: see :func:`check_replaceable`.
     """
     ov = import_openvino()
 
@@ -273,19 +280,40 @@ def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: s
     return write_folder(folder, export, {"prompt_size": prompt_size, **fields}, card)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Whether a model may be written here; asked before the minutes that an export takes.
+
+    Raises:
+        QMedSAMError: something is there that is not a model folder of ours, or holds more than a model.
+    """
+    if not folder.exists():
+        return
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if found - _FILES or not (found >= _MARKS or not found):
+        foreign = sorted(found - _FILES) or sorted(found)
+        raise QMedSAMError(
+            f"'{folder}' is not a model folder and would be replaced: it holds {foreign[0]} (and {len(foreign) - 1} more).",
+            "Give the folder of the model itself, such as MODELS/name; it need not exist.",
+        )
+
+
 def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict[str, Any], card: str) -> Path:
     """A model folder of ``encoder.xml`` and ``decoder.xml``: written beside, checksummed, and renamed when complete.
 
     Args:
-        folder: of the model; replaced when it is there.
+        folder: of the model; a model that is there is replaced.
         write_parts: puts the networks' files into the folder that it is given.
         fields: see :func:`write_model`, with ``prompt_size``.
         card: text of the model card.
 
     Returns:
         ``folder``.
+
+    Raises:
+        QMedSAMError: see :func:`check_replaceable`.
     """
     folder = Path(folder)
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -300,9 +328,16 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
         (scratch / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         scratch.chmod(0o755)  # mkdtemp's 0700 would hide a model installed for all users
         Model.read(scratch).verify()
+        old = scratch.with_name(scratch.name + ".old")
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
+            os.replace(folder, old)
+        try:
+            os.replace(scratch, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -35,6 +35,11 @@ def make(network: NetworkConfig) -> Promptable:
     return model
 
 
+def frame_kind(network: NetworkConfig) -> str:
+    """``roi`` or ``slice``: what a network was trained and scored on, else what its architecture's public weights were."""
+    return network.frame or ARCHITECTURES[network.architecture].frame["kind"]
+
+
 def quantize_parts(model: Promptable, how: QuantizationConfig, parts: Iterable[str]) -> None:
     """Fold the batch normalisations of some parts and quantize their layers, in place.
 
@@ -64,7 +69,8 @@ def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def save(path: Path, model: torch.nn.Module, network: NetworkConfig, **facts: Any) -> None:
-    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one."""
+    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one. The folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fields = NetworkConfig.model_validate({name: getattr(network, name) for name in NetworkConfig.model_fields})
     content = {"model": model.state_dict(), "network": fields.model_dump(mode="json"), **facts}
     partial = path.with_name(path.name + ".partial")

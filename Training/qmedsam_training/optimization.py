@@ -53,8 +53,12 @@ def warm_up(epochs_done: float, warmup_epochs: float) -> float:
     return 0.01 + 0.99 * epochs_done / warmup_epochs if epochs_done < warmup_epochs else 1.0
 
 
-def cosine(progress: float, epochs_done: float, warmup_epochs: float) -> float:
-    """Learning-rate factor: :func:`warm_up`, then cosine to 0.1 % (QMedSAM paper, section 3.3)."""
-    if epochs_done < warmup_epochs:
-        return warm_up(epochs_done, warmup_epochs)
-    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+def cosine(progress: float, warm: float) -> float:
+    """Learning-rate factor after the warm-up: cosine from 1 to 0.1 % (QMedSAM paper, section 3.3).
+
+    Args:
+        progress: of the whole schedule, 0..1.
+        warm: the same when the warm-up ended.
+    """
+    left = (progress - warm) / max(1 - warm, 1e-9)
+    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(max(left, 0.0), 1.0)))

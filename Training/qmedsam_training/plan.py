@@ -8,6 +8,7 @@ import torch
 
 from .config import TrainConfig
 from .data import Plan, make_source
+from .distillation import teaching
 from .networks import child, start
 
 
@@ -29,12 +30,13 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
     per_epoch = plan.batches * config.batch_size
     moments = {"adamw": 2, "sgd": 1}[config.optimizer.kind]
     fixed = 4 * (2 * total + trained * (1 + moments))  # weights and their average; gradients and moments
+    teacher = 4 * sum(p.numel() for p in teaching(config.teacher).parameters()) if config.teacher else 0
     activations = _activation_bytes(model, config) * config.batch_size // (config.devices * config.nodes)
-    size = f"{config.input_size} x {config.input_size}"
+    memory = {"weights and optimizer": fixed, "teacher": teacher, "activations of a batch": activations}
     return [
         (
             "network",
-            f"{config.architecture}, {size}, {total:,} parameters, {trained:,} trained",
+            f"{config.architecture}, {config.input_size} x {config.input_size}, {total:,} parameters, {trained:,} trained",
         ),
         ("quantized", ", ".join(config.quantization.parts) if config.quantization else "nothing"),
         ("newly calibrated", ", ".join(new) or "nothing"),
@@ -48,7 +50,7 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
         ("processes", f"{config.devices} x {config.nodes}, {config.batch_size // (config.devices * config.nodes)} samples each"),
         (
             "memory",
-            f"{fixed / 2**20:,.0f} MiB weights and optimizer + {activations / 2**20:,.0f} MiB activations of a batch",
+            " + ".join(f"{size / 2**20:,.0f} MiB {what}" for what, size in memory.items() if size),
         ),
     ]
 

@@ -23,9 +23,11 @@ from .config import LossConfig, TrainConfig
 from .data import Plan, Source, make_loader, make_source
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
+from .interruption import Interruption
 from .losses import prompt_loss
 from .networks import child, save, start
 from .optimization import cosine, make_optimizer, step, warm_up
+from .plots import plot_log
 from .quantization import calibrated
 
 LOG_COLUMNS = (
@@ -65,12 +67,13 @@ class Progress:
     """Where a run stands; saved in every checkpoint."""
 
     epoch: int = 0
-    batch: int = 0  # of the epoch, done
+    batch: int = 0  # of the epoch, done; 0 again when the epoch is scored
     step: int = 0
     seconds: float = 0.0
     best: float = -1.0
     sums: List[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # masks, loss, distillation, DSC of this epoch
     since: float = 0.0  # seconds at which the epoch began
+    warm: float = 0.0  # share of the schedule that the warm-up has taken
 
 
 def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None] = lambda share, text: None) -> Path:
@@ -79,7 +82,7 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     Args:
         config: the stage.
         folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the best epoch by the
-            held-out mean over groups) and ``log.csv``.
+            held-out mean over groups), ``log.csv`` and ``log.png``.
         progress: called by the first process after every batch with the share done and a line of what was reached.
 
     Returns:
@@ -87,6 +90,7 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
 
     Raises:
         QMedSAMError: data or checkpoints cannot be used, or the folder holds another run.
+        KeyboardInterrupt: on Ctrl-C, after the batch (or the scoring) in progress, saved; a second Ctrl-C does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -104,11 +108,10 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     torch.manual_seed(config.seed)
     state = _previous(config, folder)
     trainer = _Trainer(config, fabric, folder, state)
-    try:
-        trainer.run(progress)
-    except KeyboardInterrupt:
-        trainer.checkpoint()
-        raise
+    with Interruption() as interruption:
+        trainer.run(progress if trainer.first else lambda share, text: None, interruption)
+    if trainer.first:
+        plot_log(folder / "log.csv", folder / "log.png")
     return folder / "best.pt"
 
 
@@ -119,6 +122,8 @@ class _Trainer:
         self.at = Progress(**state["progress"]) if state else Progress()
         self.source = make_source(config)
         self.held = self.source.held_out()
+        if config.optimizer.schedule == "plateau" and not self.held:
+            raise QMedSAMError("Nobody is held out whose score could reach a plateau.", "Raise data.held_out, or use 'cosine'.")
         # A resumed run takes its weights from its own state, not from where it once started.
         self.student, new = start(config, None if state else config.init)
         if state:
@@ -127,9 +132,8 @@ class _Trainer:
             calibrated(self.student, calibration_batches(self.source, config), new)
         self.teacher = None
         if config.teacher:
-            self.teacher = Teacher(
-                config.teacher, self.student, config.input_size, ARCHITECTURES[config.architecture].normalization["kind"]
-            )
+            normalization = ARCHITECTURES[config.architecture].normalization
+            self.teacher = Teacher(config.teacher, self.student, config.input_size, normalization)
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
@@ -161,23 +165,33 @@ class _Trainer:
         of_epochs = (self.at.epoch + self.at.batch / self.plan.batches) / self.config.epochs
         return min(max(of_epochs, self.at.seconds / 60 / self.config.minutes if self.config.minutes else 0.0), 1.0)
 
-    def run(self, progress: Callable[[float, str], None]) -> None:
+    def run(self, progress: Callable[[float, str], None], interruption: Interruption) -> None:
         if self.at.step == 0 and self.config.init is not None and self.share < 1:
             # What the stage starts from is a candidate too: before QAT this is post-training quantization.
             self._evaluate()
         loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
-        while not self._over():
+        while self.at.batch or not self._over():  # what was learned is scored, also when it was interrupted in between
             self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
             for batch in loader:
-                dsc = self._learn(batch)
-                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
                 if self._over():
                     break
+                dsc = self._learn(batch)
+                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
                 if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
                     self.checkpoint()
+                self._stop_if_asked(interruption)
+            self.checkpoint()
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self._evaluate()
             self.checkpoint()
+            self._stop_if_asked(interruption)
+
+    def _stop_if_asked(self, interruption: Interruption) -> None:
+        """Save and stop, all processes at the same batch: a signal reaches them at different ones."""
+        asked = torch.tensor(float(interruption.asked), device=self.fabric.device)
+        if self.fabric.all_reduce(asked, reduce_op="sum") > 0:
+            self.checkpoint()
+            raise KeyboardInterrupt
 
     def _over(self) -> bool:
         out_of_time = bool(self.config.minutes) and self.at.seconds >= 60 * self.config.minutes
@@ -187,10 +201,11 @@ class _Trainer:
         images, boxes, masks, owner = batch
         config = self.config.optimizer
         done = self.at.epoch + self.at.batch / self.plan.batches
-        if config.schedule == "cosine":
-            factor = cosine(self.share, done, config.warmup_epochs)
-        else:
+        warming = done < config.warmup_epochs
+        if warming or config.schedule == "plateau":
             factor = warm_up(done, config.warmup_epochs)
+        else:
+            factor = cosine(self.share, self.at.warm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base * factor
         self.lesson.train()
@@ -211,7 +226,8 @@ class _Trainer:
             weight = self.config.teacher.weight if self.config.teacher else 0.0
             loss = losses.sum() * self.fabric.world_size / count + weight * taught
             self.fabric.backward(loss)
-            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=config.clip, error_if_nonfinite=True)
+            largest = config.clip or math.inf  # infinite: nothing is changed, what is no number still found
+            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=largest, error_if_nonfinite=True)
             shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
             return loss
 
@@ -230,6 +246,8 @@ class _Trainer:
         self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
         # The first process's clock, for all: budget and learning rate follow it.
         self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+        if warming:
+            self.at.warm = self.share
         return sums[3] / sums[0]
 
     def _evaluate(self) -> None:
@@ -304,7 +322,7 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
     except Exception as error:
         raise QMedSAMError(f"'{path}' is damaged.", "Remove it to start again, or choose another folder.") from error
     now = config.model_dump(mode="json")
-    changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name))
+    changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name, now[name]))
     if changed:
         raise QMedSAMError(
             f"'{folder}' holds a run with another {', '.join(changed)}.", "Choose another folder for this configuration."

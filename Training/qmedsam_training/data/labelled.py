@@ -150,7 +150,6 @@ def calibration_samples(
     """
     rng = np.random.default_rng(seed)
     preparation = Preparation.of(architecture)
-    around = architecture.frame["kind"] == "roi"
     cases = Cases(labelled_cases(DataConfig(manifest=manifest))) if manifest else None
     for _ in range(count):
         if cases is None:
@@ -162,7 +161,7 @@ def calibration_samples(
             target = targets[rng.integers(len(targets))]
             view = cases.view(target)
             on_slice = extent_of(cases.mask(target, view))
-            frame = framed(view, on_slice, preparation, around)
+            frame = framed(view, on_slice, preparation)
             (drawn, valid), rectangle = cases.draw(target, view, frame), frame.to_network(on_slice)
         image = preparation.normalise(np.clip(drawn, 0, 1), valid)
         yield image[None], torch.tensor([rectangle], dtype=torch.float32), torch.tensor([0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Iterator, List, Tuple
 
 import numpy as np
@@ -27,7 +28,7 @@ def make_source(config: TrainConfig) -> Source:
     architecture = ARCHITECTURES.get(config.architecture)
     if architecture is None:
         raise QMedSAMError(f"There is no architecture '{config.architecture}'.", f"Known: {', '.join(ARCHITECTURES)}.")
-    preparation = Preparation.of(architecture, config.input_size, config.margin)
+    preparation = Preparation.of(architecture, config.input_size, config.margin, config.frame)
     if config.data.challenge is not None:
         return ChallengeData(config.data, preparation, config.seed)
     return LabelledData(config.data, preparation)
@@ -89,11 +90,15 @@ def make_loader(plan: Plan, workers: int) -> torch.utils.data.DataLoader:
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_quiet,
         persistent_workers=workers > 0,
     )
 
 
-def _one_thread(_: int) -> None:
-    """BLAS threads of several processes on the same cores made a 1 ms product take 13 ms."""
+def _quiet(_: int) -> None:
+    """One BLAS thread: those of several processes on the same cores made a 1 ms product take 13 ms.
+
+    A terminal sends Ctrl-C to workers too; whether to stop is decided where the batches go.
+    """
     threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -34,6 +34,7 @@ class HeldOut:
     group: str
     image: Tensor  # 3 x S x S
     box: Tensor  # 1 x 4, network pixels
+    rectangle: Rectangle  # the same on the slice
     frame: Frame
     pixels: Pixels  # within the box
     truth: np.ndarray  # boolean, of those pixels
@@ -47,12 +48,19 @@ class Preparation:
     size: int
     normalization: dict
     margin: float
+    frame: str  # "roi" or "slice": the one at run time
 
     @classmethod
-    def of(cls, architecture: Architecture, size: Optional[int] = None, margin: Optional[float] = None) -> Preparation:
-        """What an architecture wants, at another size or margin where given."""
+    def of(
+        cls,
+        architecture: Architecture,
+        size: Optional[int] = None,
+        margin: Optional[float] = None,
+        frame: Optional[str] = None,
+    ) -> Preparation:
+        """What an architecture wants, at another size, margin or frame where given."""
         chosen = architecture.frame.get("margin", 0.3) if margin is None else margin
-        return cls(size or architecture.input_size, architecture.normalization, chosen)
+        return cls(size or architecture.input_size, architecture.normalization, chosen, frame or architecture.frame["kind"])
 
     def normalise(self, drawn: np.ndarray, valid: np.ndarray) -> Tensor:
         """``S x S (x 3)`` in 0..1 to ``3 x S x S``; the engine's own function."""
@@ -76,9 +84,9 @@ class Source(Protocol):
         ...
 
 
-def framed(view: View, rectangle: Rectangle, preparation: Preparation, around: bool) -> Frame:
+def framed(view: View, rectangle: Rectangle, preparation: Preparation) -> Frame:
     """The run-time frame: around the rectangle, or the whole slice."""
-    if around:
+    if preparation.frame == "roi":
         return Frame.around(rectangle, view, preparation.size, preparation.margin)
     return Frame.whole_slice(view, preparation.size)
 
@@ -104,8 +112,7 @@ def held_out_sample(
         preparation: of the network.
         prepare: grey values to 0..1.
         in_mm: whether the view's spacing means something.
-        config: how far the sides of the tight box move outward; whole slices are the frame at run time when the network
-            was trained on nothing else.
+        config: how far the sides of the tight box move outward.
         rng: of those moves.
     """
     tight = extent_of(mask)
@@ -119,7 +126,7 @@ def held_out_sample(
         min(x1 + c * (x1 - x0), columns - 0.5),
         min(y1 + d * (y1 - y0), rows - 0.5),
     )
-    frame = framed(view, rectangle, preparation, config.whole_slice < 1)
+    frame = framed(view, rectangle, preparation)
     drawn, valid = frame.sample(pixels, prepare)
     window = view.pixels_of(rectangle)
     x, y = view.pixel_mm
@@ -127,6 +134,7 @@ def held_out_sample(
         group,
         preparation.normalise(drawn, valid),
         torch.tensor([frame.to_network(rectangle)], dtype=torch.float32),
+        rectangle,
         frame,
         window,
         mask[window[1] : window[3], window[0] : window[2]] > 0.5,
