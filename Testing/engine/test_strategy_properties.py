@@ -222,6 +222,16 @@ def test_finely_sampled_axes_are_not_asked_on_every_slice() -> None:
     assert dsc(result.labels_kji == 1, truth) > 0.95
 
 
+@pytest.mark.parametrize("spacing,radii", [((0.8, 0.8, 5.0), (32, 26, 6)), ((1.0, 1.0, 1.0), (13, 12, 6))])
+def test_skipping_slices_of_a_vote_costs_detail_not_the_object(spacing, radii) -> None:
+    """0.8 mm pixels and 5 mm slices skip four slices by themselves; every third of them would be one in 10 mm."""
+    truth = ball((16, 80, 80), (40, 40, 8), radii)
+    volume, box = phantom(truth, np.diag([*spacing, 1.0])), tight(truth)
+    for every in (3, 6):
+        voted = find(volume, [box], "vote", Options(every=every), 96)
+        assert dsc(voted == 1, truth) > 0.9
+
+
 def test_holes_are_closed_on_demand() -> None:
     truth = ball((20, 40, 40), (20, 20, 10), (14, 14, 8)) & ~ball((20, 40, 40), (20, 20, 10), (4, 4, 4))
     box = tight(truth)
