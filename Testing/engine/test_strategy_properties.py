@@ -187,6 +187,17 @@ def test_an_agreement_map_on_demand() -> None:
     assert segmenter.segment(phantom(truth), [tight(truth)], strategy="vote").agreement_kji is None
 
 
+@pytest.mark.parametrize(
+    "options", [Options(vote_on="mask", walk="taper", agreement=True), Options(vote_on="mask", agreement=True)]
+)
+def test_agreement_is_a_share_of_the_votes_that_count(options) -> None:
+    """Also beside slices on which the last view was not asked: smoothing brings its votes there."""
+    truth = ball((20, 60, 60), (30, 30, 10), (20, 18, 8))
+    volume = phantom(truth, np.diag([1.0, 1.0, 4.0, 1.0]))
+    result = Segmenter(network=FakeNetwork(96)).segment(volume, [tight(truth)], strategy="vote", options=options)
+    assert result.agreement_kji.max() == 100 and (result.agreement_kji[truth] == 100).mean() > 0.5
+
+
 def test_the_last_view_is_asked_only_where_it_counts() -> None:
     """A cube is the same from everywhere: the first two views agree, and the third is never encoded."""
     truth = np.zeros((30, 36, 40), bool)

@@ -216,7 +216,8 @@ class Ballot:
         if max(widths.values()) == 1:
             return
         for axis, width in widths.items():
-            ndimage.uniform_filter1d(self.votes_kji, width, axis=2 - axis, output=self.votes_kji, mode="nearest")
+            for kji in (self.votes_kji, self.asked_kji):  # both, or neighbours' votes would be shares of this slice's views
+                ndimage.uniform_filter1d(kji, width, axis=2 - axis, output=kji, mode="nearest")
         for index, votes in zip(self.item.slices, self.votes_kji):
             pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
             votes *= self.item.box.inside(view, index, pixels)
