@@ -200,6 +200,32 @@ def test_stopping_keeps_what_is_done(tmp_path: Path, fake: Segmenter) -> None:
     assert [o.state for o in _run(folder, out, segmenter=fake).outcomes] == ["unchanged", "unchanged", "done"]
 
 
+@pytest.mark.parametrize("closed_again", [True, False])
+def test_a_table_that_is_open_in_a_spreadsheet_ends_no_run(
+    tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch, closed_again: bool
+) -> None:
+    """Windows locks it."""
+    out, rename, heard = tmp_path / "out", os.replace, []
+
+    def locked(source, target) -> None:
+        if Path(target).name == "summary.csv" and not (closed_again and len(heard) == 3):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    for n, name in enumerate("abc"):
+        write_case(tmp_path / "in", name, n)
+    monkeypatch.setattr("qmedsam.batch.run._REPORT_EVERY", -1)
+    monkeypatch.setattr(os, "replace", locked)
+    if closed_again:
+        assert _run(tmp_path / "in", out, segmenter=fake, report=heard.append).exit_code == 0
+        assert (out / "summary.csv").read_text().count("done") == 3
+    else:
+        with pytest.raises(QMedSAMError, match=r"summary\.csv' could not be written"):
+            _run(tmp_path / "in", out, segmenter=fake, report=heard.append)
+    assert [o.state for o in heard] == ["done"] * 3 and _journal(out)[-1]["event"] == "end"
+    assert "3 done" in re.sub("<[^>]*>", "", (out / "index.html").read_text("utf-8"))
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, fake: Segmenter) -> None:
     pytest.importorskip("fcntl")
     write_case(tmp_path / "in", "ct")

@@ -99,7 +99,7 @@ def run_batch(
 
     Raises:
         QMedSAMError: before anything is done: no case, the folder cannot be written to or another run holds it, a model that
-            is not there, workers or a cluster that cannot be reached.
+            is not there, workers or a cluster that cannot be reached. At the end, when all is done: a report cannot be written.
     """
     settings = settings or Settings()
     if not cases:
@@ -126,8 +126,10 @@ def run_batch(
 
     def write_reports() -> None:
         result.seconds = time.perf_counter() - start
-        write_summary(folder, result.outcomes)
-        write_page(folder, result.outcomes, about, result.seconds)
+        try:
+            write_summary(folder, result.outcomes)
+        finally:
+            write_page(folder, result.outcomes, about, result.seconds)
 
     with only_run(folder):
         _sweep(folder, cases)
@@ -156,9 +158,11 @@ def run_batch(
         finally:
             result.cancelled = book.missing > 0
             _sweep(folder, cases)
-            write_reports()
-            journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
-            journal.close()
+            try:
+                write_reports()
+            finally:
+                journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
+                journal.close()
     return result
 
 
@@ -191,7 +195,8 @@ class _Book:
             values["output"] = Path(outcome.output).relative_to(self._result.folder).as_posix() if outcome.output else ""
         self._journal.write("case", values)
         if time.monotonic() - self._written > _REPORT_EVERY:
-            self._write_reports()
+            with suppress(QMedSAMError):  # on Windows a table that is open in a spreadsheet is locked: it is tried again
+                self._write_reports()
             self._written = time.monotonic()
         if self._report:
             self._report(outcome)
