@@ -274,6 +274,12 @@ def test_formats(tmp_path: Path, fake: Segmenter, name: str, suffix: str) -> Non
     assert outcome.output.endswith(f"ct{suffix}") and read_labels(outcome.output).any()
 
 
+def test_a_format_that_a_case_cannot_have_is_said_before_it_is_segmented(tmp_path: Path, fake: Segmenter) -> None:
+    write_case(tmp_path / "in", "ct")
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", replace(MR, format="dicom-seg"), segmenter=fake).outcomes
+    assert outcome.state == "failed" and re.search("highdicom|not DICOM", outcome.message) and fake._given.encoded == 0
+
+
 def test_without_matplotlib_there_are_no_pictures_and_one_note(
     tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
