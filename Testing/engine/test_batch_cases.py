@@ -130,6 +130,17 @@ def test_lists(tmp_path: Path) -> None:
             collect([table], tmp_path / "out")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_folders_with_dots_in_a_list_keep_their_names_wherever_it_is_read(tmp_path: Path, monkeypatch, elsewhere: bool) -> None:
+    """Series are often exported into folders that are called by their UIDs."""
+    for name in ("1.2.3.10", "1.2.3.11"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+    (tmp_path / "l.csv").write_text("volume,boxes\nscans/1.2.3.10,a.json\nscans/1.2.3.11,b.json\n")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd" if elsewhere else tmp_path)
+    assert [case.name for case in collect([tmp_path / "l.csv"], tmp_path / "out")] == ["scans/1.2.3.10", "scans/1.2.3.11"]
+
+
 def test_the_manifest_of_evaluate_is_a_list(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text(
         "case_id,modality,dim,source,split,path_image,path_mask\nx,CT,3D,s,v,a.nii.gz,m.nii.gz\n"
