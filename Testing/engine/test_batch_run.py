@@ -149,6 +149,19 @@ def test_a_renamed_case_is_recognised(tmp_path: Path, fake: Segmenter) -> None:
     assert (out / outcome.overlay).is_file() and "'old'" in outcome.message
 
 
+def test_a_renamed_case_that_cannot_be_copied_fails_alone(tmp_path: Path, fake: Segmenter) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_case(folder, "a", 1)
+    write_case(folder, "z", 2)
+    _run(folder, out, segmenter=fake)
+    (folder / "b").mkdir()
+    for end in (".nii.gz", ".mrk.json"):
+        (folder / f"a{end}").rename(folder / "b" / f"a{end}")
+    (out / "b").write_text("in the way")
+    states = {o.case: o.state for o in _run(folder, out, segmenter=fake).outcomes}
+    assert states == {"b/a": "failed", "z": "unchanged"}
+
+
 def test_an_roi_that_is_called_as_its_file_is_another_one_under_another_name(tmp_path: Path, fake: Segmenter) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_case(folder, "old", 1)
