@@ -355,6 +355,17 @@ def test_hostile_names_stay_text(tmp_path: Path, fake: Segmenter) -> None:
     assert "'=HYPERLINK(1)" in cells and not any(cell.startswith("=") for cell in cells)
 
 
+def test_names_that_the_output_cannot_hold_are_escaped(tmp_path: Path) -> None:
+    pytest.importorskip("typer")
+    if sys.getfilesystemencoding() != "utf-8":
+        pytest.skip("file names are ASCII here")
+    write_volume(tmp_path / "in" / "肝.nii.gz", phantom(0).volume)
+    command = [sys.executable, "-m", "qmedsam.cli", "batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "cp1252"}
+    ended = subprocess.run(command, capture_output=True, env=environment)
+    assert ended.returncode == 1 and b"There are no boxes" in ended.stdout and b"\\u809d" in ended.stdout, ended.stderr[-500:]
+
+
 def test_memory_is_asked_for_before_voxels_are_read(tmp_path: Path, fake: Segmenter) -> None:
     sizes = [("4G", 4 * 2**30), ("1500m", 1500 * 2**20), (" 0.5 GiB", 2**29), ("7000000", 7000000)]
     assert [parse_memory(text) for text, _ in sizes] == [size for _, size in sizes]
