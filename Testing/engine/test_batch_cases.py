@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_what_is_refused_before_anything_runs(tmp_path: Path) -> None:
         collect([tmp_path / "l.jsonl"], tmp_path / "out")
     with pytest.raises(QMedSAMError, match="no format"):
         collect([tmp_path / "in"], tmp_path / "out", "docx")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_case(tmp_path / "in", "ct")
+    write_case(tmp_path / "archive", "mr")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "archive", target_is_directory=True)
+    (tmp_path / "archive" / "back").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "in" / "results").symlink_to(tmp_path / "out", target_is_directory=True)
+    write_case(tmp_path / "out", "pet")
+    assert [case.name for case in collect([tmp_path / "in"], tmp_path / "out")] == ["ct", "linked/mr"]
 
 
 def test_results_inside_the_input_are_no_cases(tmp_path: Path) -> None:

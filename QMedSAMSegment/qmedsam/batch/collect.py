@@ -88,11 +88,13 @@ class _Finder:
             return
         if holds_dicom(path):
             yield path
-        for current, folders, files in os.walk(path):
-            here = Path(current)
-            if JOURNAL in files or _same(here, self.folder):  # the results of a run are no cases
+        seen = set()  # a linked folder may hold a link back to one above it
+        for current, folders, files in os.walk(path, followlinks=True):
+            here, place = Path(current), _place(Path(current))
+            if place in seen or JOURNAL in files or place == _place(self.folder):  # the results of a run are no cases
                 folders.clear()
                 continue
+            seen.add(place)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             if here != path and holds_dicom(here):
                 yield here
