@@ -97,6 +97,16 @@ def test_a_folder_of_dicom_files_is_one_volume(tmp_path: Path) -> None:
     assert case.boxes == (tmp_path / "in" / "series.json",)
 
 
+def test_the_directory_of_a_cd_is_no_volume(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM" + bytes(64)
+    (tmp_path / "cd" / "IMAGES").mkdir(parents=True)
+    (tmp_path / "cd" / "DICOMDIR").write_bytes(dicom)
+    (tmp_path / "cd" / "IMAGES" / "I0001").write_bytes(dicom)
+    assert [case.volume for case in collect([tmp_path / "cd"], tmp_path / "out")] == [tmp_path / "cd" / "IMAGES"]
+    with pytest.raises(QMedSAMError, match="for DICOM the folder"):
+        collect([tmp_path / "cd" / "IMAGES" / "I0001"], tmp_path / "out")
+
+
 def test_lists(tmp_path: Path) -> None:
     write_case(tmp_path / "scans", "a")
     table = tmp_path / "cases.csv"

@@ -76,7 +76,7 @@ class _Finder:
             where = f"'{paths[0]}'" if len(paths) == 1 else f"The {len(paths)} files given"
             raise QMedSAMError(
                 f"{where} {'is' if len(paths) == 1 else 'are'} no image and no folder of images.",
-                "Give volumes, folders of them, or a list (.csv, .jsonl).",
+                "Give volumes, folders of them (for DICOM the folder of the series), or a list (.csv, .jsonl).",
             )
         return [self._case(volume, root.absolute()) for volume in dict.fromkeys(volumes)]
 

@@ -69,12 +69,12 @@ def look_into(folder: Path) -> Neighbours:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder."""
+    """Whether DICOM files lie directly in a folder; the directory of a CD (``DICOMDIR``) holds no image."""
     looked = 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                known = entry.name.lower().endswith((*_IMAGES, ".json", ".csv", ".txt"))
+                known = entry.name.lower().endswith((*_IMAGES, ".json", ".csv", ".txt")) or entry.name.upper() == "DICOMDIR"
                 if entry.name.startswith(".") or known or not entry.is_file():
                     continue
                 with open(entry.path, "rb") as stream:
