@@ -48,6 +48,15 @@ def test_a_folder_pairs_volumes_with_their_boxes(tmp_path: Path) -> None:
     assert not any(case.problem for case in cases.values())
 
 
+def test_a_second_label_map_is_no_volume(tmp_path: Path) -> None:
+    made = phantom(0)
+    write_volume(tmp_path / "ct.nii.gz", made.volume)
+    for name in ("ct_seg", "ct_seg_2"):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(made.labels_kji, made.volume.ijk_to_ras))
+    (case,) = collect([tmp_path], tmp_path / "out")
+    assert case.name == "ct" and "several segmentations (ct_seg.nii.gz, ct_seg_2.nii.gz)" in case.problem
+
+
 def test_rois_saved_one_by_one_keep_their_own_names(tmp_path: Path) -> None:
     """Slicer 5.12 writes one ROI per file and no name into it."""
     made = phantom(0)
