@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from qmedsam import QMedSAMError, Segmenter
-from qmedsam.batch import Settings, collect, parse_memory, run_batch
+from qmedsam.batch import Outcome, Settings, collect, parse_memory, run_batch
 from qmedsam.batch.memory import check_memory
 from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.network.fake import FakeNetwork
@@ -364,6 +364,25 @@ def test_names_that_the_output_cannot_hold_are_escaped(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "cp1252"}
     ended = subprocess.run(command, capture_output=True, env=environment)
     assert ended.returncode == 1 and b"There are no boxes" in ended.stdout and b"\\u809d" in ended.stdout, ended.stderr[-500:]
+
+
+def test_workers_without_a_case_take_no_share(tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run with one case left: it gets all threads and all memory."""
+    benches: list = []
+
+    def on_workers(jobs, bench, *_):
+        benches.append(bench)
+        yield from ((n, Outcome(case.name, "failed")) for n, case in enumerate(jobs))
+
+    monkeypatch.setattr("qmedsam.batch.run.on_workers", on_workers)
+    monkeypatch.setattr("qmedsam.batch.run.machine_memory", lambda: 8 * 2**30)
+    write_case(tmp_path / "in", "a", 0)
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake)
+    write_case(tmp_path / "in", "b", 1)
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake, workers=4, threads=8)
+    assert "workers: 1 with 8 threads each" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake, workers=4, threads=8, again=True)
+    assert [bench["threads"] for bench in benches] == [8, 4] and benches[0]["memory"] == 2 * benches[1]["memory"] > 6 * 2**30
 
 
 def test_memory_is_asked_for_before_voxels_are_read(tmp_path: Path, fake: Segmenter) -> None:
