@@ -105,8 +105,8 @@ def _one(case: Path, target: Path, segment: Callable[..., Any], settings: Any) -
         boxes = read_boxes(case, volume)
         result = segment(volume, boxes, **settings)
         flat = case.name[0] == "2" and len(result.labels_kji) == 1
-        with writing(target) as beside:
-            np.savez_compressed(beside, segs=result.labels_kji[0] if flat else result.labels_kji)
+        with writing(target) as beside, beside.open("wb") as stream:  # given a name, numpy makes '.NPZ.npz' of '.NPZ'
+            np.savez_compressed(stream, segs=result.labels_kji[0] if flat else result.labels_kji)
     except QMedSAMError as error:
         problem = str(error)
     except Exception as error:  # nobody watches a run over thousands of cases: one surprise must not end it

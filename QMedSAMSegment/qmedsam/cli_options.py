@@ -16,7 +16,7 @@ FRAME = typer.Option(None, help="What the network sees: roi (the box with a marg
 WINDOW = typer.Option(None, help=f"WIDTH,LEVEL, or one of {', '.join(CT_WINDOWS)}.")
 MODALITY = typer.Option("auto", help="CT, MR, PET, US, XRay, ... or auto (from the file).")
 THREADS = typer.Option(0, min=0, help="CPU threads; 0 takes all.")
-EVERY = typer.Option(1, min=1, help="propagate: encode every n-th slice, interpolate the shape between.")
+EVERY = typer.Option(1, min=1, help="propagate and vote: encode every n-th slice, interpolate the shape between.")
 LEAST_IOU = typer.Option(0.0, min=0, max=1, help="propagate: interpolate only between masks that overlap by this; else encode.")
 FILL_HOLES = typer.Option(False, "--fill-holes", help="propagate: close the holes of every slice's mask.")
 VIEW_WEIGHTS = typer.Option("1,1,1", help="vote: weights of the axial, coronal and sagittal view; 0 leaves one out.")

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -295,7 +296,7 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as content:
             content.extractall(scratch)  # zipfile itself strips '..' and absolute names
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # damaged outside, inside, cut
         raise QMedSAMError(f"'{archive.name}' cannot be unpacked: {error}.", "Download it again.") from None
     manifests = sorted(scratch.rglob(MANIFEST), key=lambda p: len(p.parts))
     if not manifests:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import Callable, Iterator
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Windows encodes redirected output as cp1252: a name with other letters must not end a run.
+for _stream in (sys.stdout, sys.stderr):
+    getattr(_stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
 
 # No emoji codes: ":cat:" in a file name is a file name. What comes from files and users goes through ``escape``.
 console = Console(emoji=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_a_folder_pairs_volumes_with_their_boxes(tmp_path: Path) -> None:
     assert cases["case"].boxes == (folder / "case.npz",)
     assert cases["mr/t1"].output == tmp_path / "out" / "mr" / "t1.seg.nrrd"
     assert not any(case.problem for case in cases.values())
+
+
+def test_a_second_label_map_is_no_volume(tmp_path: Path) -> None:
+    made = phantom(0)
+    write_volume(tmp_path / "ct.nii.gz", made.volume)
+    for name in ("ct_seg", "ct_seg_2"):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(made.labels_kji, made.volume.ijk_to_ras))
+    (case,) = collect([tmp_path], tmp_path / "out")
+    assert case.name == "ct" and "several segmentations (ct_seg.nii.gz, ct_seg_2.nii.gz)" in case.problem
 
 
 def test_rois_saved_one_by_one_keep_their_own_names(tmp_path: Path) -> None:
@@ -96,6 +106,16 @@ def test_a_folder_of_dicom_files_is_one_volume(tmp_path: Path) -> None:
     assert case.boxes == (tmp_path / "in" / "series.json",)
 
 
+def test_the_directory_of_a_cd_is_no_volume(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM" + bytes(64)
+    (tmp_path / "cd" / "IMAGES").mkdir(parents=True)
+    (tmp_path / "cd" / "DICOMDIR").write_bytes(dicom)
+    (tmp_path / "cd" / "IMAGES" / "I0001").write_bytes(dicom)
+    assert [case.volume for case in collect([tmp_path / "cd"], tmp_path / "out")] == [tmp_path / "cd" / "IMAGES"]
+    with pytest.raises(QMedSAMError, match="for DICOM the folder"):
+        collect([tmp_path / "cd" / "IMAGES" / "I0001"], tmp_path / "out")
+
+
 def test_lists(tmp_path: Path) -> None:
     write_case(tmp_path / "scans", "a")
     table = tmp_path / "cases.csv"
@@ -130,6 +150,17 @@ def test_lists(tmp_path: Path) -> None:
             collect([table], tmp_path / "out")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_folders_with_dots_in_a_list_keep_their_names_wherever_it_is_read(tmp_path: Path, monkeypatch, elsewhere: bool) -> None:
+    """Series are often exported into folders that are called by their UIDs."""
+    for name in ("1.2.3.10", "1.2.3.11"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+    (tmp_path / "l.csv").write_text("volume,boxes\nscans/1.2.3.10,a.json\nscans/1.2.3.11,b.json\n")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd" if elsewhere else tmp_path)
+    assert [case.name for case in collect([tmp_path / "l.csv"], tmp_path / "out")] == ["scans/1.2.3.10", "scans/1.2.3.11"]
+
+
 def test_the_manifest_of_evaluate_is_a_list(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text(
         "case_id,modality,dim,source,split,path_image,path_mask\nx,CT,3D,s,v,a.nii.gz,m.nii.gz\n"
@@ -153,6 +184,17 @@ def test_what_is_refused_before_anything_runs(tmp_path: Path) -> None:
         collect([tmp_path / "l.jsonl"], tmp_path / "out")
     with pytest.raises(QMedSAMError, match="no format"):
         collect([tmp_path / "in"], tmp_path / "out", "docx")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_case(tmp_path / "in", "ct")
+    write_case(tmp_path / "archive", "mr")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "archive", target_is_directory=True)
+    (tmp_path / "archive" / "back").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "in" / "results").symlink_to(tmp_path / "out", target_is_directory=True)
+    write_case(tmp_path / "out", "pet")
+    assert [case.name for case in collect([tmp_path / "in"], tmp_path / "out")] == ["ct", "linked/mr"]
 
 
 def test_results_inside_the_input_are_no_cases(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from qmedsam import QMedSAMError, Segmenter
-from qmedsam.batch import Settings, collect, parse_memory, run_batch
+from qmedsam.batch import Outcome, Settings, collect, parse_memory, run_batch
 from qmedsam.batch.memory import check_memory
 from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.network.fake import FakeNetwork
@@ -149,6 +149,19 @@ def test_a_renamed_case_is_recognised(tmp_path: Path, fake: Segmenter) -> None:
     assert (out / outcome.overlay).is_file() and "'old'" in outcome.message
 
 
+def test_a_renamed_case_that_cannot_be_copied_fails_alone(tmp_path: Path, fake: Segmenter) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_case(folder, "a", 1)
+    write_case(folder, "z", 2)
+    _run(folder, out, segmenter=fake)
+    (folder / "b").mkdir()
+    for end in (".nii.gz", ".mrk.json"):
+        (folder / f"a{end}").rename(folder / "b" / f"a{end}")
+    (out / "b").write_text("in the way")
+    states = {o.case: o.state for o in _run(folder, out, segmenter=fake).outcomes}
+    assert states == {"b/a": "failed", "z": "unchanged"}
+
+
 def test_an_roi_that_is_called_as_its_file_is_another_one_under_another_name(tmp_path: Path, fake: Segmenter) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_case(folder, "old", 1)
@@ -200,6 +213,32 @@ def test_stopping_keeps_what_is_done(tmp_path: Path, fake: Segmenter) -> None:
     assert [o.state for o in _run(folder, out, segmenter=fake).outcomes] == ["unchanged", "unchanged", "done"]
 
 
+@pytest.mark.parametrize("closed_again", [True, False])
+def test_a_table_that_is_open_in_a_spreadsheet_ends_no_run(
+    tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch, closed_again: bool
+) -> None:
+    """Windows locks it."""
+    out, rename, heard = tmp_path / "out", os.replace, []
+
+    def locked(source, target) -> None:
+        if Path(target).name == "summary.csv" and not (closed_again and len(heard) == 3):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    for n, name in enumerate("abc"):
+        write_case(tmp_path / "in", name, n)
+    monkeypatch.setattr("qmedsam.batch.run._REPORT_EVERY", -1)
+    monkeypatch.setattr(os, "replace", locked)
+    if closed_again:
+        assert _run(tmp_path / "in", out, segmenter=fake, report=heard.append).exit_code == 0
+        assert (out / "summary.csv").read_text().count("done") == 3
+    else:
+        with pytest.raises(QMedSAMError, match=r"summary\.csv' could not be written"):
+            _run(tmp_path / "in", out, segmenter=fake, report=heard.append)
+    assert [o.state for o in heard] == ["done"] * 3 and _journal(out)[-1]["event"] == "end"
+    assert "3 done" in re.sub("<[^>]*>", "", (out / "index.html").read_text("utf-8"))
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, fake: Segmenter) -> None:
     pytest.importorskip("fcntl")
     write_case(tmp_path / "in", "ct")
@@ -246,6 +285,12 @@ def test_formats(tmp_path: Path, fake: Segmenter, name: str, suffix: str) -> Non
     write_case(tmp_path / "in", "ct")
     (outcome,) = _run(tmp_path / "in", tmp_path / "out", replace(MR, format=name), segmenter=fake).outcomes
     assert outcome.output.endswith(f"ct{suffix}") and read_labels(outcome.output).any()
+
+
+def test_a_format_that_a_case_cannot_have_is_said_before_it_is_segmented(tmp_path: Path, fake: Segmenter) -> None:
+    write_case(tmp_path / "in", "ct")
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", replace(MR, format="dicom-seg"), segmenter=fake).outcomes
+    assert outcome.state == "failed" and re.search("highdicom|not DICOM", outcome.message) and fake._given.encoded == 0
 
 
 def test_without_matplotlib_there_are_no_pictures_and_one_note(
@@ -308,6 +353,36 @@ def test_hostile_names_stay_text(tmp_path: Path, fake: Segmenter) -> None:
     with (out / "summary.csv").open(encoding="utf-8", newline="") as stream:
         cells = [row[0] for row in csv.reader(stream)]
     assert "'=HYPERLINK(1)" in cells and not any(cell.startswith("=") for cell in cells)
+
+
+def test_names_that_the_output_cannot_hold_are_escaped(tmp_path: Path) -> None:
+    pytest.importorskip("typer")
+    if sys.getfilesystemencoding() != "utf-8":
+        pytest.skip("file names are ASCII here")
+    write_volume(tmp_path / "in" / "肝.nii.gz", phantom(0).volume)
+    command = [sys.executable, "-m", "qmedsam.cli", "batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "cp1252"}
+    ended = subprocess.run(command, capture_output=True, env=environment)
+    assert ended.returncode == 1 and b"There are no boxes" in ended.stdout and b"\\u809d" in ended.stdout, ended.stderr[-500:]
+
+
+def test_workers_without_a_case_take_no_share(tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run with one case left: it gets all threads and all memory."""
+    benches: list = []
+
+    def on_workers(jobs, bench, *_):
+        benches.append(bench)
+        yield from ((n, Outcome(case.name, "failed")) for n, case in enumerate(jobs))
+
+    monkeypatch.setattr("qmedsam.batch.run.on_workers", on_workers)
+    monkeypatch.setattr("qmedsam.batch.run.machine_memory", lambda: 8 * 2**30)
+    write_case(tmp_path / "in", "a", 0)
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake)
+    write_case(tmp_path / "in", "b", 1)
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake, workers=4, threads=8)
+    assert "workers: 1 with 8 threads each" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    _run(tmp_path / "in", tmp_path / "out", segmenter=fake, workers=4, threads=8, again=True)
+    assert [bench["threads"] for bench in benches] == [8, 4] and benches[0]["memory"] == 2 * benches[1]["memory"] > 6 * 2**30
 
 
 def test_memory_is_asked_for_before_voxels_are_read(tmp_path: Path, fake: Segmenter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,11 +11,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from qmedsam import QMedSAMError
-from qmedsam.batch import Settings, collect, pool, run_batch
+from qmedsam.batch import Case, Outcome, Settings, collect, pool, run_batch
+from qmedsam.batch.cluster import on_cluster
+from qmedsam.batch.one import bench_json
 from qmedsam.files import read_labels
 
 pytest.importorskip("SimpleITK")
@@ -234,6 +239,30 @@ def test_a_dask_cluster_gives_the_same_voxels_and_survives_a_worker(cohort: Path
         assert len({o.worker for o in result.outcomes if o.state == "done"}) >= 2
         again = run_batch(cases, out, SETTINGS, scheduler=cluster.scheduler_address)
         assert sorted({o.state for o in again.outcomes}) == ["failed", "unchanged"]
+
+
+def test_waiting_for_a_cluster_goes_on_before_python_311(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Dask raises when nothing has finished in time was no builtin TimeoutError then."""
+
+    class OldTimeout(Exception):
+        pass
+
+    waits: list = []
+
+    def wait(futures, **_):
+        waits.append(futures)
+        if len(waits) < 3:
+            raise OldTimeout
+        return SimpleNamespace(done=futures)
+
+    future = MagicMock(status="finished", result=Outcome("ct", "done").to_json)
+    client = MagicMock()
+    client.run.return_value, client.submit.return_value = {}, future
+    monkeypatch.setattr(asyncio, "TimeoutError", OldTimeout)
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(wait=wait, Client=lambda **_: client))
+    case = Case("ct", Path("ct.nii.gz"), Path("ct.seg.nrrd"))
+    answers = list(on_cluster([case], bench_json(SETTINGS, Path(), 1, None), "tcp://host:8786"))
+    assert [(n, outcome.state) for n, outcome in answers] == [(0, "done")] and len(waits) == 3
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

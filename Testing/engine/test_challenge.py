@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     np.savez_compressed(source / "3DBox_PET_0001.npz", imgs=(truth * 200).astype(np.uint8), boxes=boxes, spacing=spacing)
     flat = (truth[6:7] * 200).astype(np.uint8)
     np.savez_compressed(source / "3DBox_MR_0002.npz", imgs=flat, boxes=[[11, 10, 0, 29, 26, 0]], spacing=spacing)
+    (source / "3DBox_MR_0002.npz").rename(source / "3DBox_MR_0002.NPZ")
     picture = np.repeat(flat[0][..., None], 3, axis=2)
     np.savez_compressed(source / "2DBox_US_0003.npz", imgs=picture, boxes=[[11, 10, 29, 26]])
     many = [[x, y, x + 3, y + 3] for x in range(0, 40, 2) for y in range(0, 30, 2)]
@@ -77,7 +78,7 @@ def test_a_surprise_in_one_case_does_not_end_the_run(folder: Path, tmp_path: Pat
         return Segmenter(network=FakeNetwork(32)).segment(volume, boxes, **settings)
 
     reports = {r.case: r.problem for r in run_challenge(challenge_cases(folder), tmp_path / "out", fails_once)}
-    assert "surprise" in reports["3DBox_PET_0001.npz"] and reports["3DBox_MR_0002.npz"] == ""
+    assert "surprise" in reports["3DBox_PET_0001.npz"] and reports["3DBox_MR_0002.NPZ"] == ""
 
 
 def test_folders_that_will_not_do(folder: Path, tmp_path: Path) -> None:

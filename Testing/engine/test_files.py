@@ -519,7 +519,7 @@ def test_label_type_grows_with_the_labels(tmp_path: Path, suffix: str, top: int)
     assert np.array_equal(read, labels)
 
 
-@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz", ".mha", ".nrrd", ".npz"])
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz", ".mha", ".nrrd", ".npz", ".NPZ"])
 def test_pictures_and_empty_results_can_be_written(tmp_path: Path, suffix: str) -> None:
     volume = volume_on(LPS, shape=(1, 6, 7, 3), dtype=np.uint8)
     labels = np.zeros((1, 6, 7), bool)
@@ -528,8 +528,8 @@ def test_pictures_and_empty_results_can_be_written(tmp_path: Path, suffix: str) 
     write_segmentation(tmp_path / f"s{suffix}", labels, volume, [(1, "a", None)])
     assert not read_labels(tmp_path / f"empty{suffix}").any()
     assert np.array_equal(read_labels(tmp_path / f"s{suffix}"), labels)
-    if suffix == ".npz":
-        assert np.load(tmp_path / "s.npz")["segs"].shape == (6, 7)
+    if suffix.lower() == ".npz":
+        assert np.load(tmp_path / f"s{suffix}")["segs"].shape == (6, 7)
 
 
 def test_names_in_any_script(tmp_path: Path) -> None:

@@ -182,7 +182,13 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("readme", "x")
-    for source in (tmp_path / "a.txt", tmp_path / "empty.zip", tmp_path / "missing"):
+    with zipfile.ZipFile(tmp_path / "damaged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", "x" * 1000)
+    content = bytearray((tmp_path / "damaged.zip").read_bytes())
+    start = 30 + len("manifest.json")
+    content[start : start + 8] = b"\xff" * 8
+    (tmp_path / "damaged.zip").write_bytes(content)
+    for source in (tmp_path / "a.txt", tmp_path / "empty.zip", tmp_path / "damaged.zip", tmp_path / "missing"):
         with pytest.raises(QMedSAMError):
             store(tmp_path).add(source)
 

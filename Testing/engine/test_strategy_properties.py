@@ -187,6 +187,17 @@ def test_an_agreement_map_on_demand() -> None:
     assert segmenter.segment(phantom(truth), [tight(truth)], strategy="vote").agreement_kji is None
 
 
+@pytest.mark.parametrize(
+    "options", [Options(vote_on="mask", walk="taper", agreement=True), Options(vote_on="mask", agreement=True)]
+)
+def test_agreement_is_a_share_of_the_votes_that_count(options) -> None:
+    """Also beside slices on which the last view was not asked: smoothing brings its votes there."""
+    truth = ball((20, 60, 60), (30, 30, 10), (20, 18, 8))
+    volume = phantom(truth, np.diag([1.0, 1.0, 4.0, 1.0]))
+    result = Segmenter(network=FakeNetwork(96)).segment(volume, [tight(truth)], strategy="vote", options=options)
+    assert result.agreement_kji.max() == 100 and (result.agreement_kji[truth] == 100).mean() > 0.5
+
+
 def test_the_last_view_is_asked_only_where_it_counts() -> None:
     """A cube is the same from everywhere: the first two views agree, and the third is never encoded."""
     truth = np.zeros((30, 36, 40), bool)
@@ -220,6 +231,16 @@ def test_finely_sampled_axes_are_not_asked_on_every_slice() -> None:
     result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth, matrix), [tight(truth)], strategy="vote")
     assert result.cost["encodes"] < 11 + (43 + 47) / 2
     assert dsc(result.labels_kji == 1, truth) > 0.95
+
+
+@pytest.mark.parametrize("spacing,radii", [((0.8, 0.8, 5.0), (32, 26, 6)), ((1.0, 1.0, 1.0), (13, 12, 6))])
+def test_skipping_slices_of_a_vote_costs_detail_not_the_object(spacing, radii) -> None:
+    """0.8 mm pixels and 5 mm slices skip four slices by themselves; every third of them would be one in 10 mm."""
+    truth = ball((16, 80, 80), (40, 40, 8), radii)
+    volume, box = phantom(truth, np.diag([*spacing, 1.0])), tight(truth)
+    for every in (3, 6):
+        voted = find(volume, [box], "vote", Options(every=every), 96)
+        assert dsc(voted == 1, truth) > 0.9
 
 
 def test_holes_are_closed_on_demand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from pathlib import Path
@@ -51,7 +52,7 @@ def on_cluster(
             try:
                 with client.as_current():
                     finished = wait(list(futures), timeout=_LOOK, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
+            except (TimeoutError, asyncio.TimeoutError):  # one and the same only from Python 3.11 on
                 continue
             for future in finished:
                 n = futures.pop(future)

@@ -76,7 +76,7 @@ class _Finder:
             where = f"'{paths[0]}'" if len(paths) == 1 else f"The {len(paths)} files given"
             raise QMedSAMError(
                 f"{where} {'is' if len(paths) == 1 else 'are'} no image and no folder of images.",
-                "Give volumes, folders of them, or a list (.csv, .jsonl).",
+                "Give volumes, folders of them (for DICOM the folder of the series), or a list (.csv, .jsonl).",
             )
         return [self._case(volume, root.absolute()) for volume in dict.fromkeys(volumes)]
 
@@ -88,11 +88,13 @@ class _Finder:
             return
         if holds_dicom(path):
             yield path
-        for current, folders, files in os.walk(path):
-            here = Path(current)
-            if JOURNAL in files or _same(here, self.folder):  # the results of a run are no cases
+        seen = set()  # a linked folder may hold a link back to one above it
+        for current, folders, files in os.walk(path, followlinks=True):
+            here, place = Path(current), _place(Path(current))
+            if place in seen or JOURNAL in files or place == _place(self.folder):  # the results of a run are no cases
                 folders.clear()
                 continue
+            seen.add(place)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             if here != path and holds_dicom(here):
                 yield here

@@ -110,7 +110,7 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
     if "modality" in values and values["modality"] != "auto":
         known_modality(values["modality"])
     volume = base / values["volume"]
-    output = values.get("output") or _default_output(values, suffix)
+    output = values.get("output") or _default_output(values, base, suffix)
     named = values.get("name") or output[: -len(format_of(output))]
     case = Case(
         named,
@@ -130,12 +130,12 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
     return case
 
 
-def _default_output(values: Dict[str, str], suffix: str) -> str:
+def _default_output(values: Dict[str, str], base: Path, suffix: str) -> str:
     """By the case's name, else by its volume's place below the list; never out of the folder of the outputs."""
     if "name" in values:
         parts = [part for part in values["name"].replace("\\", "/").split("/") if part not in ("", ".", "..")]
     else:
         relative = Path(values["volume"])
         inside = not relative.is_absolute() and ".." not in relative.parts
-        parts = [*(relative.parent.parts if inside else ()), name_of(relative)]
+        parts = [*(relative.parent.parts if inside else ()), name_of(base / relative)]
     return "/".join(parts or ["case"]) + suffix

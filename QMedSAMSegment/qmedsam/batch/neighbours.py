@@ -50,14 +50,15 @@ def look_into(folder: Path) -> Neighbours:
     named = [path for path in files if path.name.lower().endswith(_SEGMENTATIONS)]
     images = [path for path in files if path.name.lower().endswith(_IMAGES) and path not in named]
     found = Neighbours()
-    labels = {}
+    labels = set()
     for path in images:
-        owner = _owner(path, [p for p in [*images, *series] if p != path])
-        if owner and _LABELS.match(name_of(path)[len(name_of(owner)) :]):
-            labels[path] = owner
+        # any of them: the longest name that fits 'ct_seg_2' may be that of another label map, 'ct_seg'
+        fits = _fitting(path, [p for p in [*images, *series] if p != path])
+        if any(_LABELS.match(name_of(path)[len(name_of(owner)) :]) for owner in fits):
+            labels.add(path)
     found.volumes.extend(path for path in images if path not in labels)
     owners = [*found.volumes, *series]
-    for path in [*named, *labels]:
+    for path in [*named, *sorted(labels)]:
         owner = _owner(path, owners)
         if owner:
             found.segmentations.setdefault(owner, []).append(path)
@@ -69,12 +70,12 @@ def look_into(folder: Path) -> Neighbours:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder."""
+    """Whether DICOM files lie directly in a folder; the directory of a CD (``DICOMDIR``) holds no image."""
     looked = 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                known = entry.name.lower().endswith((*_IMAGES, ".json", ".csv", ".txt"))
+                known = entry.name.lower().endswith((*_IMAGES, ".json", ".csv", ".txt")) or entry.name.upper() == "DICOMDIR"
                 if entry.name.startswith(".") or known or not entry.is_file():
                     continue
                 with open(entry.path, "rb") as stream:
@@ -89,9 +90,12 @@ def holds_dicom(folder: Path) -> bool:
 
 
 def _owner(path: Path, volumes: Sequence[Path]) -> Optional[Path]:
+    return max(_fitting(path, volumes), key=lambda v: len(name_of(v)), default=None)
+
+
+def _fitting(path: Path, volumes: Sequence[Path]) -> List[Path]:
     name = name_of(path)
-    fits = [v for v in volumes if name.startswith(name_of(v)) and name[len(name_of(v)) :][:1] in ("", *_SEPARATORS)]
-    return max(fits, key=lambda v: len(name_of(v)), default=None)
+    return [v for v in volumes if name.startswith(name_of(v)) and name[len(name_of(v)) :][:1] in ("", *_SEPARATORS)]
 
 
 def _holds_boxes(path: Path) -> bool:

@@ -88,6 +88,8 @@ class Bench:
     def _run(self, case: Case, outcome: Outcome, cancelled: Optional[Callable[[], bool]]) -> bool:
         settings = self._settings
         _check_inputs(case)
+        case.output.parent.mkdir(parents=True, exist_ok=True)
+        check_target(case.output, case.volume)
         if self._memory:
             check_memory(case, self._memory)
         # Before the voxels are read: a file that changes meanwhile is then known to have changed.
@@ -109,8 +111,6 @@ class Bench:
         if result.cancelled:
             return False
         segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
-        case.output.parent.mkdir(parents=True, exist_ok=True)
-        check_target(case.output, case.volume)
         write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
         _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
         outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)

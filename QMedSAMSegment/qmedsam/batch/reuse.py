@@ -46,7 +46,10 @@ class Earlier:
         candidates = self._by_key.get(key, [])
         for outcome in sorted(candidates, key=lambda o: self._folder / o.output != case.output):  # its own first
             if self._is_right(outcome, case):
-                return self._taken_over(outcome, case)
+                try:
+                    return self._taken_over(outcome, case)
+                except (OSError, QMedSAMError):
+                    return None  # it is done anew, and fails by itself where nothing can be written
         return None
 
     def _is_right(self, outcome: Outcome, case: Case) -> bool:

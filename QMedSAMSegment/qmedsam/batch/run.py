@@ -86,7 +86,8 @@ def run_batch(
         threads: CPU threads of all workers together (of one Dask worker, with ``scheduler``); 0 for all there are.
         scheduler: address of a Dask cluster that does the work instead.
         memory: bytes that a worker may take. A case that needs more by its header is refused, a worker process that holds
-            more is ended. None: what the machine has, shared among the workers, or the Dask worker's own limit.
+            more is ended. None: what the machine has, shared among the workers, or the Dask worker's own limit. Workers for
+            whom there is no case count neither here nor for the threads.
         again: do every case anew.
         progress: called with the number of finished and of all cases.
         cancelled: asked all the time.
@@ -99,7 +100,7 @@ def run_batch(
 
     Raises:
         QMedSAMError: before anything is done: no case, the folder cannot be written to or another run holds it, a model that
-            is not there, workers or a cluster that cannot be reached.
+            is not there, workers or a cluster that cannot be reached. At the end, when all is done: a report cannot be written.
     """
     settings = settings or Settings()
     if not cases:
@@ -111,34 +112,33 @@ def run_batch(
     folder = Path(folder).absolute()
     start = time.perf_counter()
     result = Result(folder, [Outcome(case.name, NOT_RUN) for case in cases])
-    share = threads if scheduler else max((threads or available_cores()) // max(workers, 1), 1)
-    limit = memory
-    if limit is None and not scheduler and machine_memory():
-        limit = int(machine_memory() * _SHARE / max(workers, 1))
-    if scheduler:
-        who = f"Dask at {scheduler}"
-    else:
-        who = f"{workers} with {share} thread{'s' * (share > 1)} each" if workers else f"none, {share} thread{'s' * (share > 1)}"
     note = {}
     if settings.pictures and not scheduler and find_spec("matplotlib") is None:  # Slicer's own Python lacks it
         settings, note = replace(settings, pictures=False), {"pictures": "none, matplotlib is not installed"}
-    about = {"QMedSAM": __version__, "started": _now(), "workers": who, **_in_words(settings), **note}
+    about = {"QMedSAM": __version__, "started": _now(), **_in_words(settings), **note}
 
     def write_reports() -> None:
         result.seconds = time.perf_counter() - start
-        write_summary(folder, result.outcomes)
-        write_page(folder, result.outcomes, about, result.seconds)
+        try:
+            write_summary(folder, result.outcomes)
+        finally:
+            write_page(folder, result.outcomes, about, result.seconds)
 
     with only_run(folder):
         _sweep(folder, cases)
         earlier = None if again else Earlier(folder, settings, routed=segmenter is None)
         journal = Journal(folder)
         book = _Book(result, cases, journal, progress, report, write_reports)
-        journal.write("run", {**about, "settings": settings.to_json(), "memory": limit, "again": again, "cases": len(cases)})
+        asked = {"workers": scheduler or workers, "threads": threads, "memory": memory, "again": again}
+        journal.write("run", {**about, "settings": settings.to_json(), **asked, "cases": len(cases)})
         try:
             todo = list(_unsettled(cases, earlier, book, cancelled))
             if workers > 1 or scheduler:
                 todo.sort(key=lambda n: -_bytes(cases[n]))  # a large one begun last would keep the others waiting
+            crew = min(workers, len(todo))
+            share, limit = (threads, memory) if scheduler else _share(crew, threads, memory)
+            each = f"{share} thread{'s' * (share > 1)}"
+            about["workers"] = f"Dask at {scheduler}" if scheduler else f"{crew} with {each} each" if crew else f"none, {each}"
             bench = bench_json(settings, folder, share, limit)
             jobs = [cases[n] for n in todo]
             answers: Generator[Tuple[int, Outcome], None, None]
@@ -156,9 +156,11 @@ def run_batch(
         finally:
             result.cancelled = book.missing > 0
             _sweep(folder, cases)
-            write_reports()
-            journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
-            journal.close()
+            try:
+                write_reports()
+            finally:
+                journal.write("end", {"seconds": result.seconds, "cancelled": result.cancelled, "exit_code": result.exit_code})
+                journal.close()
     return result
 
 
@@ -191,7 +193,8 @@ class _Book:
             values["output"] = Path(outcome.output).relative_to(self._result.folder).as_posix() if outcome.output else ""
         self._journal.write("case", values)
         if time.monotonic() - self._written > _REPORT_EVERY:
-            self._write_reports()
+            with suppress(QMedSAMError):  # on Windows a table that is open in a spreadsheet is locked: it is tried again
+                self._write_reports()
             self._written = time.monotonic()
         if self._report:
             self._report(outcome)
@@ -211,6 +214,13 @@ def _unsettled(
             book.enter(n, found)
         else:
             yield n
+
+
+def _share(workers: int, threads: int, memory: Optional[int]) -> Tuple[int, Optional[int]]:
+    """Threads and memory of one of the workers that have something to do; of this process for 0."""
+    if memory is None and machine_memory():
+        memory = int(machine_memory() * _SHARE / max(workers, 1))
+    return max((threads or available_cores()) // max(workers, 1), 1), memory
 
 
 def _bytes(case: Case) -> int:

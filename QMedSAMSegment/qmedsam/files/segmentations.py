@@ -169,7 +169,8 @@ def _write_nifti(
 
 
 def _write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:
-    np.savez_compressed(path, segs=labels_kji[0] if len(labels_kji) == 1 else labels_kji)
+    with path.open("wb") as stream:  # given a name, numpy makes 's.NPZ.npz' of 's.NPZ'
+        np.savez_compressed(stream, segs=labels_kji[0] if len(labels_kji) == 1 else labels_kji)
 
 
 def _write_dicom_seg(

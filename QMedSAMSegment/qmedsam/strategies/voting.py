@@ -18,7 +18,7 @@ ALL = 255
 LEAST_SLICES = 3
 #: Voxels whose votes are counted at the same time (bytes). One box may have more.
 BATCH_VOXELS = 64 * 2**20
-#: Slices skipped at most, however fine the voxels are along an axis.
+#: A view looks at every n-th slice at most (or at as many as the options skip), however fine the voxels are along its axis.
 COARSEST = 4
 #: Of ``ALL``: what a voxel needs of the first two views to count as found for the last one's prompt.
 SOME = 40
@@ -141,10 +141,14 @@ class Ballot:
         self.asked_kji = self.asked_kji + asked.reshape(shape) if last else self.asked_kji + weight
         return item
 
-    def _stride(self, axis: int) -> int:
+    def _finer(self, axis: int) -> int:
+        """How many slices of a view lie where the coarsest axis has one."""
         spacing = self.item.view.spacing_mm
-        finer = int(max(spacing) / spacing[axis] + 0.5)
-        return min(max(finer, 1), COARSEST) * self.options.every
+        return max(int(max(spacing) / spacing[axis] + 0.5), 1)
+
+    def _stride(self, axis: int) -> int:
+        """Slices from one that a view looks at to the next: what the options skip comes on top only up to a bound."""
+        return min(self._finer(axis) * self.options.every, max(COARSEST, self.options.every))
 
     def _found(self, view: View) -> Dict[int, Rectangle]:
         """By slice of a view, the extent of what the views before it found there."""
@@ -207,11 +211,13 @@ class Ballot:
         from scipy import ndimage
 
         view = self.item.view
-        widths = {axis: 2 * (self._stride(axis) // 2) + 1 for axis in range(3)}
+        # Not as wide as the options skip: where all axes are as fine, that would average the object's own surface away.
+        widths = {axis: 2 * (min(self._finer(axis), COARSEST) // 2) + 1 for axis in range(3)}
         if max(widths.values()) == 1:
             return
         for axis, width in widths.items():
-            ndimage.uniform_filter1d(self.votes_kji, width, axis=2 - axis, output=self.votes_kji, mode="nearest")
+            for kji in (self.votes_kji, self.asked_kji):  # both, or neighbours' votes would be shares of this slice's views
+                ndimage.uniform_filter1d(kji, width, axis=2 - axis, output=kji, mode="nearest")
         for index, votes in zip(self.item.slices, self.votes_kji):
             pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
             votes *= self.item.box.inside(view, index, pixels)
