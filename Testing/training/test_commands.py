@@ -164,7 +164,7 @@ def test_a_model_ships_with_the_frame_it_was_trained_and_scored_on(
 
 
 def test_what_does_not_say_its_frame_has_its_architectures() -> None:
-    """Version 0.3.0's float weights, and public ones."""
+    """The shipped version's float weights, and public ones."""
     network = networks.load(Path(__file__).resolve().parents[2] / "Training" / "checkpoints" / "compact-160.pt")[1]
     assert network.frame is None and model_fields(network, "m")["frame"] == {"kind": "roi", "margin": 0.3}
     assert model_fields(NetworkConfig(architecture="litemedsam"), "m")["frame"] == {"kind": "slice"}
