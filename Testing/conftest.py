@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Tests neither read nor leave compiled networks in the user's cache.
 os.environ["QMEDSAM_CACHE"] = ""
+# A shell starts background jobs with SIGINT ignored, which children inherit: the tests of Ctrl-C would fail there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
