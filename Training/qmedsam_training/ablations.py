@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import yaml
 from pydantic import Field, ValidationError
@@ -22,6 +22,8 @@ from .data import make_source
 from .evaluation import TorchNetwork, mean_of_groups, score
 from .networks import load
 from .train import run
+
+_OUTCOME = "outcome.json"
 
 
 class Change(Strict):
@@ -88,22 +90,29 @@ def ablate(plan: Ablations, folder: Path, progress: Callable[[float, str], None]
         def tell(share: float, text: str, n: int = n, name: str = row.name) -> None:
             progress((n + share) / len(plan.rows), f"{name}: {text}")
 
-        best = run(settings, folder / folder_name(row.name), tell)
-        outcomes.append(_scored(row.name, best, settings))
+        place = folder / folder_name(row.name)
+        outcomes.append(_known(place, settings) or _scored(row.name, run(settings, place, tell), settings))
         write_table(outcomes, folder)
     return outcomes
 
 
+def _known(place: Path, settings: TrainConfig) -> Optional[Outcome]:
+    """The outcome of a row that was trained and scored with these settings; to load its data again takes a while too."""
+    kept = place / _OUTCOME
+    if not kept.is_file():
+        return None
+    known = json.loads(kept.read_text(encoding="utf-8"))
+    return Outcome(**known["outcome"]) if known["settings"] == settings.model_dump(mode="json") else None
+
+
 def _scored(name: str, best: Path, settings: TrainConfig) -> Outcome:
-    """The outcome of a trained row; kept beside its weights, as scoring takes a while too."""
-    kept = best.with_name("outcome.json")
-    if kept.is_file() and kept.stat().st_mtime_ns >= best.stat().st_mtime_ns:
-        return Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+    """Score a trained row, and keep the outcome beside its weights."""
     model, network = load(best)
     held = make_source(settings).held_out()
     results = score(TorchNetwork(model, network.input_size), held)
     outcome = Outcome(name, sum(p.numel() for p in model.parameters()), len(held), *mean_of_groups(results))
-    kept.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+    known = {"settings": settings.model_dump(mode="json"), "outcome": asdict(outcome)}
+    best.with_name(_OUTCOME).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return outcome
 
 
