@@ -128,7 +128,7 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ptq.pt").exists()
     assert "layers quantized" in _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt")
     (tmp_path / "card.md").write_text("# The card\n")
-    (tmp_path / "table.md").write_text("# Scores\n\n## By source\n")
+    (tmp_path / "table.md").write_text("# Scores\n\n![Best and worst](sheet.png)\n\n## By source\n")
     (tmp_path / "recipe.yaml").write_text("title: Tiny\ncard_file: card.md\ncard_tables: [table.md]\n")
     text = _invoke("export", tmp_path / "ptq.pt", "-o", tmp_path / "model", "--recipe", tmp_path / "recipe.yaml")
     assert (tmp_path / "model" / "MODEL_CARD.md").read_text() == "# The card\n\n## Scores\n\n### By source\n"

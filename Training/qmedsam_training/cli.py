@@ -157,8 +157,9 @@ def export(
     card = f"# {name}\n"
     if "card_file" in others:
         card = (recipe.parent / others.pop("card_file")).read_text(encoding="utf-8")
-    for table in others.pop("card_tables", []):  # pages of `qmedsam evaluate`, one heading deeper
+    for table in others.pop("card_tables", []):  # pages of `qmedsam evaluate`, one heading deeper, without their pictures
         page = (recipe.parent / table).read_text(encoding="utf-8")
+        page = re.sub(r"^!\[.*\n+", "", page, flags=re.MULTILINE)
         card += "\n" + re.sub("^#", "##", page, flags=re.MULTILINE)
     fields = model_fields(network, others.pop("name", name), **others)
     if dry_run:
