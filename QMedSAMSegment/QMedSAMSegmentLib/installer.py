@@ -131,6 +131,8 @@ class Installer:
         if wheelFolder is not None and not any(Path(wheelFolder).glob("openvino-*.whl")):
             raise QMedSAMError(f"There is no OpenVINO wheel in '{wheelFolder}'.", f"Fill the folder with: {downloadCommand()}")
         process = self._launch(pipArguments(wheelFolder))
+        if hasattr(process.stdout, "reconfigure"):  # a name in a path may not be in the console's encoding
+            process.stdout.reconfigure(errors="replace")
         launched, stopped = Launched(process), False
         lines: List[str] = []
         for line in _spoken(process.stdout):  # to the end: only then pip has let go of Slicer's Python folder

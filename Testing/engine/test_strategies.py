@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
+from qmedsam.geometry import View
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
+from qmedsam.strategies.items import TAPER, Item
 from qmedsam.strategies.slicewise import LEAST_SHARE, grown_within
 from shapes import ball, dsc, phantom, rotation, tight
 
@@ -187,15 +189,37 @@ def test_a_box_partly_outside_is_cut_with_a_message() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("last", [14, 60, 999])
-def test_how_far_a_box_reaches_beyond_the_image_does_not_matter(strategy, last) -> None:
+def test_how_far_a_box_reaches_beyond_the_image_does_not_matter(strategy) -> None:
     """'To the end', typed as k1 = 999, or an ROI that sticks out: the object ends where the image does."""
     truth = ball((12, 40, 40), (28, 20, 11), (14, 9, 8))  # cut off by the last slice and the last column
-    box = Box.from_voxels((14, 11, 3), (last + 30, 29, last))
-    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [box], strategy=strategy)
-    nearer = Box.from_voxels((14, 11, 3), (43, 29, 13))
-    expected = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [nearer], strategy=strategy)
-    assert (result.labels_kji == expected.labels_kji).all() and dsc(result.labels_kji == 1, truth) > 0.9
+    masks = []
+    for last in (13, 40, 999):
+        box = Box.from_voxels((14, 11, 3), (last + 30, 29, last))
+        result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [box], strategy=strategy)
+        masks.append(result.labels_kji == 1)
+        assert dsc(masks[-1], truth) > 0.9
+    assert (masks[1] == masks[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "ways"),  # by slice, from where nothing tapers (0) to the box's end (1)
+    [
+        (Box.from_edges((0, 0, 3.5), (9, 9, 15.5)), {4: 5.5 / 6, 9: 0.5 / 6, 15: 5.5 / 6}),
+        # sloppily drawn past both ends of the stack: both are still in sight
+        (Box.from_edges((0, 0, -0.55), (9, 9, 19.55)), {0: 9.5 / 10.05, 19: 9.5 / 10.05}),
+        # a corner of a tilted box leaves the image, its end faces do not
+        (Box((10, 10, 9.5), ((8, 0, -3), (0, 8, 0), (3, 0, 9))), {0: 9.5 / 12, 19: 9.5 / 12}),
+        # an object that goes on out there tapers only towards the end in sight, as if nothing were cut off
+        (Box.from_edges((0, 0, 9.5), (9, 9, 27.5)), {10: 8.5 / 9, 18: 0.5 / 9, 19: 0}),
+        (Box.from_edges((0, 0, 9.5), (9, 9, 999)), {10: 9.5 / 10, 15: 4.5 / 10, 19: 0.5 / 10}),
+        (Box.from_edges((0, 0, -99), (9, 9, 999)), {0: 0, 10: 0, 19: 0}),
+    ],
+)
+def test_an_object_is_expected_to_taper_towards_the_ends_in_sight(box, ways) -> None:
+    volume = phantom(ball((20, 30, 30), (15, 15, 9), (8, 8, 8)))
+    item = Item(box, View.of(volume, 2), lambda mask: None)
+    expected = {index: (1 - way**TAPER) ** (1 / TAPER) for index, way in ways.items()}
+    assert {index: item.expected_share(index) for index in ways} == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_box_of_one_voxel() -> None:

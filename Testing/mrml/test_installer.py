@@ -120,6 +120,18 @@ def test_what_a_stopped_pip_has_unpacked_is_no_openvino(tmp_path, monkeypatch) -
     assert installer.installed()
 
 
+def test_a_name_in_another_encoding_ends_nothing() -> None:
+    """A user's folder in a path of pip's; a reader that gave up would leave pip, and the user, waiting."""
+    code = r"import sys; sys.stdout.buffer.write(b'M\xfcller\n' + b'more\n' * 30000)"
+
+    def launch(arguments):
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, encoding="utf-8")
+
+    log = []
+    assert Installer(launch, lambda: True).install(log=log.append)
+    assert len(log) == 30001 and log[0].startswith("M") and log[0].endswith("ller")
+
+
 def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:
     pip = Pip()
     with pytest.raises(QMedSAMError, match="no OpenVINO wheel") as caught:

@@ -101,8 +101,11 @@ def _known(place: Path, settings: TrainConfig) -> Optional[Outcome]:
     kept = place / _OUTCOME
     if not kept.is_file():
         return None
-    known = json.loads(kept.read_text(encoding="utf-8"))
-    return Outcome(**known["outcome"]) if known["settings"] == settings.model_dump(mode="json") else None
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        return Outcome(**known["outcome"]) if known["settings"] == settings.model_dump(mode="json") else None
+    except (ValueError, KeyError, TypeError):
+        return None  # the run was interrupted while it was written: score again
 
 
 def _scored(name: str, best: Path, settings: TrainConfig) -> Outcome:

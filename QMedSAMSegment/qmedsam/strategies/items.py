@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from ..geometry import TOUCH, Box, Pixels, Rectangle, View
+from ..geometry import Box, Pixels, Rectangle, View
 from ..predictor import SlicePredictor
 
 #: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
@@ -123,14 +123,20 @@ class Item:
     def expected_share(self, index: int) -> float:
         """Of the rectangle's sides, at a slice: 1 in the middle, towards 0 at the box's ends.
 
-        Where the box reaches beyond the image its end is not in sight, and nothing tapers towards the image's border.
+        An end face more than a slice beyond the image ("to the end", or an object that goes on out there) is not in sight:
+        nothing tapers towards the border, and towards the other end at most over what there is to see.
         """
-        along, border = self.box.corners_ijk[:, self.view.axis], self.view.count - 0.5
-        low, high = max(along.min(), -0.5), min(along.max(), border)
-        middle, half = (high + low) / 2, max((high - low) / 2, 0.5)
-        if (along.max() > border + TOUCH and index > middle) or (along.min() < -0.5 - TOUCH and index < middle):
-            return 1.0
-        return float(max(1 - (abs(index - middle) / half) ** TAPER, 0) ** (1 / TAPER))
+        axis, last = self.view.axis, self.view.count - 1
+        along, center = self.box.corners_ijk[:, axis], self.box.center_ijk[axis]
+        reach = np.abs(self.box.half_axes_ijk[axis]).max()
+        low, high = along.min(), along.max()
+        half = max((high - low) / 2, 0.5)
+        ends = [index - low] if center - reach >= -1.5 else []
+        ends += [high - index] if center + reach <= last + 1.5 else []
+        if len(ends) < 2:
+            half = min(half, max(min(high, last + 0.5) - max(low, -0.5), 0.5))
+        inward = half - min(ends, default=half)
+        return float(max(1 - (max(inward, 0.0) / half) ** TAPER, 0) ** (1 / TAPER))
 
 
 #: Called after a slice with the number of box-slices it settled; true stops the run.
