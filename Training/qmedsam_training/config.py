@@ -114,7 +114,7 @@ class OptimizerConfig(Strict):
     kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    sharpness: float = Field(0.0, ge=0, description="rho of sharpness-aware minimization; 0: off (second paper: 0.05)")
+    sharpness: float = Field(0.0, ge=0, description="rho of sharpness-aware minimization; 0: off (its authors' default: 0.05)")
     clip: Optional[float] = Field(1.0, gt=0, description="largest norm of a gradient; null: any, as in the papers")
     schedule: Literal["cosine", "plateau"] = "cosine"
     warmup_epochs: float = Field(0.1, ge=0, description="linear, from 1 %")
