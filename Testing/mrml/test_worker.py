@@ -24,8 +24,10 @@ class Receiver:
         self.results, self.errors, self.steps = [], [], []
 
     def job(self, work, **changes) -> Job:
-        report = lambda done, total, left: self.steps.append((done, total, left))  # noqa: E731
-        return Job(work, self.results.append, self.errors.append, report, timer=HandTimer, **changes)
+        return Job(work, self.results.append, self.errors.append, self.report, timer=HandTimer, **changes)
+
+    def report(self, done: int, total: int, left) -> None:
+        self.steps.append((done, total, left))
 
 
 def test_without_a_thread_the_result_comes_once_with_the_timer() -> None:
@@ -84,10 +86,10 @@ def test_what_is_over_keeps_no_voxels(end: str) -> None:
     volume, labels, pending = Voxels(), Voxels(), []
     known = [weakref.ref(volume), weakref.ref(labels)]
 
-    def work(progress, cancelled, volume=volume, found=[labels]):  # noqa: B006
+    def work(progress, cancelled, volume=volume, labels=labels):
         if end == "failed":
             raise ValueError(volume)
-        return found.pop()
+        return labels
 
     job = Job(work, lambda _, held=volume: None, lambda _, held=volume: None, launch=pending.append, timer=HandTimer)
     job.start()
