@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any, Optional, Sequence
 
 import numpy as np
@@ -155,3 +156,22 @@ class HandTimer:
 
     def close(self) -> None:
         self.running = False
+
+
+class Pip:
+    """Stands for pip's process: says ``lines``, ends with ``code``; ``calls`` are the arguments it was launched with."""
+
+    def __init__(self, lines: Sequence[str] = (), code: int = 0) -> None:
+        self.lines, self.code, self.killed = lines, code, threading.Event()
+        self.calls: list[list[str]] = []
+
+    def __call__(self, arguments: Sequence[str]) -> Pip:
+        self.calls.append(list(arguments))
+        self.stdout = iter(self.lines)
+        return self
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def wait(self) -> int:
+        return self.code

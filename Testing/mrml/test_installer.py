@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import shutil
@@ -12,27 +11,10 @@ import sys
 
 import pytest
 import slicer
-from nodes import LAUNCHER
+from nodes import LAUNCHER, Pip
 from qmedsam import QMedSAMError
 from QMedSAMSegmentLib import installer
 from QMedSAMSegmentLib.installer import Installer, explained, pipArguments
-
-
-class Pip:
-    """Stands for pip's process: says lines, ends with a code."""
-
-    def __init__(self, lines=(), code=0):
-        self.stdout, self.code, self.calls, self.killed = io.StringIO("\n".join(lines)), code, [], False
-
-    def __call__(self, arguments):
-        self.calls.append(list(arguments))
-        return self
-
-    def wait(self):
-        return self.code
-
-    def kill(self):
-        self.killed = True
 
 
 def test_dependencies_are_never_installed_and_pip_accepts_the_arguments(tmp_path) -> None:
@@ -67,7 +49,7 @@ def test_an_installation_logs_and_checks_that_it_worked() -> None:
 def test_cancelling_kills_pip() -> None:
     pip = Pip(["one", "two", "three"])
     assert not Installer(pip, lambda: True).install(cancelled=lambda: True)
-    assert pip.killed
+    assert pip.killed.is_set()
 
 
 @pytest.fixture

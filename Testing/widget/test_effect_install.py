@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
-from nodes import HandTimer
+from nodes import HandTimer, Pip
 from QMedSAMSegmentLib.installer import Installer
 from QMedSAMSegmentLib.worker import Job
-
-
-class Pip:
-    def __init__(self, lines, code):
-        self.lines, self.code, self.calls, self.killed = lines, code, [], threading.Event()
-
-    def __call__(self, arguments):
-        self.calls.append(arguments)
-        self.stdout = iter(self.lines)
-        return self
-
-    def kill(self):
-        self.killed.set()
-
-    def wait(self):
-        return self.code
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import nodes
 import pytest
 import slicer
-from nodes import HandTimer
+from nodes import HandTimer, Pip
 from PySide6 import QtWidgets
 from qmedsam import ModelStore
 from qmedsam.models import shipped_folder
 from QMedSAMSegmentLib.installer import Installer
 from QMedSAMSegmentLib.worker import Job
-from test_effect import Pip
 
 
 @pytest.fixture
