@@ -125,6 +125,13 @@ def means(rows: Sequence[Row]) -> Dict[str, List[float]]:
     return found
 
 
+def best(title: str, rows: Sequence[Row]) -> str:
+    """The strategy of the highest mean DSC, in a few words."""
+    scores = {strategy: values[0] for strategy, values in means(rows).items()}
+    first = max(scores, key=scores.__getitem__)
+    return f"{title} *{first}* {scores[first]:.3f}"
+
+
 def table(title: str, rows: Sequence[Row], auto: str = "") -> List[str]:
     """A Markdown table of one row per strategy; the best DSC and NSD are bold."""
     values = means(rows)
@@ -239,18 +246,22 @@ def main() -> None:
         f"Made by `{command(chosen)}` with {name}, on one thread of a machine shared with others:",
     ]
     lines += ["seconds compare the rows of one table, nothing else.", "", "![DSC by strategy](dsc.png)", ""]
+    found = {
+        **parts,
+        **{group: [row for row in made if row.group == group] for group in dict.fromkeys(row.group for row in made)},
+    }
+    lines += ["Best mean DSC: " + "; ".join(best(title, some) for title, some in found.items()) + ".", ""]
     if parts:
         lines += [f"## Patients (split `{chosen.split}`)", ""]
         for title, some in parts.items():
             lines += table(title, some, autos[title.split()[0]])
     lines += ["## Phantoms with known truth", ""]
-    for group in dict.fromkeys(row.group for row in made):
-        some = [row for row in made if row.group == group]
-        parts[group] = some
-        lines += table(group, some, autos[some[0].modality])
+    for group, some in found.items():
+        if group not in parts:
+            lines += table(group, some, autos[some[0].modality])
     lines += [NOTES, "", "![Coronal cuts](sheet.png)", ""]
     (chosen.output / "README.md").write_text("\n".join(lines), encoding="utf-8")
-    bars(chosen.output / "dsc.png", parts)
+    bars(chosen.output / "dsc.png", found)
     sheet(chosen.output / "sheet.png", shown)
     print(f"{len(rows)} rows in {time.perf_counter() - start:.0f} s: {chosen.output / 'README.md'}")  # noqa: T201
 
