@@ -14,7 +14,7 @@ from .models import Model, ModelStore
 from .network import Network
 from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options, SliceMask
-from .strategies.voting import box_slices
+from .strategies.voting import LEAST_SLICES, box_slices
 
 #: ``progress(done, total)`` in box-slices; ``cancelled()`` is asked after every slice.
 Progress = Callable[[int, int], None]
@@ -242,7 +242,7 @@ def _resolve_strategy(
         return "fixed"  # one slice: nothing to walk through
     if asked != "auto":
         return asked
-    if all(_flat_axis(box, volume) is not None for box in boxes):
+    if all(_thinnest(box, volume)[1] == 1 for box in boxes):
         return "fixed"
     chosen = strategy_for(modality, settings["strategies"])
     if not modality:
@@ -255,10 +255,11 @@ def strategy_for(modality: str, of_model: Mapping[str, str]) -> str:
     return of_model.get(modality) or AUTO.get(modality, AUTO[""])
 
 
-def _flat_axis(box: Box, volume: Volume) -> Optional[int]:
-    """The axis along which a box is on one slice only (a rectangle drawn on a slice), k first; None for a 3D box."""
-    shape = volume.shape_ijk
-    return next((axis for axis in (2, 1, 0) if len(box.slices(axis, shape[axis])) == 1), None)
+def _thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
+    """The axis along which a box is on the fewest slices (k before j before i), and on how many."""
+    counts = [len(box.slices(axis, size)) for axis, size in enumerate(volume.shape_ijk)]
+    axis = min((2, 1, 0), key=counts.__getitem__)
+    return axis, counts[axis]
 
 
 def _by_frame(items: Sequence[Item], kind: str, size: int, margin: float) -> Dict[Tuple[View, Frame], List[Item]]:
@@ -293,9 +294,9 @@ class _Run:
         self.objects = [self._object(box, keep_masks, messages) for box in boxes]
         self.items = []
         for box, out in zip(boxes, self.objects):
-            # A rectangle drawn on a coronal or sagittal slice is segmented on that slice.
-            flat = _flat_axis(box, volume)
-            view = View.of(volume, 2 if flat is None else flat)
+            # A box drawn on a coronal or sagittal slice or two is segmented there: from the side it is a line.
+            axis, count = _thinnest(box, volume)
+            view = View.of(volume, axis if count < LEAST_SLICES else 2)
             self.items.append(Item(box, view, self._writer(box, view, out)))
         self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
         self.total = self.done = 0

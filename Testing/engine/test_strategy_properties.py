@@ -270,6 +270,19 @@ def test_a_rectangle_drawn_on_any_slice_is_segmented_on_that_slice(axis) -> None
     assert dsc(result.labels_kji[tuple(where)] == 1, truth[tuple(where)]) > 0.95
 
 
+@variants
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_two_slices_thin_along_any_axis_is_segmented_on_those_slices(strategy, options, axis) -> None:
+    truth = ball((30, 34, 38), (19, 17, 15), (12, 9, 10))
+    where = [slice(None)] * 3
+    where[2 - axis] = slice(15, 17)
+    slab = np.zeros_like(truth)
+    slab[tuple(where)] = truth[tuple(where)]
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [tight(slab)], strategy=strategy, options=options)
+    assert result.cost["encodes"] == 2 and result.objects[0].slices == 2
+    assert dsc(result.labels_kji == 1, slab) > 0.9
+
+
 def test_auto_takes_the_strategy_of_the_modality_and_says_when_it_has_to_guess() -> None:
     truth = egg()
     volume = phantom(truth)

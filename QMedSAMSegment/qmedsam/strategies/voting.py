@@ -33,7 +33,7 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     A view that walks from mask to mask, and whose slices lie closer than those of the coarsest axis, is asked on every n-th
     of them: what lies between has no more to say than one slice of that axis. The view with the most slices comes last, and
     only on those of its slices where it can still change the majority.
-    A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
+    A box that is one or two slices thin along one axis is segmented on those slices alone. An item's masks come when all of
     its votes are counted: a cancelled run holds whole objects only.
 
     Arguments and result as for :func:`.slicewise.fixed`; ``options`` gives the weights, what is voted on and the walk.
