@@ -65,7 +65,7 @@ class Segmentation:
         cost: ``encodes`` and ``decodes`` of the network, and ``single_encodes`` and ``single_decodes``: what one look at
             every slice of every box would have taken.
         agreement_kji: with ``Options.agreement`` and ``vote``: uint8, per cent of the votes for an object (0: background
-            by all views, 100: object by all); the highest where boxes overlap.
+            by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
     """
 
     labels_kji: np.ndarray

@@ -187,6 +187,19 @@ def test_an_agreement_map_on_demand() -> None:
     assert segmenter.segment(phantom(truth), [tight(truth)], strategy="vote").agreement_kji is None
 
 
+@pytest.mark.parametrize("thickness", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_agreement_on_a_thin_box_is_its_only_views(axis, thickness) -> None:
+    truth = egg()
+    first, last = np.array([9, 12, 6]), np.array([30, 29, 20])
+    first[axis] = last[axis] = (first[axis] + last[axis]) // 2
+    last[axis] += thickness - 1
+    box = Box.from_voxels(first, last)
+    options = Options(agreement=True)
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [box], strategy="vote", options=options)
+    assert result.labels_kji.any() and np.array_equal(result.agreement_kji, 100 * result.labels_kji)
+
+
 @pytest.mark.parametrize(
     "options", [Options(vote_on="mask", walk="taper", agreement=True), Options(vote_on="mask", agreement=True)]
 )
