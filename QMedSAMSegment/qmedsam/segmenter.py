@@ -223,13 +223,16 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     if asked != "auto":
         return known_modality(asked)
     known = MODALITIES.get(volume.modality.strip().upper(), "")
-    if known or windowed or volume.is_rgb or volume.array_kji.dtype == np.uint8:
-        return known  # 8 bit and chosen windows are taken as they are: nothing depends on the modality
+    if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
+        return known  # 8 bit is taken as it is, and holds no HU to know CT by
     named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
     if (volume.array_kji <= -500).any():
-        messages.append(f"The file {named}; values below -500 look like CT, windowed as abdomen (W 400, L 40).")
+        # Also with a window of the user's: the model and the strategy depend on the modality.
+        taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
+        messages.append(f"The file {named}; values below -500 look like CT{taken}.")
         return "CT"
-    messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
+    if not windowed:
+        messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
     return ""
 
 

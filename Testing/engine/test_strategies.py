@@ -263,6 +263,21 @@ def test_an_unknown_modality_is_named_in_a_message() -> None:
     assert result.modality == "" and "percentile" in result.messages[0]
 
 
+def test_a_window_changes_what_is_seen_and_not_what_is_assumed() -> None:
+    truth = ball((8, 30, 30), (15, 15, 4), (8, 8, 3))
+    segmenter = Segmenter(network=FakeNetwork(64))
+    for array, modality, strategy, said in (
+        (truth * 100 - 1000 * (~truth), "CT", "vote", "look like CT"),
+        (truth * 100, "", "propagate", "unknown modality"),
+    ):
+        volume = Volume(array.astype(np.int16))
+        for window in (None, (400, 40)):
+            result = segmenter.segment(volume, [tight(truth)], window=window)
+            assert (result.modality, result.strategy) == (modality, strategy)
+        (message,) = result.messages
+        assert said in message and "abdomen" not in message and "percentile" not in message
+
+
 def test_voxels_and_millilitres_are_those_of_the_label_array() -> None:
     truth = ball((10, 40, 40), (20, 20, 5), (14, 14, 4))
     boxes = [tight(truth), Box.from_voxels((14, 14, 3), (26, 26, 7))]
