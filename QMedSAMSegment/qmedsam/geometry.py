@@ -58,7 +58,7 @@ class Volume:
         if array.dtype.kind not in "biuf":
             raise QMedSAMError(f"Voxels of the type {array.dtype} are not grey values.", "Convert the image to a scalar type.")
         matrix = np.asarray(self.ijk_to_ras, dtype=float)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not _spans(matrix[:3, :3]):
             raise QMedSAMError(
                 "The image has no valid geometry (a voxel axis is missing, not finite or parallel to another).",
                 "Check spacing and direction in the file's header.",
@@ -79,6 +79,12 @@ class Volume:
     @property
     def is_rgb(self) -> bool:
         return self.array_kji.ndim == 4
+
+
+def _spans(axes: np.ndarray) -> bool:
+    """Whether three columns span space, however short they are (microscopes have voxels of 50 nm)."""
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool((lengths > 0).all() and abs(np.linalg.det(axes / lengths)) > 1e-9)
 
 
 @dataclass(frozen=True, eq=False)

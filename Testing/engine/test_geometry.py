@@ -154,10 +154,22 @@ def test_a_volume_refuses_what_it_cannot_be(array, word) -> None:
         Volume(array)
 
 
-@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1, 0, 1, 1.0])])
+PARALLEL = np.array([[1.0, 2, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1, 0, 1, 1.0]), PARALLEL, np.diag([5e-5] * 3 + [1]) @ PARALLEL]
+)
 def test_a_volume_refuses_an_impossible_geometry(matrix) -> None:
     with pytest.raises(QMedSAMError, match="geometry"):
         Volume(np.zeros((2, 3, 4)), matrix)
+
+
+@pytest.mark.parametrize("millimetres", [5e-5, 1e-9, 1e6])
+def test_voxels_may_have_any_size(millimetres) -> None:
+    """Electron microscopes have voxels of 50 nm and less."""
+    matrix = geometry((0.3, -0.2, 0.1), (millimetres, millimetres, 4 * millimetres), True)
+    assert np.allclose(Volume(np.zeros((2, 3, 4)), matrix).spacing_mm, (millimetres, millimetres, 4 * millimetres))
 
 
 def test_a_box_refuses_nonsense() -> None:
