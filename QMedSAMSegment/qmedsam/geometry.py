@@ -25,6 +25,8 @@ Pixels = Tuple[int, int, int, int]
 
 #: Slack in voxels when a plane touches a corner: keeps a box drawn from half-voxel edges stable against rounding.
 TOUCH = 1e-6
+#: Grey values (all channels) that are prepared at the same time when a slice is drawn: float64 and its copies, 100 MB.
+BLOCK_VALUES = 4 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class Volume:
         if array.dtype.kind not in "biuf":
             raise QMedSAMError(f"Voxels of the type {array.dtype} are not grey values.", "Convert the image to a scalar type.")
         matrix = np.asarray(self.ijk_to_ras, dtype=float)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not _spans(matrix[:3, :3]):
             raise QMedSAMError(
                 "The image has no valid geometry (a voxel axis is missing, not finite or parallel to another).",
                 "Check spacing and direction in the file's header.",
@@ -79,6 +81,12 @@ class Volume:
     @property
     def is_rgb(self) -> bool:
         return self.array_kji.ndim == 4
+
+
+def _spans(axes: np.ndarray) -> bool:
+    """Whether three columns span space, however short they are (microscopes have voxels of 50 nm)."""
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool((lengths > 0).all() and abs(np.linalg.det(axes / lengths)) > 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,16 +333,17 @@ class Frame:
             pixels that lie on the slice.
         """
         height, width = image.shape[:2]
-        columns, valid_u = _sampling(self.left, self.scale_x, self.size, width)
-        rows, valid_v = _sampling(self.top, self.scale_y, self.size, height)
-        if not (valid_u.any() and valid_v.any()):
-            raise QMedSAMError("The frame around the box lies outside the slice.", "Move the box onto the image.")
-        # Only the touched rows and columns take part: a small ROI of a large slice costs what the ROI costs.
-        (x0, x1), (y0, y1) = _touched(columns), _touched(rows)
-        crop = prepare(image[y0:y1, x0:x1])
-        # channels first, so that colours are three grey pictures to the products
-        planes = np.moveaxis(crop, -1, 0) if image.ndim == 3 else crop
-        drawn = rows[:, y0:y1] @ planes @ columns[:, x0:x1].T
+        columns, left, valid_u = _sampling(self.left, self.scale_x, self.size, width)
+        rows, top, valid_v = _sampling(self.top, self.scale_y, self.size, height)
+        touched = image[top : top + rows.shape[1], left : left + columns.shape[1]]
+        # In strips: grey values of 0..1 take four times a picture's memory and more.
+        step = max(BLOCK_VALUES // max(touched[:, 0].size, 1), 1)
+        strips = []
+        for start in range(0, touched.shape[1], step):
+            strip = prepare(touched[:, start : start + step])
+            # channels first, so that colours are three grey pictures to the products
+            strips.append(rows @ (np.moveaxis(strip, -1, 0) if image.ndim == 3 else strip))
+        drawn = np.concatenate(strips, axis=-1) @ columns.T
         drawn = np.moveaxis(drawn, 0, -1) if image.ndim == 3 else drawn
         return np.ascontiguousarray(drawn), valid_v[:, None] & valid_u[None, :]
 
@@ -357,21 +366,26 @@ class Frame:
 
 
 @lru_cache(maxsize=16)  # the same frame is drawn on every slice of a run
-def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Weights ``size x length`` of a triangle filter, and which of the ``size`` samples lie on the image."""
+def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.ndarray, int, np.ndarray]:
+    """Weights of a triangle filter, ``size x touched`` pixels; the first of these; which of the ``size`` samples are valid.
+
+    Only the touched pixels take part: a small ROI of a large slice costs what the ROI costs.
+    """
     centers = start + (np.arange(size) + 0.5) / scale
     radius = max(1.0, 1.0 / scale)
-    weights = 1 - np.abs(np.arange(length)[None, :] - centers[:, None]) / radius
+    beside = np.abs(centers - np.clip(centers, -0.5, length - 0.5))
+    valid = beside == 0
+    if not valid.any():  # thinner than the samples lie apart: those whose own extent it lies in
+        valid = beside < 0.5 / scale
+    if not valid.any():
+        raise QMedSAMError("The frame around the box lies outside the slice.", "Move the box onto the image.")
+    first = max(int(np.ceil(centers[valid][0] - radius)), 0)
+    stop = min(int(np.floor(centers[valid][-1] + radius)) + 1, length)
+    weights = 1 - np.abs(np.arange(first, stop)[None, :] - centers[:, None]) / radius
     np.clip(weights, 0, None, out=weights)
-    valid = (centers >= -0.5) & (centers <= length - 0.5)
     weights[~valid] = 0
     total = weights.sum(axis=1, keepdims=True)
-    return (weights / np.where(total > 0, total, 1)).astype(np.float32), valid
-
-
-def _touched(weights: np.ndarray) -> Tuple[int, int]:
-    used = np.flatnonzero(weights.any(axis=0))
-    return int(used[0]), int(used[-1]) + 1
+    return (weights / np.where(total > 0, total, 1)).astype(np.float32), first, valid
 
 
 def _interpolation(position: np.ndarray, length: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from .models import Model, ModelStore
 from .network import Network
 from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options, SliceMask
-from .strategies.voting import box_slices
+from .strategies.voting import LEAST_SLICES, box_slices
 
 #: ``progress(done, total)`` in box-slices; ``cancelled()`` is asked after every slice.
 Progress = Callable[[int, int], None]
@@ -22,6 +22,9 @@ Cancelled = Callable[[], bool]
 
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
+
+#: Network pixels below which a long object is lost: strips of 3000 px were found from 2.6 (``slice``) and 5.3 (``roi``).
+THIN = 4
 
 
 @dataclass
@@ -65,7 +68,7 @@ class Segmentation:
         cost: ``encodes`` and ``decodes`` of the network, and ``single_encodes`` and ``single_decodes``: what one look at
             every slice of every box would have taken.
         agreement_kji: with ``Options.agreement`` and ``vote``: uint8, per cent of the votes for an object (0: background
-            by all views, 100: object by all); the highest where boxes overlap.
+            by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
     """
 
     labels_kji: np.ndarray
@@ -158,8 +161,10 @@ class Segmenter:
             run.total = sum(box_slices(i, options) if strategy == "vote" else len(i.slices) for i in run.items)
             finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
-        groups = _by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3)).values()
-        single = sum(len({index for item in group for index in item.slices}) for group in groups)
+        groups = _by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))
+        single = sum(len({index for item in group for index in item.slices}) for group in groups.values())
+        if finished:
+            run.explain_empty(groups)
         return Segmentation(
             run.labels_kji,
             run.objects,
@@ -223,13 +228,16 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     if asked != "auto":
         return known_modality(asked)
     known = MODALITIES.get(volume.modality.strip().upper(), "")
-    if known or windowed or volume.is_rgb or volume.array_kji.dtype == np.uint8:
-        return known  # 8 bit and chosen windows are taken as they are: nothing depends on the modality
+    if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
+        return known  # 8 bit is taken as it is, and holds no HU to know CT by
     named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
     if (volume.array_kji <= -500).any():
-        messages.append(f"The file {named}; values below -500 look like CT, windowed as abdomen (W 400, L 40).")
+        # Also with a window of the user's: the model and the strategy depend on the modality.
+        taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
+        messages.append(f"The file {named}; values below -500 look like CT{taken}.")
         return "CT"
-    messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
+    if not windowed:
+        messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
     return ""
 
 
@@ -242,7 +250,7 @@ def _resolve_strategy(
         return "fixed"  # one slice: nothing to walk through
     if asked != "auto":
         return asked
-    if all(_flat_axis(box, volume) is not None for box in boxes):
+    if all(_thinnest(box, volume)[1] == 1 for box in boxes):
         return "fixed"
     chosen = strategy_for(modality, settings["strategies"])
     if not modality:
@@ -255,10 +263,11 @@ def strategy_for(modality: str, of_model: Mapping[str, str]) -> str:
     return of_model.get(modality) or AUTO.get(modality, AUTO[""])
 
 
-def _flat_axis(box: Box, volume: Volume) -> Optional[int]:
-    """The axis along which a box is on one slice only (a rectangle drawn on a slice), k first; None for a 3D box."""
-    shape = volume.shape_ijk
-    return next((axis for axis in (2, 1, 0) if len(box.slices(axis, shape[axis])) == 1), None)
+def _thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
+    """The axis along which a box is on the fewest slices (k before j before i), and on how many."""
+    counts = [len(box.slices(axis, size)) for axis, size in enumerate(volume.shape_ijk)]
+    axis = min((2, 1, 0), key=counts.__getitem__)
+    return axis, counts[axis]
 
 
 def _by_frame(items: Sequence[Item], kind: str, size: int, margin: float) -> Dict[Tuple[View, Frame], List[Item]]:
@@ -282,7 +291,7 @@ class _Run:
     """Boxes on their way into one label array."""
 
     def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str], agreement: bool) -> None:
-        self.volume = volume
+        self.volume, self._messages = volume, messages
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
         self.agreement_kji = np.zeros(self.labels_kji.shape, np.uint8) if agreement else None
@@ -293,9 +302,9 @@ class _Run:
         self.objects = [self._object(box, keep_masks, messages) for box in boxes]
         self.items = []
         for box, out in zip(boxes, self.objects):
-            # A rectangle drawn on a coronal or sagittal slice is segmented on that slice.
-            flat = _flat_axis(box, volume)
-            view = View.of(volume, 2 if flat is None else flat)
+            # A box drawn on a coronal or sagittal slice or two is segmented there: from the side it is a line.
+            axis, count = _thinnest(box, volume)
+            view = View.of(volume, axis if count < LEAST_SLICES else 2)
             self.items.append(Item(box, view, self._writer(box, view, out)))
         self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
         self.total = self.done = 0
@@ -366,6 +375,19 @@ class _Run:
             return bool(cancelled and cancelled())
 
         return tick
+
+    def explain_empty(self, groups: Mapping[Tuple[View, Frame], Sequence[Item]]) -> None:
+        """Say of boxes too thin for the network's pixels why nothing was found in them."""
+        empty = {out.label for out in self.objects if not out.slices}
+        for (_, frame), group in groups.items():
+            for item in group:
+                u0, v0, u1, v1 = frame.to_network(item.rectangle(item.slices[len(item.slices) // 2]))
+                thin = min(u1 - u0, v1 - v0)
+                if item.box.label in empty and thin < THIN:
+                    self._messages.append(
+                        f"Nothing was found in the box '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
+                        "Split it into boxes nearer to a square, in the frame 'roi'."
+                    )
 
     def finish(self) -> None:
         for out in self.objects:

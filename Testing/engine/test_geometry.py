@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Volume
+from qmedsam import geometry as geometry_module
 from qmedsam.geometry import Frame, View, extent_of
 from shapes import geometry, rotation
 
@@ -131,6 +134,42 @@ def test_outside_the_slice_is_zero_and_not_valid() -> None:
         Frame(100, 100, 1, 1, 16).sample(np.ones((32, 32), np.float32))
 
 
+@pytest.mark.parametrize("height", [1, 3, 8])
+def test_a_strip_thinner_than_a_network_pixel_is_still_drawn(height) -> None:
+    """Between two samples, as in a frame around it, and beside the first one, as in a frame of the whole slice."""
+    view = View(2, (3000, height, 1), (1.0, 1.0, 1.0))
+    for frame in (Frame.around((-0.5, -0.5, 2999.5, height - 0.5), view, 256, 0.3), Frame.whole_slice(view, 256)):
+        drawn, valid = frame.sample(np.full((height, 3000), 7.0, np.float32))
+        assert 1 <= valid.any(axis=1).sum() <= 2 and np.allclose(drawn[valid], 7) and not drawn[~valid].any()
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_large_slice_is_prepared_in_strips(channels, monkeypatch) -> None:
+    image = np.random.default_rng(0).uniform(size=(90, 130, *channels)).astype(np.float32)
+    frame = Frame(-9.5, 3.5, 0.5, 0.6, 48)
+    expected, _ = frame.sample(image)
+    sizes = []
+
+    def prepare(part: np.ndarray) -> np.ndarray:
+        sizes.append(part.size)
+        return np.float32(part)
+
+    monkeypatch.setattr(geometry_module, "BLOCK_VALUES", 2000)
+    drawn, _ = frame.sample(image, prepare)
+    assert np.allclose(drawn, expected, atol=1e-6) and len(sizes) > 3 and max(sizes) <= 2000
+
+
+def test_a_small_box_on_a_huge_picture_costs_what_the_box_costs() -> None:
+    view = View(2, (16000, 16000, 1), (1.0, 1.0, 1.0))
+    image = np.broadcast_to(np.float32(1), (16000, 16000))
+    tracemalloc.start()
+    try:
+        Frame.around((8000, 9000, 8060, 9060), view, 256, 0.3).sample(image)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20  # weights for whole rows and columns: 64 MiB
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("axis,shape_yx", [(2, (4, 5)), (1, (3, 5)), (0, (3, 4))])
 def test_views_slice_along_their_axis(axis, shape_yx) -> None:
     array = np.arange(60).reshape(3, 4, 5)  # kji
@@ -154,10 +193,22 @@ def test_a_volume_refuses_what_it_cannot_be(array, word) -> None:
         Volume(array)
 
 
-@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1, 0, 1, 1.0])])
+PARALLEL = np.array([[1.0, 2, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1, 0, 1, 1.0]), PARALLEL, np.diag([5e-5] * 3 + [1]) @ PARALLEL]
+)
 def test_a_volume_refuses_an_impossible_geometry(matrix) -> None:
     with pytest.raises(QMedSAMError, match="geometry"):
         Volume(np.zeros((2, 3, 4)), matrix)
+
+
+@pytest.mark.parametrize("millimetres", [5e-5, 1e-9, 1e6])
+def test_voxels_may_have_any_size(millimetres) -> None:
+    """Electron microscopes have voxels of 50 nm and less."""
+    matrix = geometry((0.3, -0.2, 0.1), (millimetres, millimetres, 4 * millimetres), True)
+    assert np.allclose(Volume(np.zeros((2, 3, 4)), matrix).spacing_mm, (millimetres, millimetres, 4 * millimetres))
 
 
 def test_a_box_refuses_nonsense() -> None:

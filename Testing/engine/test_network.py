@@ -75,6 +75,25 @@ def test_how_it_is_compiled_changes_nothing(model, monkeypatch, tmp_path: Path) 
     assert np.abs(any_count([network.encode(picture), box * scale])[0] - fixed).mean() < 0.01
 
 
+def test_a_damaged_cache_is_compiled_again(monkeypatch, tmp_path: Path) -> None:
+    """OpenVINO loads it all the same, and answers differently."""
+    monkeypatch.setenv("QMEDSAM_CACHE", str(tmp_path))
+    model = SHIPPED[0]
+    picture = _picture(model.manifest.input_size, 5)
+    expected = OpenVINONetwork(model).encode(picture)
+    (blob,) = tmp_path.rglob("*.blob")
+    sound = blob.read_bytes()
+    blob.unlink()  # it is read-only
+    middle = len(sound) // 2
+    blob.write_bytes(sound[:middle] + bytes(4096) + sound[middle + 4096 :])
+    assert (OpenVINONetwork(model).encode(picture) == expected).all()
+    (blob,) = tmp_path.rglob("*.blob")
+    whole, written = blob.read_bytes(), blob.stat().st_mtime_ns
+    assert bytes(4096) not in whole[middle : middle + 4096]
+    OpenVINONetwork(model)
+    assert blob.stat().st_mtime_ns == written, "a sound one is used again"
+
+
 def test_two_threads_get_their_own_answers(network) -> None:
     """A run that was given up overlaps with the next one on the same network."""
     pictures = [_picture(network.input_size, seed) for seed in range(4)]

@@ -110,6 +110,18 @@ def test_boxes_are_decoded_in_blocks_and_overlap_by_size() -> None:
     assert all(o.voxels > 0 and (result.labels_kji == o.label).sum() == o.voxels for o in result.objects[1:])
 
 
+@pytest.mark.parametrize("frame", ["roi", "slice"])
+def test_a_box_too_thin_for_the_network_is_named_when_nothing_is_found(frame) -> None:
+    strip = Volume((np.indices((1, 8, 3000))[2] % 200).astype(np.uint8), modality="US")
+    nothing = Box.from_voxels((0, 0, 0), (2999, 7, 0), name="strip")
+    network = FakeNetwork(256)
+    network.decode = lambda embedding, boxes: (np.full((len(boxes), 256, 256), -1.0, np.float32), np.zeros(len(boxes)))
+    (message,) = Segmenter(network=network).segment(strip, [nothing], frame=frame).messages
+    assert "'strip'" in message and ("0.4 pixels" if frame == "roi" else "0.7 pixels") in message
+    square = Box.from_voxels((0, 0, 0), (7, 7, 0))
+    assert not Segmenter(network=network).segment(strip, [square], frame="roi").messages
+
+
 def test_more_than_255_boxes_get_wider_labels() -> None:
     volume = Volume(np.random.default_rng(0).uniform(0, 1, (1, 300, 20)), modality="US")
     boxes = [Box.from_voxels((2, y, 0), (9, y, 0)) for y in range(300)]
@@ -261,6 +273,21 @@ def test_an_unknown_modality_is_named_in_a_message() -> None:
     assert result.modality == "CT" and "look like CT" in result.messages[0]
     result = Segmenter(network=FakeNetwork(64)).segment(Volume((truth * 100).astype(np.int16)), [box])
     assert result.modality == "" and "percentile" in result.messages[0]
+
+
+def test_a_window_changes_what_is_seen_and_not_what_is_assumed() -> None:
+    truth = ball((8, 30, 30), (15, 15, 4), (8, 8, 3))
+    segmenter = Segmenter(network=FakeNetwork(64))
+    for array, modality, strategy, said in (
+        (truth * 100 - 1000 * (~truth), "CT", "vote", "look like CT"),
+        (truth * 100, "", "propagate", "unknown modality"),
+    ):
+        volume = Volume(array.astype(np.int16))
+        for window in (None, (400, 40)):
+            result = segmenter.segment(volume, [tight(truth)], window=window)
+            assert (result.modality, result.strategy) == (modality, strategy)
+        (message,) = result.messages
+        assert said in message and "abdomen" not in message and "percentile" not in message
 
 
 def test_voxels_and_millilitres_are_those_of_the_label_array() -> None:

@@ -187,6 +187,19 @@ def test_an_agreement_map_on_demand() -> None:
     assert segmenter.segment(phantom(truth), [tight(truth)], strategy="vote").agreement_kji is None
 
 
+@pytest.mark.parametrize("thickness", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_agreement_on_a_thin_box_is_its_only_views(axis, thickness) -> None:
+    truth = egg()
+    first, last = np.array([9, 12, 6]), np.array([30, 29, 20])
+    first[axis] = last[axis] = (first[axis] + last[axis]) // 2
+    last[axis] += thickness - 1
+    box = Box.from_voxels(first, last)
+    options = Options(agreement=True)
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [box], strategy="vote", options=options)
+    assert result.labels_kji.any() and np.array_equal(result.agreement_kji, 100 * result.labels_kji)
+
+
 @pytest.mark.parametrize(
     "options", [Options(vote_on="mask", walk="taper", agreement=True), Options(vote_on="mask", agreement=True)]
 )
@@ -268,6 +281,19 @@ def test_a_rectangle_drawn_on_any_slice_is_segmented_on_that_slice(axis) -> None
     where[2 - axis] = int(center[axis])
     assert result.strategy == "fixed" and result.cost["encodes"] == 1
     assert dsc(result.labels_kji[tuple(where)] == 1, truth[tuple(where)]) > 0.95
+
+
+@variants
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_two_slices_thin_along_any_axis_is_segmented_on_those_slices(strategy, options, axis) -> None:
+    truth = ball((30, 34, 38), (19, 17, 15), (12, 9, 10))
+    where = [slice(None)] * 3
+    where[2 - axis] = slice(15, 17)
+    slab = np.zeros_like(truth)
+    slab[tuple(where)] = truth[tuple(where)]
+    result = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [tight(slab)], strategy=strategy, options=options)
+    assert result.cost["encodes"] == 2 and result.objects[0].slices == 2
+    assert dsc(result.labels_kji == 1, slab) > 0.9
 
 
 def test_auto_takes_the_strategy_of_the_modality_and_says_when_it_has_to_guess() -> None:

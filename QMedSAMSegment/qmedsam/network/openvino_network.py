@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from ..models import Model, user_folder
+from ..models import Model
+from .compiled import cache_folder, sealing
 
 _log = logging.getLogger("QMedSAM")
 
@@ -36,19 +36,6 @@ def import_openvino() -> Any:
             "Install it with: python -m pip install --no-deps 'openvino>=2025.3'",
         ) from error
     return openvino
-
-
-def cache_folder() -> Optional[Path]:
-    """Where compiled networks are kept between runs (``QMEDSAM_CACHE`` overrules; empty: no cache)."""
-    chosen = os.environ.get("QMEDSAM_CACHE")
-    if chosen == "":
-        return None
-    folder = Path(chosen) if chosen else user_folder().parent / "Cache"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None  # a read-only home costs a second per start, not the run
-    return folder
 
 
 class OpenVINONetwork:
@@ -82,9 +69,9 @@ class OpenVINONetwork:
             self._options["INFERENCE_NUM_THREADS"] = threads
         if precision:
             self._options["INFERENCE_PRECISION_HINT"] = precision
-        cache = cache_folder()
-        if cache:
-            self._options["CACHE_DIR"] = str(cache)
+        self._cache = cache_folder(model)
+        if self._cache:
+            self._options["CACHE_DIR"] = str(self._cache)
         size = self.input_size
         self._encoder = self._compiled(model.encoder, {"image": [1, 3, size, size]})
         self._decoders: Dict[int, Any] = {}
@@ -93,7 +80,8 @@ class OpenVINONetwork:
         try:
             graph = self._core.read_model(path)
             graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
-            return self._core.compile_model(graph, "CPU", self._options)
+            with sealing(self._cache):
+                return self._core.compile_model(graph, "CPU", self._options)
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
             raise QMedSAMError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -33,13 +33,13 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     A view that walks from mask to mask, and whose slices lie closer than those of the coarsest axis, is asked on every n-th
     of them: what lies between has no more to say than one slice of that axis. The view with the most slices comes last, and
     only on those of its slices where it can still change the majority.
-    A box that is a few slices thin along one axis is segmented on those slices alone. An item's masks come when all of
+    A box that is one or two slices thin along one axis is segmented on those slices alone. An item's masks come when all of
     its votes are counted: a cancelled run holds whole objects only.
 
     Arguments and result as for :func:`.slicewise.fixed`; ``options`` gives the weights, what is voted on and the walk.
     """
     thin = [item for item in items if is_thin(item)]
-    if not WALKS[options.walk](rounds, thin, tick, options):
+    if not WALKS[options.walk](rounds, [_unanimous(item) for item in thin], tick, options):
         return False
     for batch in _batches([item for item in items if not is_thin(item)]):
         ballots = [Ballot(item, options) for item in batch]
@@ -62,6 +62,15 @@ def is_thin(item: Item) -> bool:
     """Whether there are too few slices along an axis for views from the side."""
     shape = item.view.shape_ijk
     return min(len(item.box.slices(axis, shape[axis])) for axis in (0, 1, 2)) < LEAST_SLICES
+
+
+def _unanimous(item: Item) -> Item:
+    """The item with the votes of its only view on its masks."""
+
+    def emit(found: SliceMask) -> None:
+        item.emit(replace(found, agreement=found.mask * np.uint8(100)))
+
+    return replace(item, emit=emit)
 
 
 def box_slices(item: Item, options: Options) -> int:
