@@ -207,6 +207,16 @@ def test_four_files_are_written_and_nothing_else(folder) -> None:
     assert (folder / "out" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_sheet_that_cannot_be_drawn_costs_no_numbers(folder, monkeypatch) -> None:
+    def fail(*arguments) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("qmedsam.evaluation.sheet_png", fail)
+    with pytest.raises(ValueError, match="no picture"):
+        run(folder)
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["scores.csv", "summary.json", "summary.md"]
+
+
 def test_progress_and_cancelling(folder) -> None:
     steps: list = []
     run(folder, progress=lambda done, total: steps.append((done, total)))
