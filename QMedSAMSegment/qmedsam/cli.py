@@ -77,11 +77,10 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from .files import Origin, check_target, format_of, read_boxes, read_volume, write_segmentation
+    from .files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
     from .segmenter import Segmenter
 
-    for path in (output, png, report, agreement):
-        check_target(path, volume)
+    check_targets((output, png, report, agreement), volume, boxes)
     format_of(output)
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)

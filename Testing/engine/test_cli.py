@@ -121,6 +121,27 @@ def test_the_image_is_never_overwritten(run, volume: Path) -> None:
     assert code == 2 and "image itself" in text and volume.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "arguments,word",
+    [
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "b.json"), "where the boxes come from"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "sub/../b.json"), "where the boxes come from"),
+        (("--boxes", "b.npz", "-o", "b.npz"), "where the boxes come from"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--agreement", "o.nrrd"), "two results"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--png", "p.png", "--report", "p.png"), "two results"),
+    ],
+)
+def test_no_result_is_written_over_the_boxes_or_another_result(run, volume, tmp_path, monkeypatch, arguments, word) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.json").write_text("[[19, 15, 1, 53, 45, 11]]")
+    np.savez(tmp_path / "b.npz", boxes=[[19, 15, 1, 53, 45, 11]])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    code, text = run("segment", volume, *arguments)
+    assert code == 2 and word in text
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_unexpected_errors_are_one_sentence_too(run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     code, text = run("demo", "-o", tmp_path / "file")

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from ..errors import QMedSAMError
 
@@ -67,12 +67,39 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
         raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
     if path.is_dir():
         raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
-    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+    if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
     if source is not None and path.suffix.lower() == ".dcm":
         from .dicom_seg import check_source
 
         check_source(path, Path(source))
+
+
+def check_targets(paths: Sequence[Optional[PathLike]], source: PathLike, *others: Optional[PathLike]) -> None:
+    """:func:`check_target` for all that one run writes, and for its other inputs (None where there is none).
+
+    Raises:
+        QMedSAMError: as there, or a file is one of the inputs, or is named for two results.
+    """
+    targets = [path for path in paths if path is not None]
+    for n, path in enumerate(targets):
+        check_target(path, source)
+        if any(other is not None and _same_file(path, other) for other in others):
+            raise QMedSAMError(f"'{path}' is where the boxes come from.", "Write the result to another file.")
+        if any(_same_file(path, other) for other in targets[:n]):
+            raise QMedSAMError(f"'{path}' is named for two results.", "Give each a file of its own.")
+
+
+def place_of(path: PathLike) -> str:
+    """The same text for all paths to a file, which need not be there yet."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _same_file(one: PathLike, other: PathLike) -> bool:
+    try:
+        return os.path.samefile(one, other)  # also by hard links, and where capitals do not count
+    except OSError:
+        return place_of(one) == place_of(other)
 
 
 @contextmanager
