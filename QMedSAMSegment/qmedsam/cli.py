@@ -108,8 +108,6 @@ def segment(
         )
     if agreement:
         _write_agreement(agreement, image, result)
-    if png:
-        _draw(png, image, result, segments, prompts, chosen, volume.name)
     if report:
         from .files import writing
 
@@ -132,6 +130,8 @@ def segment(
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if png:  # last: a picture that cannot be drawn costs nothing else
+        _draw(png, image, result, segments, prompts, chosen, volume.name)
 
 
 @app.command()

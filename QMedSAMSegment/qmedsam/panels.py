@@ -114,7 +114,7 @@ class Panel:
                 region.append(found)
             if names:
                 x, y = (found[0] + found[2] + 1) / 2 * self.pixel_mm[0], (found[1] + 0.5) * self.pixel_mm[1]
-                _rim(axes.text(x, y, name, color=color, size=10, ha="center", va="bottom", clip_on=True))
+                _rim(words(axes, x, y, name, color=color, size=10, ha="center", va="bottom", clip_on=True))
         axes.imshow(tint, extent=extent, interpolation="nearest")
         axes.set_xlim(0, self.width)
         axes.set_ylim(self.height, 0)
@@ -175,7 +175,12 @@ def dashed(axes: Axes, rectangle: Rectangle, pixel_mm: tuple[float, float], colo
 
 
 def corner(axes: Axes, text: str, color: Any) -> None:
-    _rim(axes.text(0.025, 0.975, text, color=color, size=10.5, ha="left", va="top", transform=axes.transAxes))
+    _rim(words(axes, 0.025, 0.975, text, color=color, size=10.5, ha="left", va="top", transform=axes.transAxes))
+
+
+def words(where: Axes | Figure, x: float, y: float, text: str, **style: Any) -> Any:
+    """Text that came from a file or a user, as it is: dollars are no formula, and what has no encoding is a question mark."""
+    return where.text(x, y, text.encode("utf-8", "replace").decode("utf-8"), parse_math=False, **style)
 
 
 def _rim(artist: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from .files import DEFAULT_COLORS, PathLike, writing
 from .geometry import Box, Rectangle, Volume, extent_of
 from .intensity import Intensity
-from .panels import BACKGROUND, TEXT, Panel, Segment, axes_at, contour, corner, dashed, grey, union
+from .panels import BACKGROUND, TEXT, Panel, Segment, axes_at, contour, corner, dashed, grey, union, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def overlay_png(
         width = max(top_row * shapes[0], 4.0) + 2 * gap
     figure = Figure(figsize=(width, header + top_row + gap + rows * (size + gap)), dpi=dpi, facecolor=BACKGROUND)
     if title:
-        figure.text(0.12 / width, 1 - 0.32 / figure.get_figheight(), title, color=TEXT, size=15, va="center", weight="bold")
+        words(figure, 0.12 / width, 1 - 0.32 / figure.get_figheight(), title, color=TEXT, size=15, va="center", weight="bold")
 
     left = (width - top_row * sum(shapes) - gap * (len(panels) - 1)) / 2
     for panel, shape in zip(panels, shapes):
@@ -125,7 +125,7 @@ def sheet_png(path: PathLike, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Non
         figure.text(x / width, 1 - 0.24 / height, text, color=color, size=11, va="center", weight="bold")
     for n, (name, tiles) in enumerate(rows):
         top = header + n * (heading + size + caption)
-        figure.text(0.12 / width, 1 - (top + heading / 2) / height, name, color=_FAINT, size=11, va="center")
+        words(figure, 0.12 / width, 1 - (top + heading / 2) / height, name, color=_FAINT, size=11, va="center")
         for column, tile in enumerate(tiles):
             axes = axes_at(figure, gap + column * (size + gap), top + heading, size, size)
             mm_x, mm_y = tile.pixel_mm
@@ -136,7 +136,7 @@ def sheet_png(path: PathLike, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Non
             if tile.rectangle is not None:
                 dashed(axes, tile.rectangle, tile.pixel_mm, TEXT)
             middle, bottom = gap + column * (size + gap) + size / 2, top + heading + size + 0.06
-            figure.text(middle / width, 1 - bottom / height, tile.caption, color=TEXT, size=7.5, ha="center", va="top")
+            words(figure, middle / width, 1 - bottom / height, tile.caption, color=TEXT, size=7.5, ha="center", va="top")
     _save(figure, path)
 
 

@@ -115,6 +115,17 @@ def test_names_in_square_brackets_stay_names(run, volume: Path, tmp_path: Path) 
     assert (tmp_path / "a[bold].seg.nrrd").is_file() and (tmp_path / "a.png").is_file()
 
 
+def test_a_picture_that_fails_comes_after_everything_else(run, volume: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(*arguments) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("qmedsam.pictures.overlay_png", fail)
+    files = ("-o", tmp_path / "a.seg.nrrd", "--png", tmp_path / "a.png", "--report", tmp_path / "a.json")
+    code, text = run("segment", volume, "--box", "30,25,4,40,35,5", *files)
+    assert code == 2 and "no picture" in text
+    assert json.loads((tmp_path / "a.json").read_text())["objects"] and read_labels(tmp_path / "a.seg.nrrd").any()
+
+
 def test_the_image_is_never_overwritten(run, volume: Path) -> None:
     before = volume.read_bytes()
     code, text = run("segment", volume, "--box", "19,15,1,53,45,11", "-o", volume)

@@ -73,6 +73,22 @@ def test_an_empty_segment_and_many_segments_still_give_a_picture(tmp_path, two_o
     assert 250 < two_rows - one_row < 350  # 12 tiles at most: one more row of six
 
 
+HOSTILE = ["GTV $a_$ b", "US$1 and $2_", "x$\\y$", "l\udce9sion"]  # the last: a Latin-1 file name, as Linux hands it over
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_names_are_text_and_no_formulas(tmp_path, two_objects, monkeypatch, name: str) -> None:
+    monkeypatch.setattr("qmedsam.pictures._DPI", 30)
+    volume, labels, boxes = two_objects
+    overlay_png(tmp_path / "a.png", volume, labels, [(1, name, RED)], boxes, Intensity.of(volume, "MR"), name, dpi=30)
+    flat = Volume(volume.array_kji[10:11], volume.ijk_to_ras)
+    overlay_png(tmp_path / "b.png", flat, labels[10:11], [(1, name, RED)], boxes, Intensity.of(flat, "MR"), dpi=30)
+    whole = tuple(slice(0, n) for n in labels.shape)
+    tile = tile_of(volume, 10, (labels == 1, whole), (labels == 1, whole), boxes[0], Intensity.of(volume, "MR"), name)
+    sheet_png(tmp_path / "c.png", [(name, [tile])])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_rgb_shows_the_whole_picture_as_it_lies_in_the_file(tmp_path) -> None:
     array = np.full((1, 120, 200, 3), 90, np.uint8)
     array[0, :, ::2] = 100
