@@ -237,6 +237,29 @@ def test_wrong_options_and_hopeless_manifests_are_mendable_errors(folder) -> Non
         evaluate(cases, FakeSegmenter(truth_of), folder / "manifest.csv")
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_manifest_may_come_from_a_spreadsheet(tmp_path, separator) -> None:
+    rows = ["Case_ID , modality,dim,source,split,path_image,path_mask", " a,CT ,3D,s,t,a.nii.gz,m.nii.gz,beyond", ",,,,,,"]
+    text = "\n".join(rows).replace(",", separator)
+    (tmp_path / "m.csv").write_text("\ufeff" + text, encoding="utf-8")
+    (found,) = read_manifest(tmp_path / "m.csv")
+    assert (found.case_id, found.modality, found.image, found.mask) == ("a", "CT", tmp_path / "a.nii.gz", tmp_path / "m.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "content,said",
+    [
+        (b"a,CT,3D", "Line 2 of 'm.csv' has no path_image"),
+        (b"l\xe9sion,CT,3D,s,t,a.nii.gz,m.nii.gz", "not a text in UTF-8"),
+        (b"x" * 200_000, "not a CSV"),
+    ],
+)
+def test_a_bad_manifest_is_a_sentence(tmp_path, content: bytes, said: str) -> None:
+    (tmp_path / "m.csv").write_bytes(b"case_id,modality,dim,source,split,path_image,path_mask\n" + content)
+    with pytest.raises(QMedSAMError, match=said):
+        read_manifest(tmp_path / "m.csv")
+
+
 # --- prompts -------------------------------------------------------------------------------------------------------------
 
 
