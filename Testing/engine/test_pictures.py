@@ -103,6 +103,40 @@ def test_rgb_shows_the_whole_picture_as_it_lies_in_the_file(tmp_path) -> None:
     assert columns / (rows - 66) == pytest.approx(200 / 120, rel=0.05)  # 66: the title
 
 
+@pytest.mark.parametrize("focus", [0, 1])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_large_image_no_more_is_drawn_than_can_be_seen(focus: int, turned: bool) -> None:
+    """A photograph of 24 megapixels took 1.9 GiB; zoomed in, nothing is thinned out."""
+    from matplotlib.figure import Figure
+
+    labels = np.zeros((1, 2100, 4100), np.uint8)
+    labels[0, 300:400, 3000:3100] = 1
+    box = Box.from_voxels((3000, 300, 0), (3099, 399, 0), label=1)
+    volume = Volume(labels, np.diag([-1, -1, 1, 1]) if turned else np.diag([1, 1, 1, 1]))
+    axes = Figure().add_subplot()
+    panel = Panel(volume, 2, 0)
+    panel.draw(axes, labels, [(1, "a", RED)], [box], Intensity.of(volume, "MR"), focus)
+    image, tint = axes.images
+    assert max(image.get_array().shape) <= (2000 if not focus else 150)
+    assert tint.get_array().shape[:2] == image.get_array().shape
+    rows, columns = (np.flatnonzero(tint.get_array()[..., 3].any(axis=a)) for a in (1, 0))
+    x0, x1, _, y0 = tint.get_extent()
+    step = (x1 - x0) / tint.get_array().shape[1]
+    found = np.array([x0 + step * columns[0], x0 + step * (columns[-1] + 1), y0 + step * rows[0], y0 + step * (rows[-1] + 1)])
+    prompt = axes.patches[0].get_bbox()
+    assert np.abs(found - [prompt.x0, prompt.x1, prompt.y0, prompt.y1]).max() <= (0 if focus else step)
+    shown = (prompt.x0 - 15, prompt.x1 + 15) if focus else (0, 4100)
+    assert axes.get_xlim() == shown
+
+
+def test_a_box_beside_the_image_on_the_slice_of_its_tile_is_no_error(two_objects) -> None:
+    from matplotlib.figure import Figure
+
+    volume, labels, _ = two_objects
+    box = Box.from_voxels((900, 900, 4), (910, 910, 8), label=3)
+    Panel(volume, 2, 5).draw(Figure().add_subplot(), labels, [(3, "a", RED)], [box], Intensity.of(volume, "MR"), focus=3)
+
+
 def _lit_corner(ijk_to_ras: np.ndarray, axis: int) -> tuple:
     """Where the right, anterior, superior octant of a volume comes out on an upright slice: (row, column) in 0..1."""
     shape_kji = (12, 14, 16)
