@@ -233,17 +233,17 @@ def test_name_of(tmp_path: Path) -> None:
 def write_series(folder: Path, uid: str = "1.2.3.4", count: int = 6, **options) -> np.ndarray:
     """An axial series; file names run against the slice order.
 
-    Options: modality, description, skip (slice numbers left out), tilt (mm per slice), slopes, prefix, same_place.
+    Options: modality, description, skip (slice numbers left out), tilt (mm per slice), slopes, types, offset, prefix, same_place.
     """
     folder.mkdir(exist_ok=True)
-    array = RANDOM.integers(0, 1000, (count, 8, 10)).astype(np.int16)
+    array = RANDOM.integers(0, 1000, (count, 8, 10)).astype(np.int16) + np.int16(options.get("offset", 0))
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for k in range(count):
         if k in options.get("skip", ()):
             continue
         slope = options.get("slopes", [1] * count)[k]
-        image = sitk.GetImageFromArray(array[k])
+        image = sitk.GetImageFromArray(array[k].astype(options.get("types", [np.int16] * count)[k]))
         image.SetSpacing((0.7, 0.8))
         place = 0 if options.get("same_place") else k
         tags = {
@@ -278,8 +278,9 @@ def test_dicom_folder_and_file(tmp_path: Path, tag: str, modality: str) -> None:
         assert np.allclose(volume.ijk_to_ras, expected)
 
 
-def test_pet_slices_with_their_own_slopes(tmp_path: Path) -> None:
-    array = write_series(tmp_path / "d", modality="PT", slopes=[1, 4, 1, 4, 1, 1])
+@pytest.mark.parametrize("tag", ["PT", "MR"])
+def test_slices_with_their_own_slopes(tmp_path: Path, tag: str) -> None:
+    array = write_series(tmp_path / "d", modality=tag, slopes=[1, 4, 1, 4, 1, 1])
     for path in (tmp_path / "d").iterdir():  # the writer knows whole slopes only
         tag = b"\x28\0\x53\x10\x02\0\0\0"
         path.write_bytes(path.read_bytes().replace(tag + b"4 ", tag + b".5"))
@@ -287,6 +288,13 @@ def test_pet_slices_with_their_own_slopes(tmp_path: Path) -> None:
     assert np.array_equal(read[[0, 2, 4, 5]], array[[0, 2, 4, 5]])
     assert np.abs(read[[1, 3]] - array[[1, 3]] / 8).max() < 0.5  # the writer cut the stored values
     assert (read[[1, 3]] % 1 == 0.5).any()
+
+
+@pytest.mark.parametrize("first", [np.uint8, np.uint16])
+def test_slices_with_their_own_voxel_types(tmp_path: Path, first) -> None:
+    array = write_series(tmp_path / "d", modality="MR", types=[first] + [np.int16] * 5, offset=-500)
+    assert array[1:].min() < -5
+    assert np.array_equal(read_volume(tmp_path / "d").array_kji[1:], array[1:])
 
 
 def test_single_dicom_slice(tmp_path: Path) -> None:
