@@ -80,6 +80,21 @@ def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
     assert "No such file" not in complaint(lambda: read_volume(path))
 
 
+def test_what_stands_before_and_behind_a_photograph(tmp_path: Path) -> None:
+    """Motion photos have a video behind the picture; cameras put a thumbnail, which is a JPEG too, before it."""
+    array = np.random.default_rng(2).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    content = written(tmp_path / "a.jpg", array).read_bytes()
+    (tmp_path / "b.jpg").write_bytes(content + b"video " * 2000)
+    assert np.array_equal(read_volume(tmp_path / "b.jpg").array_kji, read_volume(tmp_path / "a.jpg").array_kji)
+    thumbnail = b"\xff\xd8 thumbnail \xff\xd9"
+    head = content[:2] + b"\xff\xe1" + (2 + len(thumbnail)).to_bytes(2, "big") + thumbnail
+    (tmp_path / "c.jpg").write_bytes(head + content[2:])
+    read_volume(tmp_path / "c.jpg")
+    for share in (0.3, 0.9):
+        (tmp_path / "d.jpg").write_bytes(head + content[2 : int(len(content) * share)])
+        assert "ends too early" in complaint(lambda: read_volume(tmp_path / "d.jpg"))
+
+
 def test_grey_with_alpha(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(np.zeros((4, 5, 2), np.uint8)).save(tmp_path / "a.png")
