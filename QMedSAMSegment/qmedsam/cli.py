@@ -36,6 +36,9 @@ from .models import shipped_folder
 from .parsing import parse_box, strategy_options
 from .terminal import bar, console, errors
 
+#: Suffixes of an agreement map: images in one file that keep their place.
+_MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
 app.add_typer(models_app, name="models")
 app.command()(batch)
@@ -82,6 +85,8 @@ def segment(
 
     check_targets((output, png, report, agreement), volume, boxes)
     format_of(output)
+    if agreement and not agreement.name.lower().endswith(_MAPS):
+        raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
     prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]

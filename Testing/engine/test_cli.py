@@ -89,6 +89,7 @@ def test_a_colour_picture(run, tmp_path: Path) -> None:
         (("{volume}[/a].nii.gz",), "[/a].nii.gz"),
         (("{volume}", "--box", "1,1,12,9,9,14"), "outside"),
         (("{volume}", "--box", "1,1,1,9,9,9", "--png", "nofolder/x.png"), "no folder"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--agreement", "votes.txt"), "cannot be written to 'votes.txt'"),
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_no_file(run, volume: Path, tmp_path: Path, arguments, word) -> None:
