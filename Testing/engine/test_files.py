@@ -28,6 +28,7 @@ from qmedsam.files import (
     writing,
 )
 from qmedsam.geometry import Box, Volume
+from qmedsam.files.boxes import _numbered
 
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RANDOM = np.random.default_rng(5)
@@ -451,6 +452,23 @@ def test_plain_boxes_hold_both_ends(tmp_path: Path, rows) -> None:
 
 
 def test_four_numbers_are_for_pictures(tmp_path: Path) -> None:
+def test_a_label_that_is_used_twice_is_found_without_comparing_all_pairs() -> None:
+    """16,000 boxes took 6 s."""
+    compared = []
+
+    class Watched(int):
+        __hash__ = int.__hash__
+
+        def __eq__(self, other) -> bool:
+            compared.append(other)
+            return int(self) == int(other)
+
+    boxes = [Box.from_voxels([0, 0, 0], [3, 3, 3], label=Watched(n)) for n in range(1, 61)]
+    assert len(_numbered(boxes, "They give")) == 60 and len(compared) <= 60
+    with pytest.raises(QMedSAMError, match="They give the label 7 to several boxes"):
+        _numbered([*boxes, Box.from_voxels([0, 0, 0], [3, 3, 3], label=7)], "They give")
+
+
     (tmp_path / "b.json").write_text("[[2, 3, 5, 7]]")
     np.savez(tmp_path / "b.npz", boxes=[[2, 3, 5, 7]])
     for name in ("b.json", "b.npz"):
