@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from qmedsam.files import (
     write_segmentation,
     writing,
 )
-from qmedsam.geometry import Box, Volume
 from qmedsam.files.boxes import _numbered
+from qmedsam.geometry import Box, Volume
 
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RANDOM = np.random.default_rng(5)
@@ -451,7 +452,6 @@ def test_plain_boxes_hold_both_ends(tmp_path: Path, rows) -> None:
         assert (plain[n].label, npz[n].label, objects[n].label) == (n + 1, n + 1, n + 5)
 
 
-def test_four_numbers_are_for_pictures(tmp_path: Path) -> None:
 def test_a_label_that_is_used_twice_is_found_without_comparing_all_pairs() -> None:
     """16,000 boxes took 6 s."""
     compared = []
@@ -469,6 +469,7 @@ def test_a_label_that_is_used_twice_is_found_without_comparing_all_pairs() -> No
         _numbered([*boxes, Box.from_voxels([0, 0, 0], [3, 3, 3], label=7)], "They give")
 
 
+def test_four_numbers_are_for_pictures(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("[[2, 3, 5, 7]]")
     np.savez(tmp_path / "b.npz", boxes=[[2, 3, 5, 7]])
     for name in ("b.json", "b.npz"):
@@ -608,6 +609,14 @@ def test_failing_writer_keeps_the_old_file(tmp_path: Path, monkeypatch, error) -
                 write_segmentation(tmp_path / name, np.zeros_like(labelled(volume)), volume, segments)
     assert [p.name for p in tmp_path.iterdir()] == ["old.seg.nrrd"]
     assert np.array_equal(read_labels(tmp_path / "old.seg.nrrd"), labelled(volume))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(QMedSAMError, match="a pipe"), writing(tmp_path / "pipe") as beside:
+        beside.write_text("x")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_files_are_replaced_with_usual_permissions(tmp_path: Path) -> None:

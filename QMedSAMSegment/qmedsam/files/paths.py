@@ -57,8 +57,8 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     """Look before a long run whether a file can be written where it shall go; None is nothing to write.
 
     Raises:
-        QMedSAMError: its folder is missing, it is a folder, it is the file that is read, or it is a DICOM SEG (``.dcm``) of a
-            source that is no DICOM.
+        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, it is the file that is read, or it is a DICOM
+            SEG (``.dcm``) of a source that is no DICOM.
     """
     if path is None:
         return
@@ -67,6 +67,8 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
         raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
     if path.is_dir():
         raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+    if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
+        raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
     if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
     if source is not None and path.suffix.lower() == ".dcm":
@@ -110,8 +112,8 @@ def writing(path: PathLike) -> Iterator[Path]:
     target's name, because writers choose the format by the suffix.
 
     Raises:
-        QMedSAMError: the folder is missing or not writable, the disk is full, or the writer failed; an older file at
-            ``path`` is then still whole.
+        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk is full, or the writer
+            failed; an older file at ``path`` is then still whole.
     """
     path = Path(path)
     check_target(path)
