@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qmedsam.errors import QMedSAMError
-from qmedsam.files import read_boxes, read_labels, read_volume, write_boxes, write_segmentation
+from qmedsam.files import check_target, read_boxes, read_labels, read_volume, write_boxes, write_segmentation
 from qmedsam.geometry import Box, Volume
 
 ARRAY = np.random.default_rng(3).integers(-500, 1500, (6, 20, 30)).astype(np.int16)
@@ -342,6 +342,20 @@ def test_places_that_cannot_be_written_to(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert "is a folder" in complaint(lambda: write_segmentation(tmp_path / name, labels, VOLUME, []))
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """A Latin-1 name as Linux hands it over; ITK aborts the process over it, and with it the whole batch."""
+    path = tmp_path / "l\udce9sion.nii.gz"
+    actions = [lambda: read_volume(path), lambda: read_labels(path), lambda: read_boxes(path, VOLUME)]
+    actions += [
+        lambda: check_target(path),
+        lambda: check_target(tmp_path / "a.nrrd", path),
+        lambda: read_volume(path.with_suffix("")),
+    ]
+    actions += [lambda: write_segmentation(path, np.zeros(ARRAY.shape, np.uint8), VOLUME, [])]
+    for action in actions:
+        assert "l?sion" in complaint(action)
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.seg", "a.stl", "a.nii.bz2"])

@@ -28,6 +28,19 @@ def name_of(path: PathLike) -> str:
     return path.name[:-double] if double else path.stem
 
 
+def check_name(path: PathLike) -> None:
+    """Refuse a path that is no text in UTF-8 (an old file of Latin-1 on Linux): ITK ends the whole process over it.
+
+    Raises:
+        QMedSAMError: it is not.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "replace").decode("utf-8")
+        raise QMedSAMError(f"The name of '{shown}' is not text in UTF-8.", "Rename it, or its folder.") from None
+
+
 def existing_file(path: PathLike, what: str) -> Path:
     """The path, if a file with something in it is there.
 
@@ -36,8 +49,9 @@ def existing_file(path: PathLike, what: str) -> Path:
         what: what the file should be, for the message ("an image", "a box file").
 
     Raises:
-        QMedSAMError: nothing there, a folder, empty, or not readable by this user.
+        QMedSAMError: nothing there, a folder, empty, not readable by this user, or of a name that is not UTF-8.
     """
+    check_name(path)
     path = Path(path)
     try:
         if path.is_dir():
@@ -58,10 +72,13 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
 
     Raises:
         QMedSAMError: its folder is missing, it is a folder, a device or a pipe, it is the file that is read, or it is a DICOM
-            SEG (``.dcm``) of a source that is no DICOM.
+            SEG (``.dcm``) of a source that is no DICOM. A name of either that is not UTF-8.
     """
     if path is None:
         return
+    check_name(path)
+    if source is not None:
+        check_name(source)
     path = Path(path)
     if not path.parent.is_dir():
         raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
