@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from .errors import QMedSAMError
 from .files import PathLike, read_volume
+from .files.tables import read_text, table_of
 from .geometry import Volume
 from .intensity import known_modality
 
@@ -51,20 +51,24 @@ class Case:
 
 
 def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
-    """The cases of a manifest (columns as in its header; paths relative to it), optionally of one split.
+    """The cases of a manifest (columns as in its header, a CSV as for ``qmedsam batch``; paths relative to it), or of one split.
 
     Raises:
-        QMedSAMError: missing file, missing column, or no case left.
+        QMedSAMError: missing file, not a text in UTF-8, a missing column, a row without one of the values, or no case left.
     """
     path = Path(path)
-    if not path.is_file():
-        raise QMedSAMError(f"There is no manifest at '{path}'.", "Give the path of a CSV file.")
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = [c for c in _COLUMNS if c not in (reader.fieldnames or [])]
-        if missing:
-            raise QMedSAMError(f"'{path.name}' lacks the column(s) {', '.join(missing)}.", "See the documentation.")
-        cases = [
+    columns, rows = table_of(read_text(path, "a manifest"), path.name)
+    missing = [c for c in _COLUMNS if c not in columns]
+    if missing:
+        raise QMedSAMError(f"'{path.name}' lacks the column(s) {', '.join(missing)}.", "See the documentation.")
+    cases = []
+    for line, row in rows:
+        if split is not None and row["split"] != split:
+            continue
+        empty = [c for c in ("case_id", "modality", "dim", "path_image", "path_mask") if not row[c]]
+        if empty:
+            raise QMedSAMError(f"Line {line} of '{path.name}' has no {empty[0]}.", "Fill the cell, or delete the line.")
+        cases.append(
             Case(
                 row["case_id"],
                 known_modality(row["modality"]),
@@ -75,9 +79,7 @@ def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
                 path.parent / row["path_image"],
                 path.parent / row["path_mask"],
             )
-            for row in reader
-            if split is None or row["split"] == split
-        ]
+        )
     if not cases:
         raise QMedSAMError(f"'{path.name}' has no case" + (f" of the split '{split}'." if split else "."))
     return cases

@@ -36,6 +36,9 @@ from .models import shipped_folder
 from .parsing import parse_box, strategy_options
 from .terminal import bar, console, errors
 
+#: Suffixes of an agreement map: images in one file that keep their place.
+_MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Boxes on medical images become 3D masks, on a CPU.")
 app.add_typer(models_app, name="models")
 app.command()(batch)
@@ -77,12 +80,13 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from .files import Origin, check_target, format_of, read_boxes, read_volume, write_segmentation
+    from .files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
     from .segmenter import Segmenter
 
-    for path in (output, png, report, agreement):
-        check_target(path, volume)
+    check_targets((output, png, report, agreement), volume, boxes)
     format_of(output)
+    if agreement and not agreement.name.lower().endswith(_MAPS):
+        raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
     prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
@@ -109,8 +113,6 @@ def segment(
         )
     if agreement:
         _write_agreement(agreement, image, result)
-    if png:
-        _draw(png, image, result, segments, prompts, chosen, volume.name)
     if report:
         from .files import writing
 
@@ -133,6 +135,8 @@ def segment(
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if png:  # last: a picture that cannot be drawn costs nothing else
+        _draw(png, image, result, segments, prompts, chosen, volume.name)
 
 
 @app.command()

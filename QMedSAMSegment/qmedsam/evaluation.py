@@ -224,15 +224,16 @@ def evaluate(
         settings = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, **(about or {})}
         summary = summarize(rows, not_promptable)
         summary = {"settings": settings, **summary, "failed": failed, "without_prompt": unprompted}
+        _write(folder / "scores.csv", scores_csv(rows))
+        _write(folder / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
+        text = markdown(summary)
+        if by_convention:
+            _write(folder / "official.csv", official_csv(by_convention))
+            text += official_markdown(by_convention)
+        _write(folder / "summary.md", text)
+        # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
         sheet = [(name, [_kept(Path(scratch) / f"{n}.npz") for n in chosen]) for name, chosen in choose(rows, not_promptable)]
         sheet_png(folder / "sheet.png", sheet)
-    _write(folder / "scores.csv", scores_csv(rows))
-    _write(folder / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
-    text = markdown(summary)
-    if by_convention:
-        _write(folder / "official.csv", official_csv(by_convention))
-        text += official_markdown(by_convention)
-    _write(folder / "summary.md", text)
     return summary
 
 

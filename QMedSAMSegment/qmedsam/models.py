@@ -245,16 +245,19 @@ class ModelStore:
         """Copy a model folder, or unpack a zip of one, into the user's folder, after checking it.
 
         Raises:
-            QMedSAMError: not a model, checksum mismatch, or a model of that name is there already.
+            QMedSAMError: not a model, checksum mismatch, a model of that name is there already, or the folder is read-only.
         """
         source = Path(source)
         if not source.exists():
             raise QMedSAMError(f"There is nothing at '{source}'.", "Give a model folder, or a zip of one.")
         try:
             self.user.mkdir(parents=True, exist_ok=True)
+            adding = tempfile.TemporaryDirectory(dir=self.user, prefix=".adding-")
         except OSError as error:
-            raise QMedSAMError(f"Your models' folder '{self.user}' cannot be made ({error.strerror}).", "") from error
-        with tempfile.TemporaryDirectory(dir=self.user, prefix=".adding-") as scratch:
+            raise QMedSAMError(
+                f"Your models' folder '{self.user}' cannot be written to ({error.strerror}).", "Check its permissions."
+            ) from error
+        with adding as scratch:
             if source.is_dir():
                 found = source
             elif zipfile.is_zipfile(source):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: (label, name, RGB in 0..1).
 Segment = tuple[int, str, tuple[float, float, float]]
 
+#: Pixels along the longer side of what is drawn; pictures are at most 1800 wide.
+_MOST_PIXELS = 2000
+
 BACKGROUND, TEXT = "#0e1013", "#e8eaed"
 
 
@@ -92,43 +95,54 @@ class Panel:
         names: bool = False,
     ) -> None:
         """Draw everything, or with ``focus`` zoom in on one label and draw the others faintly."""
-        image = self.pose(intensity.apply(self.pixels))
-        extent = (0, self.width, self.height, 0)
-        axes.imshow(image, extent=extent, **grey(image))
         labels = self.pose(self.view.slice_of(labels_kji, self.index))
-        region = []
+        rectangles = [(box.label, box.cut(self.view, self.index)) for box in boxes if focus in (0, box.label)]
+        rectangles = [(label, self.pose.rectangle(cut, self.shape)) for label, cut in rectangles if cut is not None]
+        region = [r for r in (extent_of(labels == focus), *(r for _, r in rectangles)) if r is not None] if focus else []
+        x0, x1, y0, y1 = self._around(union(region)) if region else (0, self.width, 0, self.height)
+        # What is shown, no finer than a screen: every layer takes 16 bytes a pixel, and a photograph has 24 million of them.
+        (mm_x, mm_y), (rows, columns) = self.pixel_mm, self.shape
+        left, right = _pixels_between(x0 / mm_x, x1 / mm_x, columns)
+        top, bottom = _pixels_between(y0 / mm_y, y1 / mm_y, rows)
+        step = -(-max(right - left, bottom - top) // _MOST_PIXELS)
+        cut = (slice(top, bottom, step), slice(left, right, step))
+        image, labels = intensity.apply(self.pose(self.pixels)[cut]), labels[cut]
+        pixel_mm, corner_mm = (mm_x * step, mm_y * step), (left * mm_x, top * mm_y)
+        (height, width), (x, y) = labels.shape, corner_mm
+        extent = (x, x + width * pixel_mm[0], y + height * pixel_mm[1], y)
+        axes.imshow(image, extent=extent, **grey(image))
         tint = np.zeros((*labels.shape, 4), np.float32)  # one layer for all: a layer each costs seconds with 100 objects
         for label, name, color in segments:
             main = focus in (0, label)
             mask = labels == label
-            rectangles = [box.cut(self.view, self.index) for box in boxes if box.label == label and main]
-            for rectangle in (self.pose.rectangle(r, self.shape) for r in rectangles if r is not None):
-                dashed(axes, rectangle, self.pixel_mm, color)
-                region.append(rectangle)
+            for owner, rectangle in rectangles:
+                if owner == label:
+                    dashed(axes, rectangle, self.pixel_mm, color)
             found = extent_of(mask)
             if found is None:
                 continue
             tint[mask] = (*color, 0.24 if main else 0.1)
-            contour(axes, mask, self.pixel_mm, color, 1.6 if main else 0.7)
-            if main:
-                region.append(found)
+            contour(axes, mask, pixel_mm, color, 1.6 if main else 0.7, corner_mm)
             if names:
-                x, y = (found[0] + found[2] + 1) / 2 * self.pixel_mm[0], (found[1] + 0.5) * self.pixel_mm[1]
-                _rim(axes.text(x, y, name, color=color, size=10, ha="center", va="bottom", clip_on=True))
+                x, y = (found[0] + found[2] + 1) / 2 * pixel_mm[0], (found[1] + 0.5) * pixel_mm[1]
+                _rim(words(axes, x, y, name, color=color, size=10, ha="center", va="bottom", clip_on=True))
         axes.imshow(tint, extent=extent, interpolation="nearest")
-        axes.set_xlim(0, self.width)
-        axes.set_ylim(self.height, 0)
-        if focus and region:
-            self._zoom(axes, union(region))
+        axes.set_xlim(x0, x1)
+        axes.set_ylim(y1, y0)
         _scale_bar(axes, self.unit)
 
-    def _zoom(self, axes: Axes, rectangle: Rectangle) -> None:
-        """A square around a rectangle with some context on every side."""
+    def _around(self, rectangle: Rectangle) -> tuple[float, float, float, float]:
+        """A square in mm around a rectangle with some context on every side: its limits in x and in y."""
         mm_x, mm_y = self.pixel_mm
         x0, y0, x1, y1 = ((e + 0.5) * mm for e, mm in zip(rectangle, (mm_x, mm_y, mm_x, mm_y)))
         half = 0.6 * max(x1 - x0, y1 - y0) + 5 * max(mm_x, mm_y)
-        axes.set_xlim((x0 + x1) / 2 - half, (x0 + x1) / 2 + half)
-        axes.set_ylim((y0 + y1) / 2 + half, (y0 + y1) / 2 - half)
+        return (x0 + x1) / 2 - half, (x0 + x1) / 2 + half, (y0 + y1) / 2 - half, (y0 + y1) / 2 + half
+
+
+def _pixels_between(low: float, high: float, count: int) -> tuple[int, int]:
+    """Start and stop of what lies between two places along an axis and a little around it; never empty."""
+    start = min(max(int(low) - 2, 0), count - 1)
+    return start, max(min(int(high) + 3, count), start + 1)
 
 
 def union(rectangles: Sequence[Rectangle]) -> Rectangle:
@@ -152,15 +166,23 @@ def grey(image: np.ndarray) -> dict[str, Any]:
     return {"cmap": None if image.ndim == 3 else "gray", "vmin": 0, "vmax": 1, "interpolation": "bicubic"}
 
 
-def contour(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], color: Any, width: float) -> None:
-    """Outline a mask; nothing for an empty one."""
+def contour(
+    axes: Axes,
+    mask: np.ndarray,
+    pixel_mm: tuple[float, float],
+    color: Any,
+    width: float,
+    corner_mm: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """Outline a mask whose upper left corner lies at ``corner_mm``; nothing for an empty one."""
     found = extent_of(mask)
     if found is None:
         return
     x0, y0, x1, y1 = (int(edge + 0.5) for edge in found)
     # A rim of zeros closes the contour of a mask that touches the border.
     padded = np.pad(mask[y0:y1, x0:x1], 1).astype(np.float32)
-    x, y = (np.arange(x0 - 1, x1 + 1) + 0.5) * pixel_mm[0], (np.arange(y0 - 1, y1 + 1) + 0.5) * pixel_mm[1]
+    x = (np.arange(x0 - 1, x1 + 1) + 0.5) * pixel_mm[0] + corner_mm[0]
+    y = (np.arange(y0 - 1, y1 + 1) + 0.5) * pixel_mm[1] + corner_mm[1]
     axes.contour(x, y, padded, [0.5], colors=[color], linewidths=width)
 
 
@@ -175,7 +197,12 @@ def dashed(axes: Axes, rectangle: Rectangle, pixel_mm: tuple[float, float], colo
 
 
 def corner(axes: Axes, text: str, color: Any) -> None:
-    _rim(axes.text(0.025, 0.975, text, color=color, size=10.5, ha="left", va="top", transform=axes.transAxes))
+    _rim(words(axes, 0.025, 0.975, text, color=color, size=10.5, ha="left", va="top", transform=axes.transAxes))
+
+
+def words(where: Axes | Figure, x: float, y: float, text: str, **style: Any) -> Any:
+    """Text that came from a file or a user, as it is: dollars are no formula, and what has no encoding is a question mark."""
+    return where.text(x, y, text.encode("utf-8", "replace").decode("utf-8"), parse_math=False, **style)
 
 
 def _rim(artist: Any) -> None:

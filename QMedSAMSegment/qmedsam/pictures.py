@@ -11,7 +11,7 @@ import numpy as np
 from .files import DEFAULT_COLORS, PathLike, writing
 from .geometry import Box, Rectangle, Volume, extent_of
 from .intensity import Intensity
-from .panels import BACKGROUND, TEXT, Panel, Segment, axes_at, contour, corner, dashed, grey, union
+from .panels import BACKGROUND, TEXT, Panel, Segment, axes_at, contour, corner, dashed, grey, union, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,9 +76,10 @@ def overlay_png(
 
     segments = [(label, name, color or DEFAULT_COLORS[(label - 1) % len(DEFAULT_COLORS)]) for label, name, color in segments]
     single = volume.array_kji.shape[0] == 1
-    axes_shown = (2,) if single else (2, 1, 0)
-    panels = [Panel(volume, axis, 0 if single else _richest_slice(labels_kji, segments, axis)) for axis in axes_shown]
-    tiles = [] if single else _key_slices(volume, labels_kji, segments, boxes)
+    axes_shown = (2, 1, 0)
+    areas = [] if single else [_areas(labels_kji, segments, axis) for axis in axes_shown]
+    panels = [Panel(volume, axis, _richest_slice(area)) for axis, area in zip(axes_shown, areas)] or [Panel(volume, 2, 0)]
+    tiles = [] if single else _key_slices(areas[0], segments, boxes)
     rows, columns, size = _grid(len(tiles))
     shapes = [min(max(panel.width / panel.height, 0.4), 2.5) for panel in panels]
     gap, header = _GAP, 0.55 if title else 0.1
@@ -88,7 +89,7 @@ def overlay_png(
         width = max(top_row * shapes[0], 4.0) + 2 * gap
     figure = Figure(figsize=(width, header + top_row + gap + rows * (size + gap)), dpi=dpi, facecolor=BACKGROUND)
     if title:
-        figure.text(0.12 / width, 1 - 0.32 / figure.get_figheight(), title, color=TEXT, size=15, va="center", weight="bold")
+        words(figure, 0.12 / width, 1 - 0.32 / figure.get_figheight(), title, color=TEXT, size=15, va="center", weight="bold")
 
     left = (width - top_row * sum(shapes) - gap * (len(panels) - 1)) / 2
     for panel, shape in zip(panels, shapes):
@@ -97,13 +98,13 @@ def overlay_png(
         panel.draw(axes, labels_kji, segments, boxes, intensity, names=single and len(segments) <= _MAX_TILES)
         if not single:
             corner(axes, f"{_VIEW_NAMES[panel.anatomical_axis]} {panel.index + 1}/{panel.view.count}", _FAINT)
-    for n, (segment, index) in enumerate(tiles):
+    for n, (segment, index, found) in enumerate(tiles):
         row, column = divmod(n, columns)
         in_row = min(columns, len(tiles) - row * columns)
         left = (width - in_row * (size + gap) + gap) / 2 + column * (size + gap)
         axes = axes_at(figure, left, header + top_row + gap + row * (size + gap), size, size)
         Panel(volume, 2, index).draw(axes, labels_kji, segments, boxes, intensity, focus=segment[0])
-        corner(axes, segment[1] + ("" if (labels_kji == segment[0]).any() else " (empty)"), segment[2])
+        corner(axes, segment[1] + ("" if found else " (empty)"), segment[2])
     _save(figure, path)
 
 
@@ -125,7 +126,7 @@ def sheet_png(path: PathLike, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Non
         figure.text(x / width, 1 - 0.24 / height, text, color=color, size=11, va="center", weight="bold")
     for n, (name, tiles) in enumerate(rows):
         top = header + n * (heading + size + caption)
-        figure.text(0.12 / width, 1 - (top + heading / 2) / height, name, color=_FAINT, size=11, va="center")
+        words(figure, 0.12 / width, 1 - (top + heading / 2) / height, name, color=_FAINT, size=11, va="center")
         for column, tile in enumerate(tiles):
             axes = axes_at(figure, gap + column * (size + gap), top + heading, size, size)
             mm_x, mm_y = tile.pixel_mm
@@ -136,7 +137,7 @@ def sheet_png(path: PathLike, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Non
             if tile.rectangle is not None:
                 dashed(axes, tile.rectangle, tile.pixel_mm, TEXT)
             middle, bottom = gap + column * (size + gap) + size / 2, top + heading + size + 0.06
-            figure.text(middle / width, 1 - bottom / height, tile.caption, color=TEXT, size=7.5, ha="center", va="top")
+            words(figure, middle / width, 1 - bottom / height, tile.caption, color=TEXT, size=7.5, ha="center", va="top")
     _save(figure, path)
 
 
@@ -183,29 +184,27 @@ def tile_of(
     return Tile(image, panel.pose(masks[0][cut]), panel.pose(masks[1][cut]), rectangle, panel.pixel_mm, caption)
 
 
-def _richest_slice(labels_kji: np.ndarray, segments: Sequence[Segment], axis: int) -> int:
+def _areas(labels_kji: np.ndarray, segments: Sequence[Segment], axis: int) -> np.ndarray:
+    """Voxels on every slice along an axis, a row for each segment; counted together, not compared with one after another."""
+    values = [label for label, _, _ in segments]
+    slices = np.moveaxis(labels_kji, 2 - axis, 0)
+    return np.array([np.bincount(labels.ravel(), minlength=max(values, default=0) + 1)[values] for labels in slices]).T
+
+
+def _richest_slice(areas: np.ndarray) -> int:
     """The slice with the most objects; among those, the one with the most of every object's largest area."""
-    others = tuple(a for a in range(3) if a != 2 - axis)
-    score = np.zeros(labels_kji.shape[2 - axis])
-    for label, _, _ in segments:
-        area = (labels_kji == label).sum(axis=others)
-        score += (area > 0) + area / max(area.max(), 1)
+    score = ((areas > 0) + areas / np.maximum(areas.max(axis=1, keepdims=True), 1)).sum(axis=0)
     return int(np.argmax(score)) if score.any() else len(score) // 2
 
 
-def _key_slices(
-    volume: Volume, labels_kji: np.ndarray, segments: Sequence[Segment], boxes: Sequence[Box]
-) -> list[tuple[Segment, int]]:
-    """The largest objects (12 at most, in the segments' order) with the axial slice where each is largest."""
-    areas = {s[0]: (labels_kji == s[0]).sum(axis=(1, 2)) for s in segments}
-    largest = sorted(areas, key=lambda label: -areas[label].sum())[:_MAX_TILES]
+def _key_slices(areas: np.ndarray, segments: Sequence[Segment], boxes: Sequence[Box]) -> list[tuple[Segment, int, bool]]:
+    """The largest objects (12 at most, in the segments' order) with the axial slice where each is largest, and whether any."""
     result = []
-    for segment in segments:
-        if segment[0] in largest:
-            area = areas[segment[0]]
-            middle = next((box.center_ijk[2] for box in boxes if box.label == segment[0]), len(area) / 2)
-            index = int(area.argmax()) if area.any() else int(np.clip(np.round(middle), 0, len(area) - 1))
-            result.append((segment, index))
+    for n in sorted(np.argsort(-areas.sum(axis=1), kind="stable")[:_MAX_TILES]):
+        area, segment = areas[n], segments[n]
+        middle = next((box.center_ijk[2] for box in boxes if box.label == segment[0]), len(area) / 2)
+        index = int(area.argmax()) if area.any() else int(np.clip(np.round(middle), 0, len(area) - 1))
+        result.append((segment, index, bool(area.any())))
     return result
 
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qmedsam.errors import QMedSAMError
-from qmedsam.files import read_boxes, read_labels, read_volume, write_boxes, write_segmentation
+from qmedsam.files import check_target, read_boxes, read_labels, read_volume, write_boxes, write_segmentation
 from qmedsam.geometry import Box, Volume
 
 ARRAY = np.random.default_rng(3).integers(-500, 1500, (6, 20, 30)).astype(np.int16)
@@ -78,6 +78,21 @@ def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert "No such file" not in complaint(lambda: read_volume(path))
+
+
+def test_what_stands_before_and_behind_a_photograph(tmp_path: Path) -> None:
+    """Motion photos have a video behind the picture; cameras put a thumbnail, which is a JPEG too, before it."""
+    array = np.random.default_rng(2).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    content = written(tmp_path / "a.jpg", array).read_bytes()
+    (tmp_path / "b.jpg").write_bytes(content + b"video " * 2000)
+    assert np.array_equal(read_volume(tmp_path / "b.jpg").array_kji, read_volume(tmp_path / "a.jpg").array_kji)
+    thumbnail = b"\xff\xd8 thumbnail \xff\xd9"
+    head = content[:2] + b"\xff\xe1" + (2 + len(thumbnail)).to_bytes(2, "big") + thumbnail
+    (tmp_path / "c.jpg").write_bytes(head + content[2:])
+    read_volume(tmp_path / "c.jpg")
+    for share in (0.3, 0.9):
+        (tmp_path / "d.jpg").write_bytes(head + content[2 : int(len(content) * share)])
+        assert "ends too early" in complaint(lambda: read_volume(tmp_path / "d.jpg"))
 
 
 def test_grey_with_alpha(tmp_path: Path) -> None:
@@ -327,6 +342,20 @@ def test_places_that_cannot_be_written_to(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert "is a folder" in complaint(lambda: write_segmentation(tmp_path / name, labels, VOLUME, []))
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """A Latin-1 name as Linux hands it over; ITK aborts the process over it, and with it the whole batch."""
+    path = tmp_path / "l\udce9sion.nii.gz"
+    actions = [lambda: read_volume(path), lambda: read_labels(path), lambda: read_boxes(path, VOLUME)]
+    actions += [
+        lambda: check_target(path),
+        lambda: check_target(tmp_path / "a.nrrd", path),
+        lambda: read_volume(path.with_suffix("")),
+    ]
+    actions += [lambda: write_segmentation(path, np.zeros(ARRAY.shape, np.uint8), VOLUME, [])]
+    for action in actions:
+        assert "l?sion" in complaint(action)
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.seg", "a.stl", "a.nii.bz2"])

@@ -12,7 +12,7 @@ import pytest
 from qmedsam import QMedSAMError
 from qmedsam.batch import collect
 from qmedsam.batch.one import prompts_of
-from qmedsam.files import read_boxes, read_segments, read_volume, write_boxes, write_segmentation
+from qmedsam.files import name_of, read_boxes, read_segments, read_volume, write_boxes, write_segmentation
 from qmedsam.geometry import Volume
 
 sitk = pytest.importorskip("SimpleITK")
@@ -55,6 +55,19 @@ def test_a_second_label_map_is_no_volume(tmp_path: Path) -> None:
         write_volume(tmp_path / f"{name}.nii.gz", Volume(made.labels_kji, made.volume.ijk_to_ras))
     (case,) = collect([tmp_path], tmp_path / "out")
     assert case.name == "ct" and "several segmentations (ct_seg.nii.gz, ct_seg_2.nii.gz)" in case.problem
+
+
+def test_the_cost_of_a_folder_grows_with_its_files_not_with_their_square(tmp_path: Path, monkeypatch) -> None:
+    """Thousands of pictures in one folder are usual; asking the disk about every pair of them takes minutes."""
+    asked: list = []
+    monkeypatch.setattr("qmedsam.batch.neighbours.name_of", lambda path: asked.append(path) or name_of(path))
+    for n in range(30):
+        (tmp_path / f"ISIC_{n}.jpg").write_bytes(b"x")
+        (tmp_path / f"ISIC_{n}.json").write_text("[[1, 2, 3, 4]]")
+        (tmp_path / f"ISIC_{n}_mask.png").write_bytes(b"x")
+    cases = collect([tmp_path], tmp_path / "out")
+    assert [case.boxes[0].stem for case in cases] == [case.name for case in cases] and len(cases) == 30
+    assert len(asked) <= 4 * 30  # an image twice at most
 
 
 def test_rois_saved_one_by_one_keep_their_own_names(tmp_path: Path) -> None:

@@ -264,6 +264,23 @@ def test_a_failure_beside_an_older_result_says_so(tmp_path: Path, fake: Segmente
     assert outcome.state == "failed" and "'ct.seg.nrrd' is still that of an earlier run" in outcome.message
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_result_that_was_written_before_the_failure_is_not_called_old(
+    tmp_path: Path, fake: Segmenter, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    write_case(tmp_path / "in", "ct")
+    if earlier:
+        _run(tmp_path / "in", tmp_path / "out", segmenter=fake)
+
+    def exhausted(*arguments, **more) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("qmedsam.batch.one._fill", exhausted)
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", segmenter=fake, again=True).outcomes
+    assert outcome.state == "failed" and (tmp_path / "out" / "ct.seg.nrrd").is_file()
+    assert "not enough memory" in outcome.message and "earlier run" not in outcome.message
+
+
 def test_a_surprise_in_one_case_does_not_end_the_run(tmp_path: Path) -> None:
     class Surprising(Segmenter):
         def segment(self, volume, *args, **kwargs):

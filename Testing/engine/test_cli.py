@@ -89,6 +89,7 @@ def test_a_colour_picture(run, tmp_path: Path) -> None:
         (("{volume}[/a].nii.gz",), "[/a].nii.gz"),
         (("{volume}", "--box", "1,1,12,9,9,14"), "outside"),
         (("{volume}", "--box", "1,1,1,9,9,9", "--png", "nofolder/x.png"), "no folder"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--agreement", "votes.txt"), "cannot be written to 'votes.txt'"),
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_no_file(run, volume: Path, tmp_path: Path, arguments, word) -> None:
@@ -115,10 +116,42 @@ def test_names_in_square_brackets_stay_names(run, volume: Path, tmp_path: Path) 
     assert (tmp_path / "a[bold].seg.nrrd").is_file() and (tmp_path / "a.png").is_file()
 
 
+def test_a_picture_that_fails_comes_after_everything_else(run, volume: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(*arguments) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("qmedsam.pictures.overlay_png", fail)
+    files = ("-o", tmp_path / "a.seg.nrrd", "--png", tmp_path / "a.png", "--report", tmp_path / "a.json")
+    code, text = run("segment", volume, "--box", "30,25,4,40,35,5", *files)
+    assert code == 2 and "no picture" in text
+    assert json.loads((tmp_path / "a.json").read_text())["objects"] and read_labels(tmp_path / "a.seg.nrrd").any()
+
+
 def test_the_image_is_never_overwritten(run, volume: Path) -> None:
     before = volume.read_bytes()
     code, text = run("segment", volume, "--box", "19,15,1,53,45,11", "-o", volume)
     assert code == 2 and "image itself" in text and volume.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments,word",
+    [
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "b.json"), "where the boxes come from"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "sub/../b.json"), "where the boxes come from"),
+        (("--boxes", "b.npz", "-o", "b.npz"), "where the boxes come from"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--agreement", "o.nrrd"), "two results"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--png", "p.png", "--report", "p.png"), "two results"),
+    ],
+)
+def test_no_result_is_written_over_the_boxes_or_another_result(run, volume, tmp_path, monkeypatch, arguments, word) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.json").write_text("[[19, 15, 1, 53, 45, 11]]")
+    np.savez(tmp_path / "b.npz", boxes=[[19, 15, 1, 53, 45, 11]])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    code, text = run("segment", volume, *arguments)
+    assert code == 2 and word in text
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_unexpected_errors_are_one_sentence_too(run, tmp_path: Path) -> None:

@@ -207,6 +207,16 @@ def test_four_files_are_written_and_nothing_else(folder) -> None:
     assert (folder / "out" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_sheet_that_cannot_be_drawn_costs_no_numbers(folder, monkeypatch) -> None:
+    def fail(*arguments) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("qmedsam.evaluation.sheet_png", fail)
+    with pytest.raises(ValueError, match="no picture"):
+        run(folder)
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["scores.csv", "summary.json", "summary.md"]
+
+
 def test_progress_and_cancelling(folder) -> None:
     steps: list = []
     run(folder, progress=lambda done, total: steps.append((done, total)))
@@ -225,6 +235,29 @@ def test_wrong_options_and_hopeless_manifests_are_mendable_errors(folder) -> Non
         evaluate([c for c in cases if c.case_id == "broken"], FakeSegmenter(truth_of), folder / "out")
     with pytest.raises(QMedSAMError):
         evaluate(cases, FakeSegmenter(truth_of), folder / "manifest.csv")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_manifest_may_come_from_a_spreadsheet(tmp_path, separator) -> None:
+    rows = ["Case_ID , modality,dim,source,split,path_image,path_mask", " a,CT ,3D,s,t,a.nii.gz,m.nii.gz,beyond", ",,,,,,"]
+    text = "\n".join(rows).replace(",", separator)
+    (tmp_path / "m.csv").write_text("\ufeff" + text, encoding="utf-8")
+    (found,) = read_manifest(tmp_path / "m.csv")
+    assert (found.case_id, found.modality, found.image, found.mask) == ("a", "CT", tmp_path / "a.nii.gz", tmp_path / "m.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "content,said",
+    [
+        (b"a,CT,3D", "Line 2 of 'm.csv' has no path_image"),
+        (b"l\xe9sion,CT,3D,s,t,a.nii.gz,m.nii.gz", "not a text in UTF-8"),
+        (b"x" * 200_000, "not a CSV"),
+    ],
+)
+def test_a_bad_manifest_is_a_sentence(tmp_path, content: bytes, said: str) -> None:
+    (tmp_path / "m.csv").write_bytes(b"case_id,modality,dim,source,split,path_image,path_mask\n" + content)
+    with pytest.raises(QMedSAMError, match=said):
+        read_manifest(tmp_path / "m.csv")
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------------

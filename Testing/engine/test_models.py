@@ -168,6 +168,17 @@ def test_nothing_is_left_of_a_model_that_was_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "user").iterdir()) == []
 
 
+def test_a_users_folder_that_is_read_only_is_said(tmp_path: Path, monkeypatch) -> None:
+    def denied(*arguments, **more) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    source = make_model(tmp_path / "download")
+    (tmp_path / "user").mkdir()
+    monkeypatch.setattr("tempfile.mkdtemp", denied)
+    with pytest.raises(QMedSAMError, match=r"cannot be written to \(Permission denied\)"):
+        store(tmp_path).add(source)
+
+
 @pytest.mark.parametrize("name", ["../up", ".hidden", "a/b"])
 def test_names_that_would_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     source = make_model(tmp_path / "download")

@@ -11,7 +11,7 @@ from qmedsam.files import read_volume
 from qmedsam.intensity import Intensity
 from qmedsam.panels import Panel
 from qmedsam.phantom import ellipsoid_phantom
-from qmedsam.pictures import overlay_png, sheet_png, tile_of
+from qmedsam.pictures import _areas, overlay_png, sheet_png, tile_of
 
 RED, GREEN = (0.9, 0.1, 0.1), (0.1, 0.9, 0.2)
 
@@ -73,6 +73,39 @@ def test_an_empty_segment_and_many_segments_still_give_a_picture(tmp_path, two_o
     assert 250 < two_rows - one_row < 350  # 12 tiles at most: one more row of six
 
 
+HOSTILE = ["GTV $a_$ b", "US$1 and $2_", "x$\\y$", "l\udce9sion"]  # the last: a Latin-1 file name, as Linux hands it over
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_names_are_text_and_no_formulas(tmp_path, two_objects, monkeypatch, name: str) -> None:
+    monkeypatch.setattr("qmedsam.pictures._DPI", 30)
+    volume, labels, boxes = two_objects
+    overlay_png(tmp_path / "a.png", volume, labels, [(1, name, RED)], boxes, Intensity.of(volume, "MR"), name, dpi=30)
+    flat = Volume(volume.array_kji[10:11], volume.ijk_to_ras)
+    overlay_png(tmp_path / "b.png", flat, labels[10:11], [(1, name, RED)], boxes, Intensity.of(flat, "MR"), dpi=30)
+    whole = tuple(slice(0, n) for n in labels.shape)
+    tile = tile_of(volume, 10, (labels == 1, whole), (labels == 1, whole), boxes[0], Intensity.of(volume, "MR"), name)
+    sheet_png(tmp_path / "c.png", [(name, [tile])])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_objects_are_counted_together(two_objects) -> None:
+    """A comparison of a whole CT per object and axis took seconds with twenty of them."""
+    compared = []
+
+    class Watched(np.ndarray):
+        def __eq__(self, other):
+            compared.append(other)
+            return np.asarray(self) == other
+
+    _, labels, _ = two_objects
+    for axis in range(3):
+        areas = _areas(labels.view(Watched), [(2, "", RED), (1, "", RED), (9, "", RED)], axis)
+        others = tuple(other for other in range(3) if other != 2 - axis)
+        np.testing.assert_array_equal(areas, [(labels == label).sum(axis=others) for label in (2, 1, 9)])
+    assert not compared
+
+
 def test_rgb_shows_the_whole_picture_as_it_lies_in_the_file(tmp_path) -> None:
     array = np.full((1, 120, 200, 3), 90, np.uint8)
     array[0, :, ::2] = 100
@@ -85,6 +118,40 @@ def test_rgb_shows_the_whole_picture_as_it_lies_in_the_file(tmp_path) -> None:
     assert share_of(upper_left, RED) > 0.1
     assert share_of(image, RED) == pytest.approx(share_of(upper_left, RED) / 4, rel=0.02)
     assert columns / (rows - 66) == pytest.approx(200 / 120, rel=0.05)  # 66: the title
+
+
+@pytest.mark.parametrize("focus", [0, 1])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_large_image_no_more_is_drawn_than_can_be_seen(focus: int, turned: bool) -> None:
+    """A photograph of 24 megapixels took 1.9 GiB; zoomed in, nothing is thinned out."""
+    from matplotlib.figure import Figure
+
+    labels = np.zeros((1, 2100, 4100), np.uint8)
+    labels[0, 300:400, 3000:3100] = 1
+    box = Box.from_voxels((3000, 300, 0), (3099, 399, 0), label=1)
+    volume = Volume(labels, np.diag([-1, -1, 1, 1]) if turned else np.diag([1, 1, 1, 1]))
+    axes = Figure().add_subplot()
+    panel = Panel(volume, 2, 0)
+    panel.draw(axes, labels, [(1, "a", RED)], [box], Intensity.of(volume, "MR"), focus)
+    image, tint = axes.images
+    assert max(image.get_array().shape) <= (2000 if not focus else 150)
+    assert tint.get_array().shape[:2] == image.get_array().shape
+    rows, columns = (np.flatnonzero(tint.get_array()[..., 3].any(axis=a)) for a in (1, 0))
+    x0, x1, _, y0 = tint.get_extent()
+    step = (x1 - x0) / tint.get_array().shape[1]
+    found = np.array([x0 + step * columns[0], x0 + step * (columns[-1] + 1), y0 + step * rows[0], y0 + step * (rows[-1] + 1)])
+    prompt = axes.patches[0].get_bbox()
+    assert np.abs(found - [prompt.x0, prompt.x1, prompt.y0, prompt.y1]).max() <= (0 if focus else step)
+    shown = (prompt.x0 - 15, prompt.x1 + 15) if focus else (0, 4100)
+    assert axes.get_xlim() == shown
+
+
+def test_a_box_beside_the_image_on_the_slice_of_its_tile_is_no_error(two_objects) -> None:
+    from matplotlib.figure import Figure
+
+    volume, labels, _ = two_objects
+    box = Box.from_voxels((900, 900, 4), (910, 910, 8), label=3)
+    Panel(volume, 2, 5).draw(Figure().add_subplot(), labels, [(3, "a", RED)], [box], Intensity.of(volume, "MR"), focus=3)
 
 
 def _lit_corner(ijk_to_ras: np.ndarray, axis: int) -> tuple:

@@ -285,6 +285,9 @@ def _bad(tmp_path: Path, kind: str) -> list:
     if kind == "nan":
         sitk.WriteImage(image_of(np.full((4, 20, 20), np.nan, np.float32), np.eye(4)), str(tmp_path / "nan.nrrd"))
         return ["--volume", tmp_path / "nan.nrrd", "--roi", "8,8,2,4,4,1", *good[4:]]
+    if kind == "over its boxes":
+        shutil.copy(SAMPLE / "QMedSAMPhantom-truth.seg.nrrd", tmp_path / "o.nrrd")
+        return [*good, "--segmentation", tmp_path / "o.nrrd"]
     changed = {
         "outside": [*good[:3], "9000,0,0,2,2,2", *good[4:]],
         "numbers": [*good[:3], "1,2,3", *good[4:]],
@@ -302,7 +305,7 @@ def _bad(tmp_path: Path, kind: str) -> list:
 @pytest.mark.parametrize(
     "kind",
     ["nothing", "no output", "no box", "missing", "truncated", "nan", "outside", "numbers", "model", "window", "weights"]
-    + ["suffix", "folder", "cohort without output"],
+    + ["suffix", "folder", "over its boxes", "cohort without output"],
 )
 def test_an_error_is_one_sentence_and_no_file(tmp_path, kind: str) -> None:
     arguments = _bad(tmp_path, kind)

@@ -10,6 +10,7 @@ from typing import Dict, Iterator, List, Sequence
 
 from ..errors import QMedSAMError
 from ..files import FORMATS, PathLike, name_of
+from ..files.paths import place_of
 from .journal import JOURNAL
 from .lists import LISTS, read_list
 from .neighbours import Neighbours, holds_dicom, look_into
@@ -90,8 +91,8 @@ class _Finder:
             yield path
         seen = set()  # a linked folder may hold a link back to one above it
         for current, folders, files in os.walk(path, followlinks=True):
-            here, place = Path(current), _place(Path(current))
-            if place in seen or JOURNAL in files or place == _place(self.folder):  # the results of a run are no cases
+            here, place = Path(current), place_of(Path(current))
+            if place in seen or JOURNAL in files or place == place_of(self.folder):  # the results of a run are no cases
                 folders.clear()
                 continue
             seen.add(place)
@@ -139,7 +140,7 @@ def _checked(cases: List[Case]) -> List[Case]:
     """
     written: Dict[str, Case] = {}
     for case in cases:
-        other = written.setdefault(_place(case.output), case)
+        other = written.setdefault(place_of(case.output), case)
         if other is not case:
             raise QMedSAMError(
                 f"'{other.volume}' and '{case.volume}' would both be written to '{case.output}'.",
@@ -147,7 +148,7 @@ def _checked(cases: List[Case]) -> List[Case]:
             )
     for case in cases:
         for path in (case.volume, *case.boxes, *([case.segmentation] if case.segmentation else [])):
-            if _place(path) in written:
+            if place_of(path) in written:
                 raise QMedSAMError(f"'{path}' is an input and would be written over.", "Choose another folder for the results.")
     names: Dict[str, int] = {}
     for n, case in enumerate(cases):
@@ -157,9 +158,5 @@ def _checked(cases: List[Case]) -> List[Case]:
     return cases
 
 
-def _place(path: Path) -> str:
-    return os.path.normcase(os.path.realpath(path))
-
-
 def _same(one: Path, other: Path) -> bool:
-    return _place(one) == _place(other)
+    return place_of(one) == place_of(other)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from ..errors import QMedSAMError
 from ..files import format_of, name_of
-from ..files.paths import existing_file
+from ..files.tables import Row, read_text, table_of
 from ..intensity import known_modality, parse_window
 from .settings import Case
 
@@ -44,11 +42,7 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     Raises:
         QMedSAMError: no such file, not a text, no row, or no column ``volume``.
     """
-    path = existing_file(path, "a list of cases")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise QMedSAMError(f"'{path.name}' is not a text in UTF-8.", "Save it as 'CSV UTF-8'.") from None
+    text = read_text(path, "a list of cases")
     rows = _json_rows(text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, path)
     cases = [_case(row, f"line {line} of '{path.name}'", path.parent.absolute(), folder, suffix) for line, row in rows]
     if not cases:
@@ -56,18 +50,11 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     return cases
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Tuple[int, Any]]:
-    head = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=head.count))
-    try:
-        names = {_NAMES.get((name or "").strip().lower()) for name in reader.fieldnames or ()}
-        if "volume" not in names:
-            raise QMedSAMError(f"'{path.name}' has no column 'volume'.", "Its first line must name the columns: volume,boxes,...")
-        for row in reader:
-            if any(value for value in row.values()):
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise QMedSAMError(f"'{path.name}' is not a CSV file ({error}).", "Save it from a spreadsheet again.") from error
+def _csv_rows(text: str, path: Path) -> List[Row]:
+    columns, rows = table_of(text, path.name)
+    if "volume" not in {_NAMES.get(column) for column in columns}:
+        raise QMedSAMError(f"'{path.name}' has no column 'volume'.", "Its first line must name the columns: volume,boxes,...")
+    return rows
 
 
 def _json_rows(text: str) -> Iterator[Tuple[int, Any]]:

@@ -129,5 +129,5 @@ def _shape_of_image(path: Path, series: Optional[str]) -> Optional[Tuple[Tuple[i
     depth = reader.GetNumberOfComponents() * bits // 8
     if len(files) > 1:
         shape[-1] *= len(files)
-        depth = max(depth, 4)  # a PET's slices are read as float32
+        depth = max(depth, 4)  # slices whose scales differ are read as float32
     return tuple(shape), depth

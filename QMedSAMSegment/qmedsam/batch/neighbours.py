@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional
 
 from ..files import name_of
 
@@ -30,13 +30,13 @@ class Neighbours:
     """What lies in a folder; everything by name.
 
     Attributes:
-        volumes: image files.
+        volumes: image files, in their order.
         boxes: box files of a volume (a file, or a DICOM folder in this one).
         segmentations: the same for segmentations.
         loose_boxes: box files that no volume's name fits.
     """
 
-    volumes: List[Path] = field(default_factory=list)
+    volumes: Dict[Path, None] = field(default_factory=dict)
     boxes: Dict[Path, List[Path]] = field(default_factory=dict)
     segmentations: Dict[Path, List[Path]] = field(default_factory=dict)
     loose_boxes: List[Path] = field(default_factory=list)
@@ -48,17 +48,18 @@ def look_into(folder: Path) -> Neighbours:
     files = [path for path in entries if path.is_file()]
     series = [path for path in entries if path.is_dir() and holds_dicom(path)]
     named = [path for path in files if path.name.lower().endswith(_SEGMENTATIONS)]
-    images = [path for path in files if path.name.lower().endswith(_IMAGES) and path not in named]
-    found = Neighbours()
-    labels = set()
-    for path in images:
-        # any of them: the longest name that fits 'ct_seg_2' may be that of another label map, 'ct_seg'
-        fits = _fitting(path, [p for p in [*images, *series] if p != path])
-        if any(_LABELS.match(name_of(path)[len(name_of(owner)) :]) for owner in fits):
-            labels.add(path)
-    found.volumes.extend(path for path in images if path not in labels)
-    owners = [*found.volumes, *series]
-    for path in [*named, *sorted(labels)]:
+    images = [path for path in files if path.name.lower().endswith(_IMAGES) and not path.name.lower().endswith(_SEGMENTATIONS)]
+    names = {path: name_of(path) for path in [*images, *series]}  # once: it asks the disk, and a folder may hold thousands
+    taken = set(names.values())
+    # any beginning: the longest name that fits 'ct_seg_2' may be that of another label map, 'ct_seg'
+    labels = dict.fromkeys(
+        path for path in images if any(_LABELS.match(names[path][len(cut) :]) for cut in _cuts(names[path]) if cut in taken)
+    )
+    found = Neighbours(dict.fromkeys(path for path in images if path not in labels))
+    owners: Dict[str, Path] = {}
+    for path in [*found.volumes, *series]:
+        owners.setdefault(names[path], path)
+    for path in [*named, *labels]:
         owner = _owner(path, owners)
         if owner:
             found.segmentations.setdefault(owner, []).append(path)
@@ -89,13 +90,14 @@ def holds_dicom(folder: Path) -> bool:
     return False
 
 
-def _owner(path: Path, volumes: Sequence[Path]) -> Optional[Path]:
-    return max(_fitting(path, volumes), key=lambda v: len(name_of(v)), default=None)
+def _owner(path: Path, owners: Mapping[str, Path]) -> Optional[Path]:
+    return next((owners[cut] for cut in _cuts(name_of(path)) if cut in owners), None)
 
 
-def _fitting(path: Path, volumes: Sequence[Path]) -> List[Path]:
-    name = name_of(path)
-    return [v for v in volumes if name.startswith(name_of(v)) and name[len(name_of(v)) :][:1] in ("", *_SEPARATORS)]
+def _cuts(name: str) -> Iterator[str]:
+    """What a volume may be called to which a file belongs: the whole name and all before any separator, the longest first."""
+    yield name
+    yield from (name[:n] for n in range(len(name) - 1, 0, -1) if name[n] in _SEPARATORS)
 
 
 def _holds_boxes(path: Path) -> bool:

@@ -179,12 +179,13 @@ class _Book:
         self._result, self._cases, self._journal = result, cases, journal
         self._progress, self._report, self._write_reports = progress, report, write_reports
         self._written = time.monotonic()
+        self._before = [_stamp(case) for case in cases]  # a worker may also be ended after it has written
         self.missing = len(cases)
 
     def enter(self, n: int, outcome: Outcome) -> None:
         if outcome.state == NOT_RUN:
             return
-        if outcome.state == FAILED and self._cases[n].output.exists():
+        if outcome.state == FAILED and self._before[n] and _stamp(self._cases[n]) == self._before[n]:
             outcome.message += f" '{self._cases[n].output.name}' is still that of an earlier run."
         self._result.outcomes[n] = outcome
         self.missing -= 1
@@ -221,6 +222,15 @@ def _share(workers: int, threads: int, memory: Optional[int]) -> Tuple[int, Opti
     if memory is None and machine_memory():
         memory = int(machine_memory() * _SHARE / max(workers, 1))
     return max((threads or available_cores()) // max(workers, 1), 1), memory
+
+
+def _stamp(case: Case) -> Optional[Tuple[int, int]]:
+    """What changes when a case's output is written again; None while there is none."""
+    try:
+        found = case.output.stat()
+        return found.st_mtime_ns, found.st_ino
+    except OSError:
+        return None
 
 
 def _bytes(case: Case) -> int:

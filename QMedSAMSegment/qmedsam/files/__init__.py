@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
-from .paths import PathLike, check_target, name_of, writing
+from .paths import PathLike, check_target, check_targets, name_of, writing
 from .segmentations import DEFAULT_COLORS, FORMATS, Origin, Segment, format_of, read_labels, write_segmentation
 from .segments import read_segments
 from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
@@ -15,6 +15,7 @@ __all__ = [
     "PathLike",
     "Segment",
     "check_target",
+    "check_targets",
     "format_of",
     "ijk_to_ras_of",
     "image_of",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -94,8 +95,7 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
 def _numbered(boxes: Sequence[Box], who: str) -> List[Box]:
     """Labels that are given, else the position from 1."""
     numbered = [box if box.label else replace(box, label=n) for n, box in enumerate(boxes, 1)]
-    labels = [box.label for box in numbered]
-    twice = next((label for label in labels if labels.count(label) > 1), 0)
+    twice = next((label for label, count in Counter(box.label for box in numbered).items() if count > 1), 0)
     if twice:
         raise QMedSAMError(f"{who} the label {twice} to several boxes.", "Give every box its own label, or none to all.")
     return numbered

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import mmap
 import os
 import struct
 import zlib
@@ -32,10 +33,8 @@ def check_complete(path: Path) -> None:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         _check_nifti(path, compressed=magic[:2] == _GZIP)
     elif magic[:3] == b"\xff\xd8\xff":
-        with path.open("rb") as stream:
-            stream.seek(max(path.stat().st_size - 4096, 0))  # some cameras append a few bytes after the end marker
-            if b"\xff\xd9" not in stream.read():
-                raise _cut(path)
+        if not _jpeg_ends(path):
+            raise _cut(path)
     elif magic[:2] == b"BM":
         with path.open("rb") as stream:
             header = stream.read(6)
@@ -45,6 +44,17 @@ def check_complete(path: Path) -> None:
 
 def _cut(path: Path) -> QMedSAMError:
     return QMedSAMError(f"'{path.name}' ends too early; a part of the image is missing.", "Copy or export it again.")
+
+
+def _jpeg_ends(path: Path) -> bool:
+    """Whether the picture has its end marker, whatever comes behind it (phones append the video of a moment)."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = 2
+        # Over the segments of the head, to the first scan: a thumbnail in one of them has an end marker of its own.
+        while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+            fill = content[place + 1 : place + 2] == b"\xff"
+            place += 1 if fill else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+        return content.find(b"\xff\xd9", place) >= 0
 
 
 def _check_nifti(path: Path, compressed: bool) -> None:

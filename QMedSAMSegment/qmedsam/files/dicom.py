@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _MODALITY = "0008|0060"
 _DESCRIPTION = "0008|103e"
 _SERIES_UID = "0020|000e"
 _POSITION = "0020|0032"
+#: What says which values a slice may have, and its value where it is missing: bits, sign, intercept and slope.
+_TYPE = {"0028|0100": 16, "0028|0103": 0, "0028|1052": 0, "0028|1053": 1}
 
 #: Part of the slice distance by which a slice may miss its place on the regular grid: room for rounded positions. A missing
 #: slice is farther off in a stack of any length, a gantry tilt of 1 degree from the sixth slice on (tan 1 degree = 0.017).
@@ -129,16 +131,31 @@ def _read(files: Tuple[str, ...], name: str) -> Volume:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
-    if modality == "PET":  # every slice has its own slope; ITK would take the voxel type of the first one for all
-        reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         image = reader.Execute()
+        if image.GetNumberOfComponentsPerPixel() == 1 and _types_differ(reader, len(files)):
+            del image  # of the voxel type of the first slice, which the values of the others need not fit
+            reader.SetOutputPixelType(sitk.sitkFloat32)
+            image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
         if "size mismatch" in str(error).lower():
             raise QMedSAMError(f"The slices of the series '{name}' differ in size.", "Give the folder of one scan.") from error
         raise unreadable(name, error) from error
     _check_stack(reader, image, name)
     return volume_of(image, modality, name)
+
+
+def _types_differ(reader, count: int) -> bool:
+    """Whether slices have voxel types of their own (in PET every slice has its slope; MR and NM may)."""
+
+    def value(k: int, key: str) -> Union[float, str]:
+        text = reader.GetMetaData(k, key).strip(" \0") if reader.HasMetaDataKey(k, key) else ""
+        try:
+            return float(text or _TYPE[key])
+        except ValueError:
+            return text
+
+    return any(value(k, key) != value(0, key) for key in _TYPE for k in range(1, count))
 
 
 def _check_stack(reader, image, name: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from ..errors import QMedSAMError
 
@@ -28,6 +28,19 @@ def name_of(path: PathLike) -> str:
     return path.name[:-double] if double else path.stem
 
 
+def check_name(path: PathLike) -> None:
+    """Refuse a path that is no text in UTF-8 (an old file of Latin-1 on Linux): ITK ends the whole process over it.
+
+    Raises:
+        QMedSAMError: it is not.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "replace").decode("utf-8")
+        raise QMedSAMError(f"The name of '{shown}' is not text in UTF-8.", "Rename it, or its folder.") from None
+
+
 def existing_file(path: PathLike, what: str) -> Path:
     """The path, if a file with something in it is there.
 
@@ -36,8 +49,9 @@ def existing_file(path: PathLike, what: str) -> Path:
         what: what the file should be, for the message ("an image", "a box file").
 
     Raises:
-        QMedSAMError: nothing there, a folder, empty, or not readable by this user.
+        QMedSAMError: nothing there, a folder, empty, not readable by this user, or of a name that is not UTF-8.
     """
+    check_name(path)
     path = Path(path)
     try:
         if path.is_dir():
@@ -57,22 +71,54 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     """Look before a long run whether a file can be written where it shall go; None is nothing to write.
 
     Raises:
-        QMedSAMError: its folder is missing, it is a folder, it is the file that is read, or it is a DICOM SEG (``.dcm``) of a
-            source that is no DICOM.
+        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, it is the file that is read, or it is a DICOM
+            SEG (``.dcm``) of a source that is no DICOM. A name of either that is not UTF-8.
     """
     if path is None:
         return
+    check_name(path)
+    if source is not None:
+        check_name(source)
     path = Path(path)
     if not path.parent.is_dir():
         raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
     if path.is_dir():
         raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
-    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+    if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
+        raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
+    if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
     if source is not None and path.suffix.lower() == ".dcm":
         from .dicom_seg import check_source
 
         check_source(path, Path(source))
+
+
+def check_targets(paths: Sequence[Optional[PathLike]], source: PathLike, *others: Optional[PathLike]) -> None:
+    """:func:`check_target` for all that one run writes, and for its other inputs (None where there is none).
+
+    Raises:
+        QMedSAMError: as there, or a file is one of the inputs, or is named for two results.
+    """
+    targets = [path for path in paths if path is not None]
+    for n, path in enumerate(targets):
+        check_target(path, source)
+        if any(other is not None and _same_file(path, other) for other in others):
+            raise QMedSAMError(f"'{path}' is where the boxes come from.", "Write the result to another file.")
+        if any(_same_file(path, other) for other in targets[:n]):
+            raise QMedSAMError(f"'{path}' is named for two results.", "Give each a file of its own.")
+
+
+def place_of(path: PathLike) -> str:
+    """The same text for all paths to a file, which need not be there yet."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _same_file(one: PathLike, other: PathLike) -> bool:
+    try:
+        return os.path.samefile(one, other)  # also by hard links, and where capitals do not count
+    except OSError:
+        return place_of(one) == place_of(other)
 
 
 @contextmanager
@@ -83,8 +129,8 @@ def writing(path: PathLike) -> Iterator[Path]:
     target's name, because writers choose the format by the suffix.
 
     Raises:
-        QMedSAMError: the folder is missing or not writable, the disk is full, or the writer failed; an older file at
-            ``path`` is then still whole.
+        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk is full, or the writer
+            failed; an older file at ``path`` is then still whole.
     """
     path = Path(path)
     check_target(path)

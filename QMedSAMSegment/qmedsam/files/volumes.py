@@ -14,7 +14,7 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from ..intensity import MODALITIES
 from .damage import check_complete
-from .paths import PathLike, existing_file, name_of, reason_of
+from .paths import PathLike, check_name, existing_file, name_of, reason_of
 
 #: SimpleITK and most files are LPS; Slicer and this engine are RAS. Its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -97,6 +97,7 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
 
     from .dicom import read_dicom_file, read_dicom_folder
 
+    check_name(path)
     path = Path(path)
     if path.is_dir():
         with quiet():
