@@ -14,6 +14,7 @@ from .installer import INSTALL_HINT, installed
 from .segments import (
     Crop,
     SegmentWriter,
+    coveringSegment,
     ensureLabelmaps,
     ensureReferenceGeometry,
     ijkToSegmentation,
@@ -152,7 +153,8 @@ class Run:
         self._addNewSegments()
         # Larger objects first: where overwriting is on, a lesion drawn inside an organ stays on top.
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
-            writer.modify(self.segmentationNode, segmentId, images[segmentId], add)
+            image = images[segmentId] if add else coveringSegment(images[segmentId], self.segmentationNode, segmentId)
+            writer.modify(self.segmentationNode, segmentId, image, add)
         for segmentId in images:
             rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
             storeInTag(self.segmentationNode, segmentId, rois)

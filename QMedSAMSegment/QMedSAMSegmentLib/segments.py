@@ -179,6 +179,30 @@ def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
     return resampled
 
 
+def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:
+    """An image on the segmentation's grid, with empty voxels around it as far as the segment reaches.
+
+    Replacing keeps what may not be edited (editable area, intensity range) only within the image; beyond it the whole segment
+    would be lost (``vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap``).
+    """
+    import slicer
+    import vtk
+
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    stored = segmentationNode.GetSegmentation().GetSegment(segmentId).GetRepresentation(labelmap)
+    if stored is None or stored.IsEmpty() or not _sameGrid(stored, image):
+        return image
+    extents = np.array([image.GetExtent(), stored.GetExtent()]).reshape(2, 3, 2)
+    pad = vtk.vtkImageConstantPad()
+    pad.SetInputData(image)
+    pad.SetOutputWholeExtent(*np.stack([extents[..., 0].min(0), extents[..., 1].max(0)], axis=1).ravel().tolist())
+    pad.Update()
+    padded = slicer.vtkOrientedImageData()
+    padded.ShallowCopy(pad.GetOutput())
+    padded.CopyDirections(image)
+    return padded
+
+
 def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarray:
     """``4 x 4`` from voxel indices into a segmentation node's own coordinates.
 

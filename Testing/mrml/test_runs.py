@@ -187,6 +187,33 @@ def test_the_intensity_range_is_kept(painted) -> None:
     assert truth[:, :, 13:].any() and np.array_equal(a, truth & ~right)
 
 
+@pytest.mark.parametrize("mask", ["editable area", "intensity range"])
+def test_replace_keeps_what_may_not_be_edited_also_beyond_the_box(painted, mask) -> None:
+    """Segment 'b' reaches far beyond the box and is replaced."""
+    volume, roi, truth, segmentation, node, lower = painted
+    node.SetOverwriteMode(node.OverwriteNone)
+    editable = np.zeros(SHAPE, bool)
+    if mask == "editable area":
+        editable[:, :, :13] = True
+        writer = EditorWriter(volume.GetScene())
+        writer.aim(segmentation, volume)
+        whole = tuple(slice(0, n) for n in SHAPE)
+        writer.modify(segmentation, "a", orientedImage(editable, whole, GRIDS["oblique"]), False)
+        node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+        node.SetMaskSegmentID("a")
+    else:
+        editable = slicer.util.arrayFromVolume(volume) >= 190
+        node.SetSourceVolumeIntensityMask(True)
+        node.SetSourceVolumeIntensityMaskRange(190, 255)
+    before = labelmaps(segmentation)
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], segmentation, ["b"], FIXED, node)
+    found = segmentArray(segmentation, "b", volume)
+    assert (lower & ~editable)[:, :, 30:].any() and (truth & editable).any()
+    assert np.array_equal(found, (truth & editable) | (lower & ~editable))
+    assert logic.undo() and labelmaps(segmentation) == before
+
+
 def test_replace_takes_what_was_there_and_add_keeps_it(painted) -> None:
     volume, roi, truth, segmentation, editorNode, lower = painted
     editorNode.SetOverwriteMode(editorNode.OverwriteNone)

@@ -13,7 +13,9 @@ from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
 from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi, createRoi
+from QMedSAMSegmentLib.geometry import ijkToWorld
 from QMedSAMSegmentLib.runs import Run
+from QMedSAMSegmentLib.segments import orientedImage
 from QMedSAMSegmentLib.worker import Job
 
 
@@ -390,6 +392,19 @@ def test_masking_of_the_editor_is_respected(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
     assert np.array_equal(editor.mask("second"), editor.truths[1])  # the first blob is another segment's
+
+
+def test_replace_keeps_what_was_painted_where_the_editor_may_not_write(editor) -> None:
+    far = np.zeros(editor.truths[0].shape, bool)
+    far[0:4, 30:39, 0:10] = True  # by hand, away from the box, on grey values outside the range
+    to_ras = ijkToWorld(editor.volume)
+    image = orientedImage(far, tuple(slice(0, n) for n in far.shape), to_ras)
+    editor.logic.ModifySegmentByLabelmap(editor.segmentation, "first", image, editor.logic.ModificationModeSet, True, False)
+    editor.node.SetSourceVolumeIntensityMask(True)
+    editor.node.SetSourceVolumeIntensityMaskRange(150, 255)
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), far | editor.truths[0])
 
 
 @pytest.mark.parametrize("selected", ["first", "second"])
