@@ -129,25 +129,32 @@ class Run:
         return {segmentId: union(masks) for segmentId, masks in found.items()}
 
     def images(self, segmentationNode: Any) -> Dict[str, Any]:
-        """Per segment its mask as ``vtkOrientedImageData`` on the grid of a segmentation node."""
+        """Per segment its mask as ``vtkOrientedImageData`` on the grid of a segmentation node; none where nothing was found."""
         ensureReferenceGeometry(segmentationNode, self.volumeNode)
         toNode = ijkToSegmentation(self._ijkToWorld, segmentationNode)
-        return {
+        images = {
             segmentId: onSegmentationGrid(orientedImage(mask, crop, toNode), segmentationNode)
             for segmentId, (mask, crop) in self.masks().items()
         }
+        return {segmentId: image for segmentId, image in images.items() if image.GetPointData().GetScalars().GetRange()[1] > 0}
 
     def write(self, writer: SegmentWriter) -> bool:
         """Write the masks into their segments, as one action that can be undone.
 
-        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it.
+        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it. A segment
+        in whose boxes nothing was found is left as it is, and the result's messages say so.
 
         Returns:
             False when there was nothing to write: the scene was closed, a segment deleted, or every mask is empty.
+
+        Raises:
+            QMedSAMError: all that was found lies off the grid of the segmentation; nothing was changed.
         """
         if self.result is None or not self.alive or not any(mask.any() for mask, _ in self.masks().values()):
             return False
         images = self.images(self.segmentationNode)
+        if not images:
+            raise QMedSAMError("What was found lies outside the grid of the segmentation.", "Use a new segmentation.")
         add = self.settings.mode == "add" or self.result.cancelled
         writer.saveStateForUndo()
         self._addNewSegments()
@@ -158,6 +165,10 @@ class Run:
         for segmentId in images:
             rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
             storeInTag(self.segmentationNode, segmentId, rois)
+        segmentation = self.segmentationNode.GetSegmentation()
+        for segmentId in (one for one in self.masks() if one not in images):
+            name = segmentation.GetSegment(segmentId).GetName()
+            self.result.messages.append(f"Nothing was found in the boxes of '{name}'; the segment was left as it was.")
         return True
 
     def _addNewSegments(self) -> None:

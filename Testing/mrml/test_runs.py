@@ -20,7 +20,7 @@ from nodes import (
 )
 from qmedsam import QMedSAMError
 from qmedsam.phantom_shapes import rotation
-from QMedSAMSegmentLib.boxes import boxFromRoi, restoreFromTag
+from QMedSAMSegmentLib.boxes import BOXES_TAG, boxFromRoi, restoreFromTag
 from QMedSAMSegmentLib.geometry import matrixFromArray
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 from QMedSAMSegmentLib.runs import Prompt, Run
@@ -222,6 +222,37 @@ def test_replace_takes_what_was_there_and_add_keeps_it(painted) -> None:
     assert np.array_equal(segmentArray(segmentation, "b", volume), lower | truth)
     logic.segment(volume, [roi], segmentation, ["b"], FIXED, editorNode)
     assert np.array_equal(segmentArray(segmentation, "b", volume), truth)
+
+
+def test_a_segment_whose_box_finds_nothing_is_left_as_it_is(painted) -> None:
+    volume, roi, truth, segmentation, *_ = painted
+    roi2 = addRoi(volume.GetScene(), (GRIDS["oblique"] @ [39, 10, 5, 1])[:3], np.eye(3) * 4, name="in the dark")
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    before = labelmaps(segmentation)["b"]
+    _, result = logic.segment(volume, [roi, roi2], segmentation, ["a", "b"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truth) and labelmaps(segmentation)["b"] == before
+    assert any("'b'" in message and "left as it was" in message for message in result.messages)
+    tags = [segmentation.GetSegmentation().GetSegment(one).HasTag(BOXES_TAG) for one in "ab"]
+    assert tags == [True, False]
+
+
+def test_what_is_found_off_the_grid_of_the_segmentation_empties_no_segment(painted) -> None:
+    volume, roi, *_ = painted
+    scene = volume.GetScene()
+    away = addVolume(scene, np.zeros((4, 5, 6), np.uint8), grid(origin=(900, 0, 0)), "away")
+    segmentation = addSegmentation(scene, away, ["a"])
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, away)
+    writer.modify(
+        segmentation,
+        "a",
+        orientedImage(np.ones((2, 5, 6), bool), (slice(0, 2), slice(0, 5), slice(0, 6)), grid(origin=(900, 0, 0))),
+        False,
+    )
+    before = labelmaps(segmentation)
+    with pytest.raises(QMedSAMError, match="outside the grid"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, [roi], segmentation, ["a"], FIXED)
+    assert before["a"][0] and labelmaps(segmentation) == before
 
 
 def test_two_boxes_of_one_segment_are_united(scene) -> None:

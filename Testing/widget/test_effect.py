@@ -407,6 +407,17 @@ def test_replace_keeps_what_was_painted_where_the_editor_may_not_write(editor) -
     assert np.array_equal(editor.mask("first"), far | editor.truths[0])
 
 
+def test_apply_all_leaves_a_segment_alone_whose_box_finds_nothing(editor) -> None:
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    slicer.util.arrayFromVolume(editor.volume)[editor.truths[1]] = 0
+    editor.volume.GetImageData().Modified()
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("second"), editor.truths[1])
+    assert "Applied" in editor.status and "Nothing was found in the boxes of 'second'" in editor.status
+
+
 @pytest.mark.parametrize("selected", ["first", "second"])
 def test_apply_all_masks_every_segment_by_its_own_editable_area(editor, selected) -> None:
     """Two boxes of one object, outside all segments: the first to be written has it, whichever row is selected."""
