@@ -111,7 +111,7 @@ class QMedSAMSegmentLogic:
 
     def _aimedWriter(self, scene: Any, editorNode: Any, segmentationNode: Any, volumeNode: Any) -> EditorWriter:
         writer = self._writer
-        if writer is None or writer.editorNode.GetScene() is not scene or editorNode not in (None, writer.editorNode):
+        if writer is None or not writer.serves(scene, editorNode):
             writer = self._writer = EditorWriter(scene, editorNode)
         writer.aim(segmentationNode, volumeNode)
         return writer

@@ -31,7 +31,7 @@ class EditorWriter:
             everywhere and other segments are left alone.
 
     Raises:
-        QMedSAMError: this Slicer has no such class (before 5.10).
+        QMedSAMError: see :func:`requireEditorLogic`.
     """
 
     UNDO_STATES = 10
@@ -39,10 +39,8 @@ class EditorWriter:
     def __init__(self, scene: Any, editorNode: Optional[Any] = None) -> None:
         import slicer
 
-        if not hasattr(slicer, "vtkSlicerSegmentEditorLogic"):
-            raise QMedSAMError(
-                "Scripts that write segments need Slicer 5.10 or newer.", "Use the effect QMedSAM in the Segment Editor here."
-            )
+        requireEditorLogic()
+        self._ownNode = editorNode is None
         if editorNode is None:
             editorNode = slicer.vtkMRMLSegmentEditorNode()
             editorNode.SetName("QMedSAM writer")
@@ -56,6 +54,10 @@ class EditorWriter:
         self.editor.SetSegmentEditorNode(editorNode)
         self.editor.SetMaximumNumberOfUndoStates(self.UNDO_STATES)
 
+    def serves(self, scene: Any, editorNode: Optional[Any]) -> bool:
+        """Whether a new writer of these arguments would follow the same rules."""
+        return self.editorNode.GetScene() is scene and (self._ownNode if editorNode is None else editorNode is self.editorNode)
+
     def aim(self, segmentationNode: Any, volumeNode: Any) -> None:
         """Choose what is edited; a change of the segmentation forgets what could be undone."""
         if self.editorNode.GetSegmentationNode() is not segmentationNode:
@@ -67,10 +69,18 @@ class EditorWriter:
         self.editor.SaveStateForUndo()
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
-        self.editor.SetCurrentSegmentID(segmentId)
+        import slicer
+
         mode = self.editor.ModificationModeAdd if add else self.editor.ModificationModeSet
-        self.editor.UpdateReferenceGeometryImage()
-        self.editor.ModifySegmentByLabelmap(segmentationNode, segmentId, image, mode, False, False)
+        # The editable area ("outside all segments") is that of the selected segment; the user's own selection stays.
+        selected = self.editorNode.GetSelectedSegmentID()
+        with slicer.util.NodeModify(self.editorNode):
+            self.editor.SetCurrentSegmentID(segmentId)
+            try:
+                self.editor.UpdateReferenceGeometryImage()
+                self.editor.ModifySegmentByLabelmap(segmentationNode, segmentId, image, mode, False, False)
+            finally:
+                self.editorNode.SetSelectedSegmentID(selected)
 
     def undo(self) -> bool:
         """Take back the last action; false when there is none."""
@@ -85,6 +95,20 @@ class EditorWriter:
         if possible:
             self.editor.Redo()
         return possible
+
+
+def requireEditorLogic() -> None:
+    """To be asked before anything is computed for a script.
+
+    Raises:
+        QMedSAMError: this Slicer cannot write segments without the Segment Editor's window (before 5.10).
+    """
+    import slicer
+
+    if not hasattr(slicer, "vtkSlicerSegmentEditorLogic"):
+        raise QMedSAMError(
+            "Scripts that write segments need Slicer 5.10 or newer.", "Use the effect QMedSAM in the Segment Editor here."
+        )
 
 
 def orientedImage(mask_kji: np.ndarray, crop: Crop, ijkToRas: np.ndarray) -> Any:

@@ -154,6 +154,21 @@ def test_without_an_editor_node_other_segments_are_left_alone(painted) -> None:
     assert np.array_equal(segmentArray(segmentation, "b", volume), lower)
 
 
+def test_an_earlier_calls_editor_node_does_not_rule_a_call_without_one(painted) -> None:
+    volume, roi, truth, segmentation, node, lower = painted
+    other = addSegmentation(volume.GetScene(), volume, ["x", "y"])
+    node.SetOverwriteMode(node.OverwriteAllSegments)
+    node.SetAndObserveSegmentationNode(other)
+    node.SetAndObserveSourceVolumeNode(volume)
+    node.SetSelectedSegmentID("y")
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], other, ["x"], FIXED, node)
+    logic.segment(volume, [roi], segmentation, ["a"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truth)
+    assert np.array_equal(segmentArray(segmentation, "b", volume), lower)
+    assert node.GetSegmentationNode() is other and node.GetSelectedSegmentID() == "y"
+
+
 def test_overwrite_all_takes_the_voxels(painted) -> None:
     painted[4].SetOverwriteMode(painted[4].OverwriteAllSegments)
     _, a, b = _apply(painted)
