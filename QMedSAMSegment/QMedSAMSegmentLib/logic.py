@@ -12,7 +12,7 @@ from .boxes import bind, boundSegmentId
 from .geometry import removeWithDisplay
 from .installer import Installer, installed
 from .runs import Prompt, Run
-from .segments import EditorWriter, ensureReferenceGeometry
+from .segments import EditorWriter, ensureReferenceGeometry, requireEditorLogic
 from .settings import Settings
 
 
@@ -70,6 +70,7 @@ class QMedSAMSegmentLogic:
         Raises:
             QMedSAMError: something that the user can mend. New nodes are taken away again.
         """
+        requireEditorLogic()
         roiNodes = list(roiNodes)
         chosen = replace(settings or Settings(), **changes)
         scene = volumeNode.GetScene() if volumeNode is not None else None
@@ -83,11 +84,12 @@ class QMedSAMSegmentLogic:
         try:
             run = Run(volumeNode, segmentationNode, _prompts(roiNodes, segmentationNode, segmentIds), chosen, copy=False)
             result = run.compute(self.segmenter(chosen.model), progress, cancelled)
+            written = run.alive and run.write(self._aimedWriter(scene, segmentEditorNode, segmentationNode, volumeNode))
         except Exception:
             if made:
                 removeWithDisplay(segmentationNode)
             raise
-        if run.alive and run.write(self._aimedWriter(scene, segmentEditorNode, segmentationNode, volumeNode)):
+        if written:
             for prompt in run.prompts:
                 bind(prompt.roiNode, segmentationNode, prompt.segmentId)
         return segmentationNode, result

@@ -393,6 +393,27 @@ def test_a_failing_run_leaves_the_scene_as_it_was(scene) -> None:
     assert list(segmentation.GetSegmentation().GetSegmentIDs()) == ["a"]
 
 
+def test_a_slicer_without_the_editors_logic_is_refused_before_anything_is_computed(scene, monkeypatch) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    nodes, slices = scene.GetNumberOfNodes(), []
+    monkeypatch.delattr(slicer, "vtkSlicerSegmentEditorLogic")
+    with pytest.raises(QMedSAMError, match=r"5\.10"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, progress=lambda *at: slices.append(at))
+    assert not slices and scene.GetNumberOfNodes() == nodes
+
+
+def test_a_result_that_cannot_be_written_leaves_no_new_segmentation(scene, monkeypatch) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+
+    def refuse(*arguments):
+        raise QMedSAMError("The grid bends.", "Harden it.")
+
+    monkeypatch.setattr(EditorWriter, "modify", refuse)
+    with pytest.raises(QMedSAMError, match="bends"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, settings=FIXED)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
 def test_a_scene_closed_during_a_run_drops_the_result(scene) -> None:
     volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
     segmentation = addSegmentation(scene, volume, ["a"])
