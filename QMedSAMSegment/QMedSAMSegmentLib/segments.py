@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Protocol, Sequence, Tuple
+import weakref
+from typing import Any, ClassVar, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError
@@ -35,24 +36,39 @@ class EditorWriter:
     """
 
     UNDO_STATES = 10
+    _NODE_NAME = "QMedSAM writer"
+    _writers: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(self, scene: Any, editorNode: Optional[Any] = None) -> None:
         import slicer
 
         requireEditorLogic()
         self._ownNode = editorNode is None
-        if editorNode is None:
-            editorNode = slicer.vtkMRMLSegmentEditorNode()
-            editorNode.SetName("QMedSAM writer")
-            editorNode.SetSaveWithScene(False)
-            editorNode.SetHideFromEditors(True)
-            editorNode.SetOverwriteMode(editorNode.OverwriteNone)
-            editorNode = scene.AddNode(editorNode)  # the editor finds segmentation and volume through the scene
-        self.editorNode = editorNode
+        self.editorNode = editorNode if editorNode is not None else self._leftNode(scene) or self._newNode(scene)
+        self._writers.add(self)
         self.editor = slicer.vtkSlicerSegmentEditorLogic()
         self.editor.SetMRMLScene(scene)
-        self.editor.SetSegmentEditorNode(editorNode)
+        self.editor.SetSegmentEditorNode(self.editorNode)
         self.editor.SetMaximumNumberOfUndoStates(self.UNDO_STATES)
+
+    @classmethod
+    def _newNode(cls, scene: Any) -> Any:
+        import slicer
+
+        node = slicer.vtkMRMLSegmentEditorNode()
+        node.SetName(cls._NODE_NAME)
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+        node.SetOverwriteMode(node.OverwriteNone)
+        return scene.AddNode(node)  # the editor finds segmentation and volume through the scene
+
+    @classmethod
+    def _leftNode(cls, scene: Any) -> Optional[Any]:
+        """The node of a writer that is gone; not one in use, for two writers of one node would forget each other's undo."""
+        used = [writer.editorNode for writer in cls._writers]
+        count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode")
+        nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentEditorNode") for n in range(count)]
+        return next((node for node in nodes if node.GetName() == cls._NODE_NAME and node not in used), None)
 
     def serves(self, scene: Any, editorNode: Optional[Any]) -> bool:
         """Whether a new writer of these arguments would follow the same rules."""

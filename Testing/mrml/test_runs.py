@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import slicer
@@ -485,3 +487,19 @@ def test_undo_stays_with_the_segmentation_that_was_written_last(scene) -> None:
     assert len(kept) == 1 and logic.undo()
     assert labelmaps(second) == {} and labelmaps(first) == kept
     assert not logic.undo() and labelmaps(first) == kept
+
+
+def test_scripts_leave_one_hidden_editor_node_and_keep_their_own_undo(scene) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume)
+    for _ in range(3):  # a script makes a logic where it needs one; the next one finds the node aimed already
+        logic = QMedSAMSegmentLogic(brightSegmenter)
+        logic.segment(volume, rois, segmentation, settings=FIXED)
+        assert logic.undo() and labelmaps(segmentation) == {}
+        del logic
+        gc.collect()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode") == 1
+    one, two = QMedSAMSegmentLogic(brightSegmenter), QMedSAMSegmentLogic(brightSegmenter)
+    (first, _), (second, _) = (logic.segment(volume, rois, settings=FIXED) for logic in (one, two))
+    assert one.undo() and labelmaps(first) == {} and len(labelmaps(second)) == 2
+    assert two.undo() and labelmaps(second) == {}
