@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
+from qmedsam import Box, QMedSAMError, Segmentation, Segmenter, Volume
 
 from .boxes import boxFromRoi, storeInTag
 from .geometry import ijkToWorld
@@ -44,11 +44,43 @@ class Prompt:
     isNew: bool = False
 
 
+@dataclass(frozen=True)
+class Task:
+    """What of a run is computed: arrays and numbers, nothing of the scene, so that any thread may do it.
+
+    A thread must not hold nodes either: the scene may be closed meanwhile, and who lets go of a node last destroys it.
+
+    Attributes:
+        volume: the voxels.
+        boxes: in their coordinates.
+        options: keyword arguments for ``Segmenter.segment``.
+    """
+
+    volume: Volume
+    boxes: List[Box]
+    options: Dict[str, Any]
+
+    def compute(
+        self,
+        segmenter: Segmenter,
+        progress: Optional[Callable[[int, int], None]] = None,
+        cancelled: Optional[Callable[[], bool]] = None,
+    ) -> Segmentation:
+        """The masks; cancelled, those of the slices done so far. Raises what ``Segmenter.segment`` raises."""
+        try:
+            return segmenter.segment(
+                self.volume, self.boxes, progress=progress, cancelled=cancelled, keep_masks=True, **self.options
+            )
+        except QMedSAMError as error:
+            if not installed() and "OpenVINO" in error.message:  # pip's command line is not how it is done here
+                raise QMedSAMError(error.message, INSTALL_HINT) from error
+            raise
+
+
 class Run:
     """Boxes of one volume on their way into segments.
 
-    The constructor and :meth:`write` touch the scene and belong to the main thread; :meth:`compute` touches only arrays and may
-    run on any thread.
+    All of it touches the scene and belongs to the main thread, but for :attr:`task`.
 
     Args:
         volumeNode: is segmented; never changed.
@@ -56,6 +88,11 @@ class Run:
         prompts: at least one box, each with a segment of the segmentation.
         settings: of the run.
         copy: take the voxels along; false only where nothing else can happen until the run is over.
+
+    Attributes:
+        task: what is computed, here (:meth:`compute`) or on a thread.
+        result: of the task, once it is there.
+        slices: that the boxes cut.
 
     Raises:
         QMedSAMError: something about the nodes that the user can mend.
@@ -73,15 +110,16 @@ class Run:
         if not self.prompts:
             raise QMedSAMError("There is no box to segment.", "Add a box around the object first.")
         ensureLabelmaps(segmentationNode)
-        self._volume = volumeFromNode(volumeNode, copy)
-        self._window = windowOf(volumeNode) if settings.window == "displayed" else None
+        volume = volumeFromNode(volumeNode, copy)
+        window = windowOf(volumeNode) if settings.window == "displayed" else None
         self._ijkToWorld = ijkToWorld(volumeNode)
         ijkToSegmentation(self._ijkToWorld, segmentationNode)  # refuses a non-linear transform before anything is computed
-        self.boxes: List[Box] = [
+        boxes = [
             boxFromRoi(prompt.roiNode, volumeNode, label=n, name=prompt.roiNode.GetName() or f"box {n}")
             for n, prompt in enumerate(self.prompts, start=1)
         ]
-        self.slices = sum(len(box.slices(2, self._volume.shape_ijk[2])) for box in self.boxes)
+        self.task = Task(volume, boxes, settings.engineOptions(window))
+        self.slices = sum(len(box.slices(2, volume.shape_ijk[2])) for box in boxes)
         self.result: Optional[Segmentation] = None
 
     def compute(
@@ -90,20 +128,8 @@ class Run:
         progress: Optional[Callable[[int, int], None]] = None,
         cancelled: Optional[Callable[[], bool]] = None,
     ) -> Segmentation:
-        """The masks; cancelled, those of the slices done so far. Raises what ``Segmenter.segment`` raises."""
-        try:
-            self.result = segmenter.segment(
-                self._volume,
-                self.boxes,
-                progress=progress,
-                cancelled=cancelled,
-                keep_masks=True,
-                **self.settings.engineOptions(self._window),
-            )
-        except QMedSAMError as error:
-            if not installed() and "OpenVINO" in error.message:  # pip's command line is not how it is done here
-                raise QMedSAMError(error.message, INSTALL_HINT) from error
-            raise
+        """The masks, computed here and now: see :meth:`Task.compute`."""
+        self.result = self.task.compute(segmenter, progress, cancelled)
         return self.result
 
     @property

@@ -54,7 +54,7 @@ class Session:
         self.close()
 
         def arrived(result: Segmentation) -> None:
-            self._job = None
+            self._job, run.result = None, result
             if not run.alive:
                 broke(QMedSAMError("The image or the segmentation of this run is gone.", "Nothing was changed."))
                 return
@@ -67,8 +67,9 @@ class Session:
             self.close()
             failed(error)
 
+        task = run.task  # not the run: the thread may be the last to let go of what it holds, and nodes die on the main thread
         self._run = run
-        self._job = self._jobs(lambda report, stop: run.compute(segmenter, report, stop), arrived, broke, progress)
+        self._job = self._jobs(lambda report, stop: task.compute(segmenter, report, stop), arrived, broke, progress)
         self._job.start()
 
     def show(self, run: Run) -> None:
