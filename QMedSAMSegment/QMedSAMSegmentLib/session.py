@@ -7,9 +7,10 @@ from typing import Any, Callable, Optional
 from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .agreement import AgreementOverlay
+from .geometry import arrayFromMatrix, ijkToWorld
 from .preview import Preview
 from .runs import Run
-from .volumes import imageOf
+from .volumes import imageOf, windowOf
 from .worker import Job
 
 #: Makes a :class:`Job`; a test makes one without a thread.
@@ -107,18 +108,25 @@ def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: 
     """What a result depends on, for telling whether a preview still shows what an Apply would write.
 
     Raises:
-        QMedSAMError: the volume holds no image, or its transform is not linear.
+        QMedSAMError: the volume holds no image, is not shown with the window that is to be used, or its transform is not linear.
     """
-    from .geometry import arrayFromMatrix, nodeToWorld
 
     def place(roiNode: Any) -> Any:
         return arrayFromMatrix(roiNode.GetObjectToWorldMatrix()).round(6).tobytes(), tuple(roiNode.GetSize())
 
     return (
-        volumeNode.GetID(),
-        imageOf(volumeNode).GetMTime(),
-        nodeToWorld(volumeNode).tobytes(),
+        imageState(volumeNode),
+        windowOf(volumeNode) if settings.window == "displayed" else None,
         segmentationNode.GetID(),
         tuple((prompt.roiNode.GetID(), prompt.segmentId, place(prompt.roiNode)) for prompt in prompts),
         settings,
     )
+
+
+def imageState(volumeNode: Any) -> Any:
+    """Which voxels a volume node shows and where: another frame of a sequence or another origin make another state.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or its transform is not linear.
+    """
+    return volumeNode.GetID(), imageOf(volumeNode).GetMTime(), ijkToWorld(volumeNode).tobytes()

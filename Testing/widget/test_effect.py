@@ -86,6 +86,23 @@ def test_a_moved_box_makes_the_preview_stale(editor) -> None:
     assert found.any() and not np.array_equal(found, editor.truths[0]) and not (found & ~editor.truths[0]).any()
 
 
+@pytest.mark.parametrize("change", ["origin", "window"])
+def test_a_preview_of_another_place_or_window_is_not_applied(editor, change) -> None:
+    editor.volume.CreateDefaultDisplayNodes()
+    display = editor.volume.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevel(255, 127)
+    editor.scripted.setParameter("window", "displayed")
+    editor.ui.previewButton.click()
+    editor.finish()
+    if change == "origin":
+        editor.volume.SetOrigin(*(np.array(editor.volume.GetOrigin()) + (6, 0, 0)))
+    else:
+        display.SetWindowLevel(100, 50)
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and not editor.mask("first").any()
+
+
 def _stopAt(editor, reached) -> None:
     """Runs in which the user presses Cancel once ``reached(done, total)``."""
 
