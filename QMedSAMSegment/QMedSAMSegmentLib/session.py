@@ -28,6 +28,7 @@ class Session:
         self._jobs = jobs
         self._job: Optional[Job] = None
         self._run: Optional[Run] = None
+        self._imageState: Any = None  # of the run's volume when its voxels were taken
         self.preview, self.agreement = Preview(), AgreementOverlay()
 
     @property
@@ -42,6 +43,14 @@ class Session:
     def uses(self, node: Any) -> bool:
         """Whether the run that computes or is shown needs this volume or segmentation."""
         return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the run is of other voxels than its volume shows now: another frame of a sequence, another place."""
+        try:
+            return self._run is not None and imageState(self._run.volumeNode) != self._imageState
+        except QMedSAMError:  # no image any more
+            return True
 
     def start(
         self,
@@ -59,6 +68,9 @@ class Session:
             if not run.alive:
                 broke(QMedSAMError("The image or the segmentation of this run is gone.", "Nothing was changed."))
                 return
+            if self.outdated:
+                broke(QMedSAMError("The image changed during the run.", "Nothing was written."))
+                return
             try:
                 done(run, result)
             except Exception as error:  # a grid that became non-linear meanwhile, say: the user hears of it, the panel goes on
@@ -69,7 +81,7 @@ class Session:
             failed(error)
 
         task = run.task  # not the run: the thread may be the last to let go of what it holds, and nodes die on the main thread
-        self._run = run
+        self._run, self._imageState = run, imageState(run.volumeNode)
         self._job = self._jobs(lambda report, stop: task.compute(segmenter, report, stop), arrived, broke, progress)
         self._job.start()
 

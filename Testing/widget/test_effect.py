@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import slicer
-from nodes import HandTimer, addRoi, addSegmentation, brightSegmenter, labelmaps
+from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, labelmaps, logicOf
 from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
@@ -480,6 +480,62 @@ def test_a_volume_deleted_during_a_run_is_said_and_frees_the_panel(editor) -> No
     pending[0]()
     editor.finish()
     assert editor.ui.progressBar.isHidden() and "gone" in editor.status and not editor.effect.session.running
+
+
+def test_an_image_moved_during_a_run_gets_nothing_written(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+    editor.volume.SetOrigin(*(np.array(editor.volume.GetOrigin()) + (6, 0, 0)))
+    pending[0]()
+    editor.finish()
+    assert "changed during the run" in editor.status and editor.scripted.undoSaves == 0 and editor.ui.applyButton.enabled
+
+
+@pytest.fixture
+def frames(editor):
+    """A function that shows a frame of the editor's volume and segmentation: the blobs, or a dark image."""
+    scene, dark = editor.scene, addVolume(editor.scene, np.zeros(editor.truths[0].shape, np.uint8), ijkToWorld(editor.volume))
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
+    for proxy, other in (
+        (editor.volume, dark),
+        (editor.segmentation, addSegmentation(scene, editor.volume, ["first", "second"])),
+    ):
+        sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+        sequence.SetDataNodeAtValue(proxy, "0")
+        sequence.SetDataNodeAtValue(other, "1")
+        browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+        browser.AddProxyNode(proxy, sequence, False)
+        browser.SetSaveChanges(sequence, proxy is editor.segmentation)
+
+    def show(frame: int) -> None:
+        browser.SetSelectedItemNumber(frame)
+        logicOf("vtkSlicerSequencesLogic").UpdateProxyNodesFromSequences(browser)
+
+    show(0)
+    editor.rest()
+    return show
+
+
+def test_what_was_found_in_a_frame_is_not_written_into_another(editor, frames) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+    frames(1)
+    pending[0]()
+    editor.finish()
+    assert "image has changed" in editor.status and not editor.mask("first").any()
+    frames(0)
+    editor.ui.applyButton.click()
+    pending[1]()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+
+
+def test_a_preview_goes_with_its_frame(editor, frames) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert editor.effect.session.preview.shown
+    frames(1)
+    assert not editor.effect.session.preview.shown and "image has changed" in editor.status
 
 
 def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
