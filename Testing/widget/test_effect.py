@@ -545,6 +545,22 @@ def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
     assert editor.ui.progressBar.isHidden() and editor.status == "" and editor.ui.previewButton.isEnabled()
 
 
+def test_an_apply_that_was_left_is_spoken_of_once_on_return(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyAllButton.click()
+    editor.effect.deactivate()  # another module was looked at
+    editor.effect.sourceVolumeNodeChanged()  # as the editor tells it when it is entered again
+    pending[0]()
+    editor.effect.activate()
+    assert "nothing was written" in editor.status and not editor.mask("first").any() and not editor.effect.session.running
+    editor.effect.deactivate()
+    editor.effect.activate()
+    assert editor.status == ""
+    editor.ui.applyButton.click()
+    editor.effect.sourceVolumeNodeChanged()
+    assert "nothing was written" in editor.status
+
+
 def test_an_error_while_a_result_is_written_reaches_the_user(editor, monkeypatch) -> None:
     pending = _waiting(editor)
     editor.ui.applyButton.click()
