@@ -59,7 +59,8 @@ class QMedSAMSegmentLogic:
             segmentationNode: gets the masks; None for a new one.
             segmentIds: one per box; without, the segment that a box is bound to, or a new one named after the box.
             settings: of the run.
-            segmentEditorNode: its masking and overwrite settings count; without, other segments are left alone.
+            segmentEditorNode: its masking and overwrite settings count (it is set to this segmentation and volume); without,
+                other segments are left alone.
             progress: called with done and total slices.
             cancelled: asked after every slice; what is done by then is added to the segments, also where the rest would replace.
             changes: single settings by name, for example ``strategy="fixed"``.
