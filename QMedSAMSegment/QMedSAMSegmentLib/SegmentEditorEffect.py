@@ -50,6 +50,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.boxes: Optional[BoxActions] = None
         self._previewKey: Any = None
         self._applying = False
+        self._lost = False
 
     def clone(self) -> Any:
         import qSlicerSegmentationsEditorEffectsPythonQt as effects
@@ -95,6 +96,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._installShortcuts()
         self.panel.fillModels()
         self.updateGUIFromMRML()
+        if self._lost:
+            self._sayLost()
+            self._lost = False
 
     def deactivate(self) -> None:
         self.active = False
@@ -257,9 +261,16 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def drop(self) -> None:
         """Whatever runs or is shown is about something that is no longer edited."""
+        lost = self.session.running and self._applying
         self.session.close()
         if self.panel is not None:
             self.panel.idle()
+        if lost:
+            self._lost = not self.active  # nobody sees the panel now
+            self._sayLost()
+
+    def _sayLost(self) -> None:
+        self.panel.say(_("The run was stopped before it was applied; nothing was written. Apply starts it again."))
 
     def _installShortcuts(self) -> None:
         """Keys that neither the editor nor the slice views use; only while the effect is active."""

@@ -12,7 +12,7 @@ from .boxes import bind, boundSegmentId
 from .geometry import removeWithDisplay
 from .installer import Installer, installed
 from .runs import Prompt, Run
-from .segments import EditorWriter, ensureReferenceGeometry
+from .segments import EditorWriter, ensureReferenceGeometry, requireEditorLogic
 from .settings import Settings
 
 
@@ -59,7 +59,8 @@ class QMedSAMSegmentLogic:
             segmentationNode: gets the masks; None for a new one.
             segmentIds: one per box; without, the segment that a box is bound to, or a new one named after the box.
             settings: of the run.
-            segmentEditorNode: its masking and overwrite settings count; without, other segments are left alone.
+            segmentEditorNode: its masking and overwrite settings count (it is set to this segmentation and volume); without,
+                other segments are left alone.
             progress: called with done and total slices.
             cancelled: asked after every slice; what is done by then is added to the segments, also where the rest would replace.
             changes: single settings by name, for example ``strategy="fixed"``.
@@ -70,6 +71,7 @@ class QMedSAMSegmentLogic:
         Raises:
             QMedSAMError: something that the user can mend. New nodes are taken away again.
         """
+        requireEditorLogic()
         roiNodes = list(roiNodes)
         chosen = replace(settings or Settings(), **changes)
         scene = volumeNode.GetScene() if volumeNode is not None else None
@@ -83,11 +85,12 @@ class QMedSAMSegmentLogic:
         try:
             run = Run(volumeNode, segmentationNode, _prompts(roiNodes, segmentationNode, segmentIds), chosen, copy=False)
             result = run.compute(self.segmenter(chosen.model), progress, cancelled)
+            written = run.alive and run.write(self._aimedWriter(scene, segmentEditorNode, segmentationNode, volumeNode))
         except Exception:
             if made:
                 removeWithDisplay(segmentationNode)
             raise
-        if run.alive and run.write(self._aimedWriter(scene, segmentEditorNode, segmentationNode, volumeNode)):
+        if written:
             for prompt in run.prompts:
                 bind(prompt.roiNode, segmentationNode, prompt.segmentId)
         return segmentationNode, result
@@ -111,7 +114,7 @@ class QMedSAMSegmentLogic:
 
     def _aimedWriter(self, scene: Any, editorNode: Any, segmentationNode: Any, volumeNode: Any) -> EditorWriter:
         writer = self._writer
-        if writer is None or writer.editorNode.GetScene() is not scene or editorNode not in (None, writer.editorNode):
+        if writer is None or not writer.serves(scene, editorNode):
             writer = self._writer = EditorWriter(scene, editorNode)
         writer.aim(segmentationNode, volumeNode)
         return writer

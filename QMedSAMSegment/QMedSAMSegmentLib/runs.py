@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
+from qmedsam import Box, QMedSAMError, Segmentation, Segmenter, Volume
 
 from .boxes import boxFromRoi, storeInTag
 from .geometry import ijkToWorld
@@ -14,6 +14,7 @@ from .installer import INSTALL_HINT, installed
 from .segments import (
     Crop,
     SegmentWriter,
+    coveringSegment,
     ensureLabelmaps,
     ensureReferenceGeometry,
     ijkToSegmentation,
@@ -43,11 +44,43 @@ class Prompt:
     isNew: bool = False
 
 
+@dataclass(frozen=True)
+class Task:
+    """What of a run is computed: arrays and numbers, nothing of the scene, so that any thread may do it.
+
+    A thread must not hold nodes either: the scene may be closed meanwhile, and who lets go of a node last destroys it.
+
+    Attributes:
+        volume: the voxels.
+        boxes: in their coordinates.
+        options: keyword arguments for ``Segmenter.segment``.
+    """
+
+    volume: Volume
+    boxes: List[Box]
+    options: Dict[str, Any]
+
+    def compute(
+        self,
+        segmenter: Segmenter,
+        progress: Optional[Callable[[int, int], None]] = None,
+        cancelled: Optional[Callable[[], bool]] = None,
+    ) -> Segmentation:
+        """The masks; cancelled, those of the slices done so far. Raises what ``Segmenter.segment`` raises."""
+        try:
+            return segmenter.segment(
+                self.volume, self.boxes, progress=progress, cancelled=cancelled, keep_masks=True, **self.options
+            )
+        except QMedSAMError as error:
+            if not installed() and "OpenVINO" in error.message:  # pip's command line is not how it is done here
+                raise QMedSAMError(error.message, INSTALL_HINT) from error
+            raise
+
+
 class Run:
     """Boxes of one volume on their way into segments.
 
-    The constructor and :meth:`write` touch the scene and belong to the main thread; :meth:`compute` touches only arrays and may
-    run on any thread.
+    All of it touches the scene and belongs to the main thread, but for :attr:`task`.
 
     Args:
         volumeNode: is segmented; never changed.
@@ -55,6 +88,11 @@ class Run:
         prompts: at least one box, each with a segment of the segmentation.
         settings: of the run.
         copy: take the voxels along; false only where nothing else can happen until the run is over.
+
+    Attributes:
+        task: what is computed, here (:meth:`compute`) or on a thread.
+        result: of the task, once it is there.
+        slices: that the boxes cut.
 
     Raises:
         QMedSAMError: something about the nodes that the user can mend.
@@ -72,15 +110,16 @@ class Run:
         if not self.prompts:
             raise QMedSAMError("There is no box to segment.", "Add a box around the object first.")
         ensureLabelmaps(segmentationNode)
-        self._volume = volumeFromNode(volumeNode, copy)
-        self._window = windowOf(volumeNode) if settings.window == "displayed" else None
+        volume = volumeFromNode(volumeNode, copy)
+        window = windowOf(volumeNode) if settings.window == "displayed" else None
         self._ijkToWorld = ijkToWorld(volumeNode)
         ijkToSegmentation(self._ijkToWorld, segmentationNode)  # refuses a non-linear transform before anything is computed
-        self.boxes: List[Box] = [
+        boxes = [
             boxFromRoi(prompt.roiNode, volumeNode, label=n, name=prompt.roiNode.GetName() or f"box {n}")
             for n, prompt in enumerate(self.prompts, start=1)
         ]
-        self.slices = sum(len(box.slices(2, self._volume.shape_ijk[2])) for box in self.boxes)
+        self.task = Task(volume, boxes, settings.engineOptions(window))
+        self.slices = sum(len(box.slices(2, volume.shape_ijk[2])) for box in boxes)
         self.result: Optional[Segmentation] = None
 
     def compute(
@@ -89,20 +128,8 @@ class Run:
         progress: Optional[Callable[[int, int], None]] = None,
         cancelled: Optional[Callable[[], bool]] = None,
     ) -> Segmentation:
-        """The masks; cancelled, those of the slices done so far. Raises what ``Segmenter.segment`` raises."""
-        try:
-            self.result = segmenter.segment(
-                self._volume,
-                self.boxes,
-                progress=progress,
-                cancelled=cancelled,
-                keep_masks=True,
-                **self.settings.engineOptions(self._window),
-            )
-        except QMedSAMError as error:
-            if not installed() and "OpenVINO" in error.message:  # pip's command line is not how it is done here
-                raise QMedSAMError(error.message, INSTALL_HINT) from error
-            raise
+        """The masks, computed here and now: see :meth:`Task.compute`."""
+        self.result = self.task.compute(segmenter, progress, cancelled)
         return self.result
 
     @property
@@ -128,34 +155,46 @@ class Run:
         return {segmentId: union(masks) for segmentId, masks in found.items()}
 
     def images(self, segmentationNode: Any) -> Dict[str, Any]:
-        """Per segment its mask as ``vtkOrientedImageData`` on the grid of a segmentation node."""
+        """Per segment its mask as ``vtkOrientedImageData`` on the grid of a segmentation node; none where nothing was found."""
         ensureReferenceGeometry(segmentationNode, self.volumeNode)
         toNode = ijkToSegmentation(self._ijkToWorld, segmentationNode)
-        return {
+        images = {
             segmentId: onSegmentationGrid(orientedImage(mask, crop, toNode), segmentationNode)
             for segmentId, (mask, crop) in self.masks().items()
         }
+        return {segmentId: image for segmentId, image in images.items() if image.GetPointData().GetScalars().GetRange()[1] > 0}
 
     def write(self, writer: SegmentWriter) -> bool:
         """Write the masks into their segments, as one action that can be undone.
 
-        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it.
+        What a stopped run has is added: to replace a segment by the few slices that were reached would destroy it. A segment
+        in whose boxes nothing was found is left as it is, and the result's messages say so.
 
         Returns:
             False when there was nothing to write: the scene was closed, a segment deleted, or every mask is empty.
+
+        Raises:
+            QMedSAMError: all that was found lies off the grid of the segmentation; nothing was changed.
         """
         if self.result is None or not self.alive or not any(mask.any() for mask, _ in self.masks().values()):
             return False
         images = self.images(self.segmentationNode)
+        if not images:
+            raise QMedSAMError("What was found lies outside the grid of the segmentation.", "Use a new segmentation.")
         add = self.settings.mode == "add" or self.result.cancelled
         writer.saveStateForUndo()
         self._addNewSegments()
         # Larger objects first: where overwriting is on, a lesion drawn inside an organ stays on top.
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
-            writer.modify(self.segmentationNode, segmentId, images[segmentId], add)
+            image = images[segmentId] if add else coveringSegment(images[segmentId], self.segmentationNode, segmentId)
+            writer.modify(self.segmentationNode, segmentId, image, add)
         for segmentId in images:
             rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
             storeInTag(self.segmentationNode, segmentId, rois)
+        segmentation = self.segmentationNode.GetSegmentation()
+        for segmentId in (one for one in self.masks() if one not in images):
+            name = segmentation.GetSegment(segmentId).GetName()
+            self.result.messages.append(f"Nothing was found in the boxes of '{name}'; the segment was left as it was.")
         return True
 
     def _addNewSegments(self) -> None:

@@ -40,10 +40,19 @@ class SceneEvents:
             for event in events if node is not None else ():
                 if not observations.hasObserver(node, event, self.edited):
                     observations.addObserver(node, event, self.edited)
+        volume = self._effect.volumeNode
+        if volume is not None and not observations.hasObserver(volume, volume.ImageDataModifiedEvent, self.imageChanged):
+            observations.addObserver(volume, volume.ImageDataModifiedEvent, self.imageChanged)
 
     def edited(self, caller: Any, event: Any) -> None:
         """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
         self._effect.panel.updateSoon()
+
+    def imageChanged(self, volume: Any, event: Any) -> None:
+        """Another frame of a sequence, say: a mask of the earlier one is neither shown on it nor written into it."""
+        if self._effect.session.uses(volume) and self._effect.session.outdated:
+            self._effect.drop()
+            self._effect.panel.say(_("The image has changed; nothing was written."))
 
     def sceneClosing(self, scene: Any, event: Any) -> None:
         """Nothing of the run will be left."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Protocol, Sequence, Tuple
+import weakref
+from typing import Any, ClassVar, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError
@@ -31,30 +32,47 @@ class EditorWriter:
             everywhere and other segments are left alone.
 
     Raises:
-        QMedSAMError: this Slicer has no such class (before 5.10).
+        QMedSAMError: see :func:`requireEditorLogic`.
     """
 
     UNDO_STATES = 10
+    _NODE_NAME = "QMedSAM writer"
+    _writers: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(self, scene: Any, editorNode: Optional[Any] = None) -> None:
         import slicer
 
-        if not hasattr(slicer, "vtkSlicerSegmentEditorLogic"):
-            raise QMedSAMError(
-                "Scripts that write segments need Slicer 5.10 or newer.", "Use the effect QMedSAM in the Segment Editor here."
-            )
-        if editorNode is None:
-            editorNode = slicer.vtkMRMLSegmentEditorNode()
-            editorNode.SetName("QMedSAM writer")
-            editorNode.SetSaveWithScene(False)
-            editorNode.SetHideFromEditors(True)
-            editorNode.SetOverwriteMode(editorNode.OverwriteNone)
-            editorNode = scene.AddNode(editorNode)  # the editor finds segmentation and volume through the scene
-        self.editorNode = editorNode
+        requireEditorLogic()
+        self._ownNode = editorNode is None
+        self.editorNode = editorNode if editorNode is not None else self._leftNode(scene) or self._newNode(scene)
+        self._writers.add(self)
         self.editor = slicer.vtkSlicerSegmentEditorLogic()
         self.editor.SetMRMLScene(scene)
-        self.editor.SetSegmentEditorNode(editorNode)
+        self.editor.SetSegmentEditorNode(self.editorNode)
         self.editor.SetMaximumNumberOfUndoStates(self.UNDO_STATES)
+
+    @classmethod
+    def _newNode(cls, scene: Any) -> Any:
+        import slicer
+
+        node = slicer.vtkMRMLSegmentEditorNode()
+        node.SetName(cls._NODE_NAME)
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+        node.SetOverwriteMode(node.OverwriteNone)
+        return scene.AddNode(node)  # the editor finds segmentation and volume through the scene
+
+    @classmethod
+    def _leftNode(cls, scene: Any) -> Optional[Any]:
+        """The node of a writer that is gone; not one in use, for two writers of one node would forget each other's undo."""
+        used = [writer.editorNode for writer in cls._writers]
+        count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode")
+        nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentEditorNode") for n in range(count)]
+        return next((node for node in nodes if node.GetName() == cls._NODE_NAME and node not in used), None)
+
+    def serves(self, scene: Any, editorNode: Optional[Any]) -> bool:
+        """Whether a new writer of these arguments would follow the same rules."""
+        return self.editorNode.GetScene() is scene and (self._ownNode if editorNode is None else editorNode is self.editorNode)
 
     def aim(self, segmentationNode: Any, volumeNode: Any) -> None:
         """Choose what is edited; a change of the segmentation forgets what could be undone."""
@@ -67,10 +85,18 @@ class EditorWriter:
         self.editor.SaveStateForUndo()
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
-        self.editor.SetCurrentSegmentID(segmentId)
+        import slicer
+
         mode = self.editor.ModificationModeAdd if add else self.editor.ModificationModeSet
-        self.editor.UpdateReferenceGeometryImage()
-        self.editor.ModifySegmentByLabelmap(segmentationNode, segmentId, image, mode, False, False)
+        # The editable area ("outside all segments") is that of the selected segment; the user's own selection stays.
+        selected = self.editorNode.GetSelectedSegmentID()
+        with slicer.util.NodeModify(self.editorNode):
+            self.editor.SetCurrentSegmentID(segmentId)
+            try:
+                self.editor.UpdateReferenceGeometryImage()
+                self.editor.ModifySegmentByLabelmap(segmentationNode, segmentId, image, mode, False, False)
+            finally:
+                self.editorNode.SetSelectedSegmentID(selected)
 
     def undo(self) -> bool:
         """Take back the last action; false when there is none."""
@@ -85,6 +111,20 @@ class EditorWriter:
         if possible:
             self.editor.Redo()
         return possible
+
+
+def requireEditorLogic() -> None:
+    """To be asked before anything is computed for a script.
+
+    Raises:
+        QMedSAMError: this Slicer cannot write segments without the Segment Editor's window (before 5.10).
+    """
+    import slicer
+
+    if not hasattr(slicer, "vtkSlicerSegmentEditorLogic"):
+        raise QMedSAMError(
+            "Scripts that write segments need Slicer 5.10 or newer.", "Use the effect QMedSAM in the Segment Editor here."
+        )
 
 
 def orientedImage(mask_kji: np.ndarray, crop: Crop, ijkToRas: np.ndarray) -> Any:
@@ -177,6 +217,30 @@ def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
     if not resample.ResampleOrientedImageToReferenceOrientedImage(image, reference, resampled, False, False):
         raise QMedSAMError("The mask cannot be brought onto the grid of the segmentation.", "Use a new segmentation.")
     return resampled
+
+
+def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:
+    """An image on the segmentation's grid, with empty voxels around it as far as the segment reaches.
+
+    Replacing keeps what may not be edited (editable area, intensity range) only within the image; beyond it the whole segment
+    would be lost (``vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap``).
+    """
+    import slicer
+    import vtk
+
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    stored = segmentationNode.GetSegmentation().GetSegment(segmentId).GetRepresentation(labelmap)
+    if stored is None or stored.IsEmpty() or not _sameGrid(stored, image):
+        return image
+    extents = np.array([image.GetExtent(), stored.GetExtent()]).reshape(2, 3, 2)
+    pad = vtk.vtkImageConstantPad()
+    pad.SetInputData(image)
+    pad.SetOutputWholeExtent(*np.stack([extents[..., 0].min(0), extents[..., 1].max(0)], axis=1).ravel().tolist())
+    pad.Update()
+    padded = slicer.vtkOrientedImageData()
+    padded.ShallowCopy(pad.GetOutput())
+    padded.CopyDirections(image)
+    return padded
 
 
 def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarray:

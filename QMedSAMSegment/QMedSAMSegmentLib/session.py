@@ -7,9 +7,10 @@ from typing import Any, Callable, Optional
 from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .agreement import AgreementOverlay
+from .geometry import arrayFromMatrix, ijkToWorld
 from .preview import Preview
 from .runs import Run
-from .volumes import imageOf
+from .volumes import imageOf, windowOf
 from .worker import Job
 
 #: Makes a :class:`Job`; a test makes one without a thread.
@@ -27,6 +28,7 @@ class Session:
         self._jobs = jobs
         self._job: Optional[Job] = None
         self._run: Optional[Run] = None
+        self._imageState: Any = None  # of the run's volume when its voxels were taken
         self.preview, self.agreement = Preview(), AgreementOverlay()
 
     @property
@@ -42,6 +44,14 @@ class Session:
         """Whether the run that computes or is shown needs this volume or segmentation."""
         return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the run is of other voxels than its volume shows now: another frame of a sequence, another place."""
+        try:
+            return self._run is not None and imageState(self._run.volumeNode) != self._imageState
+        except QMedSAMError:  # no image any more
+            return True
+
     def start(
         self,
         run: Run,
@@ -54,9 +64,12 @@ class Session:
         self.close()
 
         def arrived(result: Segmentation) -> None:
-            self._job = None
+            self._job, run.result = None, result
             if not run.alive:
                 broke(QMedSAMError("The image or the segmentation of this run is gone.", "Nothing was changed."))
+                return
+            if self.outdated:
+                broke(QMedSAMError("The image changed during the run.", "Nothing was written."))
                 return
             try:
                 done(run, result)
@@ -67,8 +80,9 @@ class Session:
             self.close()
             failed(error)
 
-        self._run = run
-        self._job = self._jobs(lambda report, stop: run.compute(segmenter, report, stop), arrived, broke, progress)
+        task = run.task  # not the run: the thread may be the last to let go of what it holds, and nodes die on the main thread
+        self._run, self._imageState = run, imageState(run.volumeNode)
+        self._job = self._jobs(lambda report, stop: task.compute(segmenter, report, stop), arrived, broke, progress)
         self._job.start()
 
     def show(self, run: Run) -> None:
@@ -106,18 +120,25 @@ def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: 
     """What a result depends on, for telling whether a preview still shows what an Apply would write.
 
     Raises:
-        QMedSAMError: the volume holds no image, or its transform is not linear.
+        QMedSAMError: the volume holds no image, is not shown with the window that is to be used, or its transform is not linear.
     """
-    from .geometry import arrayFromMatrix, nodeToWorld
 
     def place(roiNode: Any) -> Any:
         return arrayFromMatrix(roiNode.GetObjectToWorldMatrix()).round(6).tobytes(), tuple(roiNode.GetSize())
 
     return (
-        volumeNode.GetID(),
-        imageOf(volumeNode).GetMTime(),
-        nodeToWorld(volumeNode).tobytes(),
+        imageState(volumeNode),
+        windowOf(volumeNode) if settings.window == "displayed" else None,
         segmentationNode.GetID(),
         tuple((prompt.roiNode.GetID(), prompt.segmentId, place(prompt.roiNode)) for prompt in prompts),
         settings,
     )
+
+
+def imageState(volumeNode: Any) -> Any:
+    """Which voxels a volume node shows and where: another frame of a sequence or another origin make another state.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or its transform is not linear.
+    """
+    return volumeNode.GetID(), imageOf(volumeNode).GetMTime(), ijkToWorld(volumeNode).tobytes()

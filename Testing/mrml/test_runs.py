@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import slicer
@@ -20,7 +22,7 @@ from nodes import (
 )
 from qmedsam import QMedSAMError
 from qmedsam.phantom_shapes import rotation
-from QMedSAMSegmentLib.boxes import boxFromRoi, restoreFromTag
+from QMedSAMSegmentLib.boxes import BOXES_TAG, boxFromRoi, restoreFromTag
 from QMedSAMSegmentLib.geometry import matrixFromArray
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 from QMedSAMSegmentLib.runs import Prompt, Run
@@ -154,6 +156,21 @@ def test_without_an_editor_node_other_segments_are_left_alone(painted) -> None:
     assert np.array_equal(segmentArray(segmentation, "b", volume), lower)
 
 
+def test_an_earlier_calls_editor_node_does_not_rule_a_call_without_one(painted) -> None:
+    volume, roi, truth, segmentation, node, lower = painted
+    other = addSegmentation(volume.GetScene(), volume, ["x", "y"])
+    node.SetOverwriteMode(node.OverwriteAllSegments)
+    node.SetAndObserveSegmentationNode(other)
+    node.SetAndObserveSourceVolumeNode(volume)
+    node.SetSelectedSegmentID("y")
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], other, ["x"], FIXED, node)
+    logic.segment(volume, [roi], segmentation, ["a"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truth)
+    assert np.array_equal(segmentArray(segmentation, "b", volume), lower)
+    assert node.GetSegmentationNode() is other and node.GetSelectedSegmentID() == "y"
+
+
 def test_overwrite_all_takes_the_voxels(painted) -> None:
     painted[4].SetOverwriteMode(painted[4].OverwriteAllSegments)
     _, a, b = _apply(painted)
@@ -187,6 +204,33 @@ def test_the_intensity_range_is_kept(painted) -> None:
     assert truth[:, :, 13:].any() and np.array_equal(a, truth & ~right)
 
 
+@pytest.mark.parametrize("mask", ["editable area", "intensity range"])
+def test_replace_keeps_what_may_not_be_edited_also_beyond_the_box(painted, mask) -> None:
+    """Segment 'b' reaches far beyond the box and is replaced."""
+    volume, roi, truth, segmentation, node, lower = painted
+    node.SetOverwriteMode(node.OverwriteNone)
+    editable = np.zeros(SHAPE, bool)
+    if mask == "editable area":
+        editable[:, :, :13] = True
+        writer = EditorWriter(volume.GetScene())
+        writer.aim(segmentation, volume)
+        whole = tuple(slice(0, n) for n in SHAPE)
+        writer.modify(segmentation, "a", orientedImage(editable, whole, GRIDS["oblique"]), False)
+        node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment)
+        node.SetMaskSegmentID("a")
+    else:
+        editable = slicer.util.arrayFromVolume(volume) >= 190
+        node.SetSourceVolumeIntensityMask(True)
+        node.SetSourceVolumeIntensityMaskRange(190, 255)
+    before = labelmaps(segmentation)
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    logic.segment(volume, [roi], segmentation, ["b"], FIXED, node)
+    found = segmentArray(segmentation, "b", volume)
+    assert (lower & ~editable)[:, :, 30:].any() and (truth & editable).any()
+    assert np.array_equal(found, (truth & editable) | (lower & ~editable))
+    assert logic.undo() and labelmaps(segmentation) == before
+
+
 def test_replace_takes_what_was_there_and_add_keeps_it(painted) -> None:
     volume, roi, truth, segmentation, editorNode, lower = painted
     editorNode.SetOverwriteMode(editorNode.OverwriteNone)
@@ -195,6 +239,37 @@ def test_replace_takes_what_was_there_and_add_keeps_it(painted) -> None:
     assert np.array_equal(segmentArray(segmentation, "b", volume), lower | truth)
     logic.segment(volume, [roi], segmentation, ["b"], FIXED, editorNode)
     assert np.array_equal(segmentArray(segmentation, "b", volume), truth)
+
+
+def test_a_segment_whose_box_finds_nothing_is_left_as_it_is(painted) -> None:
+    volume, roi, truth, segmentation, *_ = painted
+    roi2 = addRoi(volume.GetScene(), (GRIDS["oblique"] @ [39, 10, 5, 1])[:3], np.eye(3) * 4, name="in the dark")
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    before = labelmaps(segmentation)["b"]
+    _, result = logic.segment(volume, [roi, roi2], segmentation, ["a", "b"], FIXED)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truth) and labelmaps(segmentation)["b"] == before
+    assert any("'b'" in message and "left as it was" in message for message in result.messages)
+    tags = [segmentation.GetSegmentation().GetSegment(one).HasTag(BOXES_TAG) for one in "ab"]
+    assert tags == [True, False]
+
+
+def test_what_is_found_off_the_grid_of_the_segmentation_empties_no_segment(painted) -> None:
+    volume, roi, *_ = painted
+    scene = volume.GetScene()
+    away = addVolume(scene, np.zeros((4, 5, 6), np.uint8), grid(origin=(900, 0, 0)), "away")
+    segmentation = addSegmentation(scene, away, ["a"])
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, away)
+    writer.modify(
+        segmentation,
+        "a",
+        orientedImage(np.ones((2, 5, 6), bool), (slice(0, 2), slice(0, 5), slice(0, 6)), grid(origin=(900, 0, 0))),
+        False,
+    )
+    before = labelmaps(segmentation)
+    with pytest.raises(QMedSAMError, match="outside the grid"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, [roi], segmentation, ["a"], FIXED)
+    assert before["a"][0] and labelmaps(segmentation) == before
 
 
 def test_two_boxes_of_one_segment_are_united(scene) -> None:
@@ -320,6 +395,27 @@ def test_a_failing_run_leaves_the_scene_as_it_was(scene) -> None:
     assert list(segmentation.GetSegmentation().GetSegmentIDs()) == ["a"]
 
 
+def test_a_slicer_without_the_editors_logic_is_refused_before_anything_is_computed(scene, monkeypatch) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    nodes, slices = scene.GetNumberOfNodes(), []
+    monkeypatch.delattr(slicer, "vtkSlicerSegmentEditorLogic")
+    with pytest.raises(QMedSAMError, match=r"5\.10"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, progress=lambda *at: slices.append(at))
+    assert not slices and scene.GetNumberOfNodes() == nodes
+
+
+def test_a_result_that_cannot_be_written_leaves_no_new_segmentation(scene, monkeypatch) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+
+    def refuse(*arguments):
+        raise QMedSAMError("The grid bends.", "Harden it.")
+
+    monkeypatch.setattr(EditorWriter, "modify", refuse)
+    with pytest.raises(QMedSAMError, match="bends"):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, rois, settings=FIXED)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
 def test_a_scene_closed_during_a_run_drops_the_result(scene) -> None:
     volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
     segmentation = addSegmentation(scene, volume, ["a"])
@@ -391,3 +487,19 @@ def test_undo_stays_with_the_segmentation_that_was_written_last(scene) -> None:
     assert len(kept) == 1 and logic.undo()
     assert labelmaps(second) == {} and labelmaps(first) == kept
     assert not logic.undo() and labelmaps(first) == kept
+
+
+def test_scripts_leave_one_hidden_editor_node_and_keep_their_own_undo(scene) -> None:
+    volume, rois, _ = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume)
+    for _ in range(3):  # a script makes a logic where it needs one; the next one finds the node aimed already
+        logic = QMedSAMSegmentLogic(brightSegmenter)
+        logic.segment(volume, rois, segmentation, settings=FIXED)
+        assert logic.undo() and labelmaps(segmentation) == {}
+        del logic
+        gc.collect()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode") == 1
+    one, two = QMedSAMSegmentLogic(brightSegmenter), QMedSAMSegmentLogic(brightSegmenter)
+    (first, _), (second, _) = (logic.segment(volume, rois, settings=FIXED) for logic in (one, two))
+    assert one.undo() and labelmaps(first) == {} and len(labelmaps(second)) == 2
+    assert two.undo() and labelmaps(second) == {}

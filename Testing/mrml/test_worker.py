@@ -15,8 +15,9 @@ from QMedSAMSegmentLib.agreement import AgreementOverlay
 from QMedSAMSegmentLib.geometry import ijkToWorld
 from QMedSAMSegmentLib.preview import Preview
 from QMedSAMSegmentLib.runs import Prompt, Run
+from QMedSAMSegmentLib.session import Session
 from QMedSAMSegmentLib.settings import Settings
-from QMedSAMSegmentLib.worker import Job
+from QMedSAMSegmentLib.worker import Job, onThread
 
 
 class Receiver:
@@ -140,6 +141,33 @@ def test_cancel_acts_within_one_slice_on_a_real_thread(scene) -> None:
     assert steps == [1, 2, 3] and result.cancelled and result.objects[0].slices == 3
     done, total, left = receiver.steps[0]
     assert (done, total) == (3, run.slices) and left > 0
+
+
+def test_the_nodes_of_a_scene_closed_during_a_run_die_on_the_main_thread(scene) -> None:
+    started, go_on, ended, died = threading.Event(), threading.Event(), threading.Event(), []
+
+    class Slow:
+        def segment(self, volume, boxes, **options):
+            started.set()
+            assert go_on.wait(20)
+            return brightSegmenter().segment(volume, boxes, **options)
+
+    def launch(function) -> None:
+        onThread(lambda: (function(), ended.set()))
+
+    session, run, late = Session(lambda *work: Job(*work, launch=launch, timer=HandTimer)), _run(scene, 5), []
+    for node in (run.volumeNode, run.segmentationNode):
+        node.AddObserver("DeleteEvent", lambda *_, name=node.GetName(): died.append((name, threading.current_thread().name)))
+    session.start(run, Slow(), lambda *found: late.append(found), late.append, lambda *_: None)
+    assert started.wait(20)
+    del run, node
+    scene.Clear(False)
+    session.close()
+    gc.collect()
+    go_on.set()
+    assert ended.wait(20)
+    gc.collect()
+    assert set(died) == {("CT", "MainThread"), ("Segmentation", "MainThread")} and late == []
 
 
 def test_a_preview_changes_nothing_and_leaves_nothing(scene) -> None:

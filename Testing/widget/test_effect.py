@@ -7,13 +7,15 @@ import time
 import numpy as np
 import pytest
 import slicer
-from nodes import HandTimer, addRoi, addSegmentation, brightSegmenter, labelmaps
+from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, labelmaps, logicOf
 from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.strategies import STRATEGIES
 from QMedSAMSegmentLib.boxes import bind, boundRois, boxFromRoi, createRoi
+from QMedSAMSegmentLib.geometry import ijkToWorld
 from QMedSAMSegmentLib.runs import Run
+from QMedSAMSegmentLib.segments import orientedImage
 from QMedSAMSegmentLib.worker import Job
 
 
@@ -82,6 +84,23 @@ def test_a_moved_box_makes_the_preview_stale(editor) -> None:
     editor.finish()
     found = editor.mask("first")
     assert found.any() and not np.array_equal(found, editor.truths[0]) and not (found & ~editor.truths[0]).any()
+
+
+@pytest.mark.parametrize("change", ["origin", "window"])
+def test_a_preview_of_another_place_or_window_is_not_applied(editor, change) -> None:
+    editor.volume.CreateDefaultDisplayNodes()
+    display = editor.volume.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevel(255, 127)
+    editor.scripted.setParameter("window", "displayed")
+    editor.ui.previewButton.click()
+    editor.finish()
+    if change == "origin":
+        editor.volume.SetOrigin(*(np.array(editor.volume.GetOrigin()) + (6, 0, 0)))
+    else:
+        display.SetWindowLevel(100, 50)
+    editor.ui.applyButton.click()
+    assert editor.effect.session.running and not editor.mask("first").any()
 
 
 def _stopAt(editor, reached) -> None:
@@ -392,6 +411,30 @@ def test_masking_of_the_editor_is_respected(editor) -> None:
     assert np.array_equal(editor.mask("second"), editor.truths[1])  # the first blob is another segment's
 
 
+def test_replace_keeps_what_was_painted_where_the_editor_may_not_write(editor) -> None:
+    far = np.zeros(editor.truths[0].shape, bool)
+    far[0:4, 30:39, 0:10] = True  # by hand, away from the box, on grey values outside the range
+    to_ras = ijkToWorld(editor.volume)
+    image = orientedImage(far, tuple(slice(0, n) for n in far.shape), to_ras)
+    editor.logic.ModifySegmentByLabelmap(editor.segmentation, "first", image, editor.logic.ModificationModeSet, True, False)
+    editor.node.SetSourceVolumeIntensityMask(True)
+    editor.node.SetSourceVolumeIntensityMaskRange(150, 255)
+    editor.ui.applyButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), far | editor.truths[0])
+
+
+def test_apply_all_leaves_a_segment_alone_whose_box_finds_nothing(editor) -> None:
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    slicer.util.arrayFromVolume(editor.volume)[editor.truths[1]] = 0
+    editor.volume.GetImageData().Modified()
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert np.array_equal(editor.mask("second"), editor.truths[1])
+    assert "Applied" in editor.status and "Nothing was found in the boxes of 'second'" in editor.status
+
+
 @pytest.mark.parametrize("selected", ["first", "second"])
 def test_apply_all_masks_every_segment_by_its_own_editable_area(editor, selected) -> None:
     """Two boxes of one object, outside all segments: the first to be written has it, whichever row is selected."""
@@ -439,11 +482,83 @@ def test_a_volume_deleted_during_a_run_is_said_and_frees_the_panel(editor) -> No
     assert editor.ui.progressBar.isHidden() and "gone" in editor.status and not editor.effect.session.running
 
 
+def test_an_image_moved_during_a_run_gets_nothing_written(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+    editor.volume.SetOrigin(*(np.array(editor.volume.GetOrigin()) + (6, 0, 0)))
+    pending[0]()
+    editor.finish()
+    assert "changed during the run" in editor.status and editor.scripted.undoSaves == 0 and editor.ui.applyButton.enabled
+
+
+@pytest.fixture
+def frames(editor):
+    """A function that shows a frame of the editor's volume and segmentation: the blobs, or a dark image."""
+    scene, dark = editor.scene, addVolume(editor.scene, np.zeros(editor.truths[0].shape, np.uint8), ijkToWorld(editor.volume))
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
+    for proxy, other in (
+        (editor.volume, dark),
+        (editor.segmentation, addSegmentation(scene, editor.volume, ["first", "second"])),
+    ):
+        sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+        sequence.SetDataNodeAtValue(proxy, "0")
+        sequence.SetDataNodeAtValue(other, "1")
+        browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+        browser.AddProxyNode(proxy, sequence, False)
+        browser.SetSaveChanges(sequence, proxy is editor.segmentation)
+
+    def show(frame: int) -> None:
+        browser.SetSelectedItemNumber(frame)
+        logicOf("vtkSlicerSequencesLogic").UpdateProxyNodesFromSequences(browser)
+
+    show(0)
+    editor.rest()
+    return show
+
+
+def test_what_was_found_in_a_frame_is_not_written_into_another(editor, frames) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyButton.click()
+    frames(1)
+    pending[0]()
+    editor.finish()
+    assert "image has changed" in editor.status and not editor.mask("first").any()
+    frames(0)
+    editor.ui.applyButton.click()
+    pending[1]()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+
+
+def test_a_preview_goes_with_its_frame(editor, frames) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert editor.effect.session.preview.shown
+    frames(1)
+    assert not editor.effect.session.preview.shown and "image has changed" in editor.status
+
+
 def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
     _waiting(editor)
     editor.ui.previewButton.click()
     editor.effect.deactivate()
     assert editor.ui.progressBar.isHidden() and editor.status == "" and editor.ui.previewButton.isEnabled()
+
+
+def test_an_apply_that_was_left_is_spoken_of_once_on_return(editor) -> None:
+    pending = _waiting(editor)
+    editor.ui.applyAllButton.click()
+    editor.effect.deactivate()  # another module was looked at
+    editor.effect.sourceVolumeNodeChanged()  # as the editor tells it when it is entered again
+    pending[0]()
+    editor.effect.activate()
+    assert "nothing was written" in editor.status and not editor.mask("first").any() and not editor.effect.session.running
+    editor.effect.deactivate()
+    editor.effect.activate()
+    assert editor.status == ""
+    editor.ui.applyButton.click()
+    editor.effect.sourceVolumeNodeChanged()
+    assert "nothing was written" in editor.status
 
 
 def test_an_error_while_a_result_is_written_reaches_the_user(editor, monkeypatch) -> None:
