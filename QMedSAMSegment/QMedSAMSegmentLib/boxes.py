@@ -165,15 +165,23 @@ def ensureDepth(roiNode: Any) -> bool:
 
 
 def shownSlice(volumeNode: Any) -> Optional[int]:
-    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one."""
-    scene, toWorld = volumeNode.GetScene(), ijkToWorld(volumeNode)
+    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one.
+
+    Of views that are on the screen and inside the volume; a layout keeps the nodes of those that it hides.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or its transform is not linear.
+    """
+    scene, toWorld, slices = volumeNode.GetScene(), ijkToWorld(volumeNode), imageOf(volumeNode).GetDimensions()[2]
     across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
     best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-        view = arrayFromMatrix(scene.GetNthNodeByClass(n, "vtkMRMLSliceNode").GetSliceToRAS())
+        node = scene.GetNthNodeByClass(n, "vtkMRMLSliceNode")
+        view = arrayFromMatrix(node.GetSliceToRAS())
         along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
-        if along > best:
-            best, found = along, int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+        k = int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+        if node.IsMappedInLayout() and along > best and 0 <= k < slices:
+            best, found = along, k
     return found
 
 
@@ -191,9 +199,9 @@ def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
     toWorld = ijkToWorld(volumeNode)
     corners = box.corners_ijk
     low, high = corners.min(axis=0), corners.max(axis=0)
-    shown = shownSlice(volumeNode)
-    middle = int(np.floor(box.center_ijk[2] + 0.5))
-    k = int(np.clip(middle if shown is None else shown, 0, slices - 1))
+    k = shownSlice(volumeNode)
+    if k is None:
+        k = int(np.clip(np.floor(box.center_ijk[2] + 0.5), 0, slices - 1))
     half = np.array([(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, 0.5])
     center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
     setRoi(roiNode, center[:3], toWorld[:3, :3] * half)

@@ -83,20 +83,36 @@ def test_a_box_drawn_flat_gets_the_depth_of_its_shorter_side(scene) -> None:
     assert boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 12))
 
 
+def _addView(scene, name, k, turned=False, mapped=True):
+    """A slice view through the slice k of the oblique grid, along its slices or (``turned``) across them."""
+    view = slicer.vtkMRMLSliceNode()
+    view.SetName(name)
+    view.SetLayoutName(name)
+    view = scene.AddNode(view)
+    view.SetMappedInLayout(mapped)
+    directions = np.eye(4)
+    directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
+    directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
+    view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+
+
 def test_a_2d_box_goes_to_the_slice_that_is_shown(scene) -> None:
     volume = addVolume(scene, PLAIN, GRIDS["oblique"])
     roi = addRoi(scene, (GRIDS["oblique"] @ [18, 12, 9, 1])[:3], np.eye(3) * 5)
-    for name, turned, k in (("Green", True, 3), ("Red", False, 14)):
-        view = slicer.vtkMRMLSliceNode()
-        view.SetName(name)
-        view.SetLayoutName(name)
-        view = scene.AddNode(view)
-        directions = np.eye(4)
-        directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
-        directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
-        view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+    _addView(scene, "Green", 3, turned=True)
+    _addView(scene, "Red", 14)
     assert boxes.flattenToSlice(roi, volume) == 14
     assert list(boxes.boxFromRoi(roi, volume).slices(2, 20)) == [14]
+
+
+@pytest.mark.parametrize(("k", "mapped"), [(14, False), (-15, True), (20, True)], ids=["hidden", "below", "above"])
+def test_a_view_that_shows_nothing_of_the_volume_does_not_draw_a_2d_box_to_it(scene, k, mapped) -> None:
+    volume = addVolume(scene, PLAIN, GRIDS["oblique"])
+    roi = addRoi(scene, (GRIDS["oblique"] @ [18, 12, 9, 1])[:3], np.eye(3) * 5)
+    _addView(scene, "Red", k, mapped=mapped)
+    assert boxes.flattenToSlice(roi, volume) == 9
+    _addView(scene, "Compare", 4)
+    assert boxes.flattenToSlice(roi, volume) == 4
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS.keys())
