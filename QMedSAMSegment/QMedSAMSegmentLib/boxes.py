@@ -110,8 +110,12 @@ def boundRois(segmentationNode: Any, segmentId: Optional[str] = None) -> List[An
 
 
 def freeRois(scene: Any) -> List[Any]:
-    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module."""
-    return [node for node in _rois(scene) if _boundSegment(node) is None and max(node.GetSize()) > 0]
+    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module.
+
+    Without those that another module hides from choosers for its own use.
+    """
+    free = [node for node in _rois(scene) if _boundSegment(node) is None and not node.GetHideFromEditors()]
+    return [node for node in free if max(node.GetSize()) > 0]
 
 
 def _rois(scene: Any) -> List[Any]:

@@ -164,6 +164,14 @@ def test_a_bond_is_a_reference_and_survives_a_rename_and_a_saved_scene(scene, tm
     assert np.allclose(arrayFromMatrix(back.GetObjectToWorldMatrix()), arrayFromMatrix(roi.GetObjectToWorldMatrix()), atol=1e-4)
 
 
+def test_rois_that_a_module_hides_are_not_offered(scene) -> None:
+    free, hidden, unplaced = (scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name) for name in "abc")
+    for roi in (free, hidden):
+        boxes.setRoi(roi, (10, 11, 12), np.eye(3) * 4)
+    hidden.SetHideFromEditors(True)
+    assert max(unplaced.GetSize()) <= 0 and boxes.freeRois(scene) == [free]
+
+
 def test_a_duplicate_has_the_same_size_and_segment(scene) -> None:
     segmentation = addSegmentation(scene, addVolume(scene, PLAIN, np.eye(4)), ["liver"])
     roi = boxes.createRoi(scene, segmentation, "liver")
