@@ -43,6 +43,10 @@ class SceneEvents:
 
     def edited(self, caller: Any, event: Any) -> None:
         """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
+        shown = self._effect.session.shown
+        if shown is not None and not shown.alive:
+            self._effect.drop()
+            self._effect.panel.say(_("The segment of this preview is gone."))
         self._effect.panel.updateSoon()
 
     def sceneClosing(self, scene: Any, event: Any) -> None:

@@ -276,6 +276,18 @@ def test_a_preview_goes_with_its_volume_or_segmentation(editor, gone) -> None:
     assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
 
 
+def test_a_preview_goes_with_its_segment_and_stays_when_another_goes(editor) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    node, inner = editor.effect.session.preview.node, editor.segmentation.GetSegmentation()
+    inner.RemoveSegment("second")
+    assert editor.effect.session.preview.shown
+    inner.RemoveSegment("first")
+    assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
+    editor.rest()
+    assert "gone" in editor.status and not editor.ui.cancelButton.enabled
+
+
 def test_fit_makes_a_box_for_a_painted_segment_and_refuses_an_empty_one(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
