@@ -570,6 +570,32 @@ def test_a_vote_shows_its_agreement_with_the_preview(editor) -> None:
     assert node.GetScene() is None
 
 
+@pytest.mark.skipif("vote" not in STRATEGIES, reason="this engine does not vote")
+def test_a_scene_saved_during_a_preview_holds_nothing_of_it(editor, tmp_path) -> None:
+    scene, view = editor.scene, slicer.vtkMRMLSliceCompositeNode()
+    view.SetLayoutName("Red")
+    view = scene.AddNode(view)
+    view.SetForegroundVolumeID(editor.volume.GetID())
+    scene.SetURL(str(tmp_path / "s.mrml"))
+
+    def committed() -> str:
+        assert scene.Commit()
+        return (tmp_path / "s.mrml").read_text()
+
+    before = committed()
+    editor.ui.strategyCombo.setCurrentIndex(editor.ui.strategyCombo.findData("vote"))
+    editor.ui.agreementCheck.checked = True
+    editor.ui.previewButton.click()
+    editor.finish()
+    during = committed()
+    for tag in ("<Segmentation ", "<SegmentationDisplay", "<Volume ", "<VolumeDisplay"):
+        assert during.count(tag) == before.count(tag), tag
+    scene.InvokeEvent(scene.StartSaveEvent)  # as the application says it before and after
+    assert f"foregroundVolume:{editor.volume.GetID()};" in committed()
+    scene.InvokeEvent(scene.EndSaveEvent)
+    assert editor.effect.session.preview.shown and view.GetForegroundVolumeID() == editor.effect.session.agreement.node.GetID()
+
+
 def test_without_a_vote_no_agreement_is_offered(editor) -> None:
     check = editor.ui.agreementCheck
     assert check.isVisibleTo(check.parentWidget()) == ("vote" in STRATEGIES)
