@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import slicer
@@ -44,6 +45,22 @@ def test_an_installation_logs_and_checks_that_it_worked() -> None:
     assert log == ["Collecting openvino", "Successfully installed"] and "--no-index" not in pip.calls[0]
     with pytest.raises(QMedSAMError, match="not there"):
         Installer(Pip(), lambda: False).install()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_there_is_one_pip_at_a_time(code) -> None:
+    """The effect and the module have an installer each."""
+    second = Pip()
+
+    def meanwhile(line: str) -> None:
+        with pytest.raises(QMedSAMError, match="already"):
+            Installer(second, lambda: True).install()
+
+    first = Installer(Pip(["Collecting openvino"], code), lambda: True)
+    with pytest.raises(QMedSAMError, match="could not install") if code else nullcontext():
+        assert first.install(log=meanwhile)
+    assert second.calls == []
+    assert Installer(second, lambda: True).install() and len(second.calls) == 1  # the first has ended
 
 
 def test_cancelling_kills_pip() -> None:
