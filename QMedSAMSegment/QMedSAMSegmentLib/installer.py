@@ -214,5 +214,8 @@ def explained(lines: Sequence[str], offline: bool) -> QMedSAMError:
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return QMedSAMError(
         cause or f"pip could not install OpenVINO ({last[:200]}).",
-        _HINTS.get(cause, f"On a computer with a network run: {downloadCommand()} - then choose 'Install from folder'."),
+        _HINTS.get(
+            cause,
+            f"On a computer with a network run: {downloadCommand()} - then press 'Install from folder...' in the module QMedSAM.",
+        ),
     )

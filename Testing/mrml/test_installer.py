@@ -144,16 +144,16 @@ def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence", "hint"),
     [
-        ("WARNING: Retrying after connection broken by 'ProxyError(...)'", "cannot be reached", "Install from folder"),
-        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "secure connection", "Install from folder"),
+        ("WARNING: Retrying after connection broken by 'ProxyError(...)'", "cannot be reached", "in the module QMedSAM"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "secure connection", "in the module QMedSAM"),
         ("ERROR: [Errno 28] No space left on device", "disk is full", "Free some space"),
         ("ERROR: [Errno 13] Permission denied: '/opt'", "cannot be written", "folder of your own"),
         (
             "ERROR: No matching distribution found for openvino>=2025.3",
             "no OpenVINO wheel for this system",
-            "Install from folder",
+            "in the module QMedSAM",
         ),
-        ("ERROR: something new", "something new", "Install from folder"),
+        ("ERROR: something new", "something new", "in the module QMedSAM"),
     ],
 )
 def test_every_failure_says_what_to_do(line, sentence, hint) -> None:
