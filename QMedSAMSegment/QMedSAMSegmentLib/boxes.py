@@ -1,7 +1,6 @@
 """ROI nodes to the engine's boxes, and their bond with a segment.
 
-A box belongs to a segment by a node reference and an attribute, never by its name. What was applied is also written into a tag
-of the segment, so that a ``.seg.nrrd`` carries its boxes along.
+A box belongs to a segment by a node reference and an attribute, never by its name.
 """
 
 from __future__ import annotations
@@ -17,9 +16,6 @@ from .volumes import imageOf
 #: Reference role and attribute by which an ROI belongs to a segment.
 SEGMENTATION_ROLE = "QMedSAM.Segmentation"
 SEGMENT_ATTRIBUTE = "QMedSAM.SegmentID"
-#: Tag of a segment: its boxes, 12 numbers each (centre, then half axes, in the segmentation's RAS), ';' between boxes.
-#: Neither ':' nor '|', which separate tags in a ``.seg.nrrd``.
-BOXES_TAG = "QMedSAM.Boxes"
 #: Room around a segment when a box is fitted to it, as a share of its size; what the models were trained with.
 FIT_MARGIN = 0.05
 
@@ -210,50 +206,6 @@ def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
     center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
     setRoi(roiNode, center[:3], toWorld[:3, :3] * half)
     return k
-
-
-def storeInTag(segmentationNode: Any, segmentId: str, roiNodes: Sequence[Any]) -> None:
-    """Write boxes into their segment, in the segmentation's own coordinates."""
-    fromWorld = np.linalg.inv(nodeToWorld(segmentationNode))
-    entries = []
-    for roiNode in roiNodes:
-        toWorld = fromWorld @ arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
-        halfAxes = toWorld[:3, :3] * (np.array(roiNode.GetSize()) / 2)
-        entries.append(" ".join(f"{value:.6g}" for value in [*toWorld[:3, 3], *halfAxes.T.ravel()]))
-    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(BOXES_TAG, ";".join(entries))
-
-
-def restorableSegments(segmentationNode: Any) -> List[str]:
-    """Segments that carry boxes in their tag while the scene has no ROI node of theirs."""
-    if segmentationNode is None:
-        return []
-    segmentation = segmentationNode.GetSegmentation()
-    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    stored = [one for one in ids if segmentation.GetSegment(one).HasTag(BOXES_TAG)]
-    return [one for one in stored if not boundRois(segmentationNode, one)]
-
-
-def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
-    """ROI nodes for the boxes that a segment carries in its tag.
-
-    Raises:
-        QMedSAMError: the tag cannot be read.
-    """
-    import vtk
-
-    value = vtk.mutable("")
-    segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(BOXES_TAG, value)
-    try:
-        boxes = [np.array([float(number) for number in entry.split()]).reshape(4, 3) for entry in str(value).split(";") if entry]
-    except ValueError:
-        raise QMedSAMError("The boxes stored with the segment cannot be read.", "Draw a new one.") from None
-    toWorld = nodeToWorld(segmentationNode)
-    rois = []
-    for box in boxes:
-        roiNode = createRoi(segmentationNode.GetScene(), segmentationNode, segmentId)
-        setRoi(roiNode, (toWorld @ np.append(box[0], 1.0))[:3], toWorld[:3, :3] @ box[1:].T)
-        rois.append(roiNode)
-    return rois
 
 
 def _boundSegment(roiNode: Any) -> Optional[Any]:

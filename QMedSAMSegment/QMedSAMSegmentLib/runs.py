@@ -8,7 +8,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from qmedsam import Box, QMedSAMError, Segmentation, Segmenter
 
-from .boxes import boxFromRoi, storeInTag
+from .boxes import boxFromRoi
+from .boxtags import storeInTag
 from .geometry import ijkToWorld
 from .installer import INSTALL_HINT, installed
 from .segments import (
@@ -154,8 +155,8 @@ class Run:
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
             writer.modify(self.segmentationNode, segmentId, images[segmentId], add)
         for segmentId in images:
-            rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
-            storeInTag(self.segmentationNode, segmentId, rois)
+            applied = [box for prompt, box in zip(self.prompts, self.boxes) if prompt.segmentId == segmentId]
+            storeInTag(self.segmentationNode, segmentId, applied, ijkToSegmentation(self._ijkToWorld, self.segmentationNode))
         return True
 
     def _addNewSegments(self) -> None:

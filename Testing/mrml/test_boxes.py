@@ -183,19 +183,3 @@ def test_a_duplicate_has_the_same_size_and_segment(scene) -> None:
     assert np.allclose(a[:3, :3], b[:3, :3])
     assert np.allclose(np.linalg.norm(a[:3, 3] - b[:3, 3]), 1.5)
     assert np.allclose(roi.GetSize(), twin.GetSize())
-
-
-def test_boxes_travel_in_the_segments_tag(scene) -> None:
-    segmentation = addSegmentation(scene, addVolume(scene, PLAIN, np.eye(4)), ["liver"])
-    segmentation.SetAndObserveTransformNodeID(addTransform(scene, grid((1, 1, 1), (0, 25, 0), (4, 4, 4))).GetID())
-    first, second = (boxes.createRoi(scene, segmentation, "liver") for _ in range(2))
-    boxes.setRoi(first, (10, 11, 12), rotation(10, 20, 30) * np.array([3.0, 4.0, 5.0]))
-    boxes.setRoi(second, (-10, 0, 2), np.diag([5.0, 6.0, 7.0]))
-    boxes.storeInTag(segmentation, "liver", [first, second])
-    assert boxes.restorableSegments(segmentation) == []
-    places = [arrayFromMatrix(node.GetObjectToWorldMatrix()) for node in (first, second)]
-    for node in (first, second):
-        scene.RemoveNode(node)
-    assert boxes.restorableSegments(segmentation) == ["liver"]
-    back = boxes.restoreFromTag(segmentation, "liver")
-    assert [np.allclose(arrayFromMatrix(n.GetObjectToWorldMatrix()), p, atol=1e-3) for n, p in zip(back, places)] == [True, True]

@@ -451,6 +451,25 @@ def test_a_volume_deleted_during_a_run_is_said_and_frees_the_panel(editor) -> No
     assert editor.ui.progressBar.isHidden() and "gone" in editor.status and not editor.effect.session.running
 
 
+@pytest.mark.parametrize("meanwhile", ["moved", "deleted"])
+def test_what_comes_back_is_the_box_that_was_applied(editor, meanwhile) -> None:
+    pending, roi = _waiting(editor), editor.rois[0]
+    applied = boxFromRoi(roi, editor.volume).corners_ijk
+    editor.ui.applyButton.click()
+    if meanwhile == "moved":
+        roi.SetCenterWorld(*(np.array(roi.GetCenterWorld()) + (30, 0, 0)))
+    else:
+        editor.scene.RemoveNode(roi)
+    pending[0]()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+    if meanwhile == "moved":
+        editor.scene.RemoveNode(roi)
+    editor.ui.restoreButton.click()
+    (restored,) = boundRois(editor.segmentation, "first")
+    assert np.allclose(boxFromRoi(restored, editor.volume).corners_ijk, applied, atol=1e-3)
+
+
 def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
     _waiting(editor)
     editor.ui.previewButton.click()
