@@ -51,10 +51,46 @@ def test_boxes_travel_in_the_segments_tag(tagged) -> None:
     assert boxtags.restorableSegments(segmentation) == []
 
 
-@pytest.mark.parametrize("value", ["1 2 3", "1 2 x"])
-def test_a_tag_that_cannot_be_read_gets_a_sentence(tagged, value) -> None:
+@pytest.mark.parametrize("throughFile", [False, True], ids=["", "file"])
+def test_boxes_follow_a_transform_that_was_hardened_on_their_segmentation(tagged, throughFile, tmp_path) -> None:
+    segmentation, places = tagged
+    scene = segmentation.GetScene()
+    segmentation.HardenTransform()  # its place in the world is as before, its coordinates are not
+    if throughFile:
+        segmentation.AddDefaultStorageNode()
+        segmentation.GetStorageNode().SetFileName(str(tmp_path / "s.seg.nrrd"))
+        assert segmentation.GetStorageNode().WriteData(segmentation) and segmentation.GetStorageNode().ReadData(segmentation)
+    rois = boxtags.restoreFromTag(segmentation, "liver")
+    assert np.allclose(_places(rois), places, atol=0.02)
+    for roi in rois:
+        scene.RemoveNode(roi)
+    move = grid((1, 1, 1), (0, 0, 90), (100, 0, 0))
+    segmentation.SetAndObserveTransformNodeID(addTransform(scene, move).GetID())
+    segmentation.HardenTransform()
+    moved = [sorted(map(tuple, (box @ move[:3, :3].T + move[:3, 3]).round(2))) for box in places]
+    assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "liver")), moved, atol=0.02)
+
+
+def test_boxes_stay_where_they_are_when_the_grid_becomes_another(tagged) -> None:
+    segmentation, places = tagged
+    fine = addVolume(segmentation.GetScene(), np.zeros((40, 30, 40), np.int16), grid((0.5, 0.5, 1.0)), "fine")
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(fine)
+    assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "liver")), places, atol=0.02)
+
+
+def test_a_box_made_oblique_is_refused_and_leaves_nothing(tagged) -> None:
     segmentation, _ = tagged
-    segmentation.GetSegmentation().GetSegment("liver").SetTag(boxtags.BOXES_TAG, value)
+    segmentation.SetAndObserveTransformNodeID(addTransform(segmentation.GetScene(), np.diag([1.0, 3.0, 1.0, 1.0])).GetID())
+    segmentation.HardenTransform()
+    with pytest.raises(QMedSAMError, match="not a cuboid"):
+        boxtags.restoreFromTag(segmentation, "liver")
+    assert boxes.boundRois(segmentation) == [] and boxtags.restorableSegments(segmentation) == ["liver"]
+
+
+@pytest.mark.parametrize(("tag", "value"), [(boxtags.BOXES_TAG, "1 2 3"), (boxtags.BOXES_TAG, "1 2 x"), (boxtags.GRID_TAG, "x")])
+def test_a_tag_that_cannot_be_read_gets_a_sentence(tagged, tag, value) -> None:
+    segmentation, _ = tagged
+    segmentation.GetSegmentation().GetSegment("liver").SetTag(tag, value)
     with pytest.raises(QMedSAMError, match="cannot be read"):
         boxtags.restoreFromTag(segmentation, "liver")
 
