@@ -68,6 +68,7 @@ def _volumeNode(scene: Any, percent_kji: np.ndarray, like: Any) -> Any:
     node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
+    display.SetSaveWithScene(False)
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileViridis.txt")
     display.AutoWindowLevelOff()
     display.SetWindowLevel(100, 50)

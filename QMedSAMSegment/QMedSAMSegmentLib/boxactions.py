@@ -10,6 +10,7 @@ from qmedsam import QMedSAMError
 from slicer.i18n import tr as _
 
 from . import boxes
+from .boxtags import restorableSegments, restoreFromTag
 from .runs import DEFAULT_COLOR
 from .segments import maskOf
 
@@ -95,8 +96,8 @@ class BoxActions:
     def restore(self) -> None:
         """Make the boxes again that segments carry in their tags."""
         with self._effect.panel.mendable():
-            for segmentId in boxes.restorableSegments(self._effect.segmentationNode):
-                boxes.restoreFromTag(self._effect.segmentationNode, segmentId)
+            for segmentId in restorableSegments(self._effect.segmentationNode):
+                restoreFromTag(self._effect.segmentationNode, segmentId)
             self._made()
 
     def showHandles(self, shown: bool) -> None:

@@ -1,7 +1,6 @@
 """ROI nodes to the engine's boxes, and their bond with a segment.
 
-A box belongs to a segment by a node reference and an attribute, never by its name. What was applied is also written into a tag
-of the segment, so that a ``.seg.nrrd`` carries its boxes along.
+A box belongs to a segment by a node reference and an attribute, never by its name.
 """
 
 from __future__ import annotations
@@ -17,9 +16,6 @@ from .volumes import imageOf
 #: Reference role and attribute by which an ROI belongs to a segment.
 SEGMENTATION_ROLE = "QMedSAM.Segmentation"
 SEGMENT_ATTRIBUTE = "QMedSAM.SegmentID"
-#: Tag of a segment: its boxes, 12 numbers each (centre, then half axes, in the segmentation's RAS), ';' between boxes.
-#: Neither ':' nor '|', which separate tags in a ``.seg.nrrd``.
-BOXES_TAG = "QMedSAM.Boxes"
 #: Room around a segment when a box is fitted to it, as a share of its size; what the models were trained with.
 FIT_MARGIN = 0.05
 
@@ -110,8 +106,12 @@ def boundRois(segmentationNode: Any, segmentId: Optional[str] = None) -> List[An
 
 
 def freeRois(scene: Any) -> List[Any]:
-    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module."""
-    return [node for node in _rois(scene) if _boundSegment(node) is None and max(node.GetSize()) > 0]
+    """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module.
+
+    Without those that another module hides from choosers for its own use.
+    """
+    free = [node for node in _rois(scene) if _boundSegment(node) is None and not node.GetHideFromEditors()]
+    return [node for node in free if max(node.GetSize()) > 0]
 
 
 def _rois(scene: Any) -> List[Any]:
@@ -165,15 +165,23 @@ def ensureDepth(roiNode: Any) -> bool:
 
 
 def shownSlice(volumeNode: Any) -> Optional[int]:
-    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one."""
-    scene, toWorld = volumeNode.GetScene(), ijkToWorld(volumeNode)
+    """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one.
+
+    Of views that are on the screen and inside the volume; a layout keeps the nodes of those that it hides.
+
+    Raises:
+        QMedSAMError: the volume holds no image, or its transform is not linear.
+    """
+    scene, toWorld, slices = volumeNode.GetScene(), ijkToWorld(volumeNode), imageOf(volumeNode).GetDimensions()[2]
     across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
     best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-        view = arrayFromMatrix(scene.GetNthNodeByClass(n, "vtkMRMLSliceNode").GetSliceToRAS())
+        node = scene.GetNthNodeByClass(n, "vtkMRMLSliceNode")
+        view = arrayFromMatrix(node.GetSliceToRAS())
         along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
-        if along > best:
-            best, found = along, int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+        k = int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
+        if node.IsMappedInLayout() and along > best and 0 <= k < slices:
+            best, found = along, k
     return found
 
 
@@ -191,57 +199,13 @@ def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:
     toWorld = ijkToWorld(volumeNode)
     corners = box.corners_ijk
     low, high = corners.min(axis=0), corners.max(axis=0)
-    shown = shownSlice(volumeNode)
-    middle = int(np.floor(box.center_ijk[2] + 0.5))
-    k = int(np.clip(middle if shown is None else shown, 0, slices - 1))
+    k = shownSlice(volumeNode)
+    if k is None:
+        k = int(np.clip(np.floor(box.center_ijk[2] + 0.5), 0, slices - 1))
     half = np.array([(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, 0.5])
     center = toWorld @ np.array([*((low + high) / 2)[:2], k, 1.0])
     setRoi(roiNode, center[:3], toWorld[:3, :3] * half)
     return k
-
-
-def storeInTag(segmentationNode: Any, segmentId: str, roiNodes: Sequence[Any]) -> None:
-    """Write boxes into their segment, in the segmentation's own coordinates."""
-    fromWorld = np.linalg.inv(nodeToWorld(segmentationNode))
-    entries = []
-    for roiNode in roiNodes:
-        toWorld = fromWorld @ arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
-        halfAxes = toWorld[:3, :3] * (np.array(roiNode.GetSize()) / 2)
-        entries.append(" ".join(f"{value:.6g}" for value in [*toWorld[:3, 3], *halfAxes.T.ravel()]))
-    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(BOXES_TAG, ";".join(entries))
-
-
-def restorableSegments(segmentationNode: Any) -> List[str]:
-    """Segments that carry boxes in their tag while the scene has no ROI node of theirs."""
-    if segmentationNode is None:
-        return []
-    segmentation = segmentationNode.GetSegmentation()
-    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    stored = [one for one in ids if segmentation.GetSegment(one).HasTag(BOXES_TAG)]
-    return [one for one in stored if not boundRois(segmentationNode, one)]
-
-
-def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
-    """ROI nodes for the boxes that a segment carries in its tag.
-
-    Raises:
-        QMedSAMError: the tag cannot be read.
-    """
-    import vtk
-
-    value = vtk.mutable("")
-    segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(BOXES_TAG, value)
-    try:
-        boxes = [np.array([float(number) for number in entry.split()]).reshape(4, 3) for entry in str(value).split(";") if entry]
-    except ValueError:
-        raise QMedSAMError("The boxes stored with the segment cannot be read.", "Draw a new one.") from None
-    toWorld = nodeToWorld(segmentationNode)
-    rois = []
-    for box in boxes:
-        roiNode = createRoi(segmentationNode.GetScene(), segmentationNode, segmentId)
-        setRoi(roiNode, (toWorld @ np.append(box[0], 1.0))[:3], toWorld[:3, :3] @ box[1:].T)
-        rois.append(roiNode)
-    return rois
 
 
 def _boundSegment(roiNode: Any) -> Optional[Any]:

@@ -11,8 +11,9 @@ import slicer
 from qmedsam import QMedSAMError, Segmentation
 from slicer.i18n import tr as _
 
-from .boxes import freeRois, restorableSegments
+from .boxes import freeRois
 from .boxtable import BoxTable, countSlices
+from .boxtags import restorableSegments
 from .questions import confirmed
 from .runs import Run
 from .settings import MODES, canVote, modalityChoices, modelChoices, strategyChoices

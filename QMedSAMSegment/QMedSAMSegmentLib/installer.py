@@ -53,6 +53,9 @@ _PIP = "import os, runpy; print('pid', os.getpid(), flush=True); runpy.run_modul
 #: Seconds between two looks at whether the user has had enough.
 POLL_S = 0.2
 
+#: The effect and the module may both ask for it: two pips would write into the same folder.
+_ONE_PIP = threading.Lock()
+
 
 def installed() -> bool:
     """Whether OpenVINO is there; does not import it. Its wheel holds the metadata last: a pip that was stopped leaves none."""
@@ -130,6 +133,16 @@ class Installer:
         """
         if wheelFolder is not None and not any(Path(wheelFolder).glob("openvino-*.whl")):
             raise QMedSAMError(f"There is no OpenVINO wheel in '{wheelFolder}'.", f"Fill the folder with: {downloadCommand()}")
+        if not _ONE_PIP.acquire(blocking=False):
+            raise QMedSAMError("OpenVINO is being installed already.", "Wait until that has ended.")
+        try:
+            return self._runPip(wheelFolder, log, cancelled)
+        finally:
+            _ONE_PIP.release()
+
+    def _runPip(
+        self, wheelFolder: Optional[Path], log: Optional[Callable[[str], None]], cancelled: Optional[Callable[[], bool]]
+    ) -> bool:
         process = self._launch(pipArguments(wheelFolder))
         if hasattr(process.stdout, "reconfigure"):  # a name in a path may not be in the console's encoding
             process.stdout.reconfigure(errors="replace")
@@ -201,5 +214,8 @@ def explained(lines: Sequence[str], offline: bool) -> QMedSAMError:
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return QMedSAMError(
         cause or f"pip could not install OpenVINO ({last[:200]}).",
-        _HINTS.get(cause, f"On a computer with a network run: {downloadCommand()} - then choose 'Install from folder'."),
+        _HINTS.get(
+            cause,
+            f"On a computer with a network run: {downloadCommand()} - then press 'Install from folder...' in the module QMedSAM.",
+        ),
     )

@@ -12,7 +12,7 @@ from qmedsam.models import Model
 from slicer.i18n import tr as _
 
 from .batchpanel import BatchPanel
-from .installer import Installer
+from .installer import Installer, downloadCommand
 from .questions import confirmed
 from .selfcheck import selfCheck
 from .speed import rememberMsPerSlice
@@ -75,6 +75,9 @@ class ModulePanel:
                 _("OpenVINO is installed. The effect QMedSAM in the Segment Editor is ready.")
                 if present
                 else _("One step is left: QMedSAM runs its networks with OpenVINO, which is not part of Slicer.")
+                + "\n"
+                + _("Without a network here: fill a folder on a computer of the same system, then 'Install from folder...':")
+                + f"\n{downloadCommand()}"
             )
         self._fillModels()
         self.updateButtons()

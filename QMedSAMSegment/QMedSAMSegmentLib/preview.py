@@ -39,6 +39,7 @@ class Preview:
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
         if display is not None:
+            display.SetSaveWithScene(False)
             display.SetVisibility3D(False)  # a surface of every preview would cost more than the masks
             display.SetOpacity2DFill(0.35)
             display.SetSliceIntersectionThickness(3)

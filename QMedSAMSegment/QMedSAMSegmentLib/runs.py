@@ -8,7 +8,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from qmedsam import Box, QMedSAMError, Segmentation, Segmenter, Volume
 
-from .boxes import boxFromRoi, storeInTag
+from .boxes import boxFromRoi
+from .boxtags import storeInTag
 from .geometry import ijkToWorld
 from .installer import INSTALL_HINT, installed
 from .segments import (
@@ -189,8 +190,8 @@ class Run:
             image = images[segmentId] if add else coveringSegment(images[segmentId], self.segmentationNode, segmentId)
             writer.modify(self.segmentationNode, segmentId, image, add)
         for segmentId in images:
-            rois = [p.roiNode for p in self.prompts if p.segmentId == segmentId and p.roiNode.GetScene() is not None]
-            storeInTag(self.segmentationNode, segmentId, rois)
+            applied = [box for prompt, box in zip(self.prompts, self.task.boxes) if prompt.segmentId == segmentId]
+            storeInTag(self.segmentationNode, segmentId, applied, ijkToSegmentation(self._ijkToWorld, self.segmentationNode))
         segmentation = self.segmentationNode.GetSegmentation()
         for segmentId in (one for one in self.masks() if one not in images):
             name = segmentation.GetSegment(segmentId).GetName()

@@ -20,10 +20,12 @@ class SceneEvents:
         self._effect = effect
 
     def observeScene(self) -> None:
-        """Follow nodes that come and go, and the closing of the scene."""
+        """Follow nodes that come and go, and the saving and closing of the scene."""
         scene = slicer.mrmlScene
         for event, method in (
             (scene.StartCloseEvent, self.sceneClosing),
+            (scene.StartSaveEvent, self.sceneSaving),
+            (scene.EndSaveEvent, self.sceneSaved),
             (scene.NodeAddedEvent, self.nodeAdded),
             (scene.NodeRemovedEvent, self.nodeRemoved),
         ):
@@ -46,6 +48,10 @@ class SceneEvents:
 
     def edited(self, caller: Any, event: Any) -> None:
         """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
+        shown = self._effect.session.shown
+        if shown is not None and not shown.alive:
+            self._effect.drop()
+            self._effect.panel.say(_("The segment of this preview is gone."))
         self._effect.panel.updateSoon()
 
     def imageChanged(self, volume: Any, event: Any) -> None:
@@ -58,6 +64,15 @@ class SceneEvents:
         """Nothing of the run will be left."""
         self._effect.drop()
         self._effect.boxes.placing = None
+
+    def sceneSaving(self, scene: Any, event: Any) -> None:
+        """The file gets the slice views' own foreground, not the agreement, which is not saved."""
+        self._effect.session.agreement.clear()
+
+    def sceneSaved(self, scene: Any, event: Any) -> None:
+        """The agreement is shown again."""
+        if self._effect.session.shown is not None:
+            self._effect.session.agreement.show(self._effect.session.shown)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def nodeAdded(self, scene: Any, event: Any, node: Any) -> None:

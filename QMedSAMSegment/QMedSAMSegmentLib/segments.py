@@ -198,6 +198,21 @@ def ensureReferenceGeometry(segmentationNode: Any, volumeNode: Any) -> None:
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
 
 
+def gridOf(segmentationNode: Any) -> Tuple[np.ndarray, Tuple[int, ...]]:
+    """The voxel grid of a segmentation: ``4 x 4`` from its indices into the node's own coordinates, and its extent.
+
+    Raises:
+        QMedSAMError: it has none, or one that cannot be read.
+    """
+    import slicer
+
+    reference = slicer.vtkOrientedImageData()
+    serialized = _referenceGeometry(segmentationNode)
+    if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(serialized, reference, False):
+        raise QMedSAMError("The geometry of the segmentation cannot be read.", "Set its source geometry in the Segment Editor.")
+    return _imageToWorld(reference), reference.GetExtent()
+
+
 def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
     """The mask on the segmentation's own voxel grid: as it is when the grids agree, else resampled, cropped to what it touches.
 

@@ -83,20 +83,36 @@ def test_a_box_drawn_flat_gets_the_depth_of_its_shorter_side(scene) -> None:
     assert boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 12))
 
 
+def _addView(scene, name, k, turned=False, mapped=True):
+    """A slice view through the slice k of the oblique grid, along its slices or (``turned``) across them."""
+    view = slicer.vtkMRMLSliceNode()
+    view.SetName(name)
+    view.SetLayoutName(name)
+    view = scene.AddNode(view)
+    view.SetMappedInLayout(mapped)
+    directions = np.eye(4)
+    directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
+    directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
+    view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+
+
 def test_a_2d_box_goes_to_the_slice_that_is_shown(scene) -> None:
     volume = addVolume(scene, PLAIN, GRIDS["oblique"])
     roi = addRoi(scene, (GRIDS["oblique"] @ [18, 12, 9, 1])[:3], np.eye(3) * 5)
-    for name, turned, k in (("Green", True, 3), ("Red", False, 14)):
-        view = slicer.vtkMRMLSliceNode()
-        view.SetName(name)
-        view.SetLayoutName(name)
-        view = scene.AddNode(view)
-        directions = np.eye(4)
-        directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
-        directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
-        view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+    _addView(scene, "Green", 3, turned=True)
+    _addView(scene, "Red", 14)
     assert boxes.flattenToSlice(roi, volume) == 14
     assert list(boxes.boxFromRoi(roi, volume).slices(2, 20)) == [14]
+
+
+@pytest.mark.parametrize(("k", "mapped"), [(14, False), (-15, True), (20, True)], ids=["hidden", "below", "above"])
+def test_a_view_that_shows_nothing_of_the_volume_does_not_draw_a_2d_box_to_it(scene, k, mapped) -> None:
+    volume = addVolume(scene, PLAIN, GRIDS["oblique"])
+    roi = addRoi(scene, (GRIDS["oblique"] @ [18, 12, 9, 1])[:3], np.eye(3) * 5)
+    _addView(scene, "Red", k, mapped=mapped)
+    assert boxes.flattenToSlice(roi, volume) == 9
+    _addView(scene, "Compare", 4)
+    assert boxes.flattenToSlice(roi, volume) == 4
 
 
 @pytest.mark.parametrize("matrix", GRIDS.values(), ids=GRIDS.keys())
@@ -148,6 +164,14 @@ def test_a_bond_is_a_reference_and_survives_a_rename_and_a_saved_scene(scene, tm
     assert np.allclose(arrayFromMatrix(back.GetObjectToWorldMatrix()), arrayFromMatrix(roi.GetObjectToWorldMatrix()), atol=1e-4)
 
 
+def test_rois_that_a_module_hides_are_not_offered(scene) -> None:
+    free, hidden, unplaced = (scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name) for name in "abc")
+    for roi in (free, hidden):
+        boxes.setRoi(roi, (10, 11, 12), np.eye(3) * 4)
+    hidden.SetHideFromEditors(True)
+    assert max(unplaced.GetSize()) <= 0 and boxes.freeRois(scene) == [free]
+
+
 def test_a_duplicate_has_the_same_size_and_segment(scene) -> None:
     segmentation = addSegmentation(scene, addVolume(scene, PLAIN, np.eye(4)), ["liver"])
     roi = boxes.createRoi(scene, segmentation, "liver")
@@ -159,19 +183,3 @@ def test_a_duplicate_has_the_same_size_and_segment(scene) -> None:
     assert np.allclose(a[:3, :3], b[:3, :3])
     assert np.allclose(np.linalg.norm(a[:3, 3] - b[:3, 3]), 1.5)
     assert np.allclose(roi.GetSize(), twin.GetSize())
-
-
-def test_boxes_travel_in_the_segments_tag(scene) -> None:
-    segmentation = addSegmentation(scene, addVolume(scene, PLAIN, np.eye(4)), ["liver"])
-    segmentation.SetAndObserveTransformNodeID(addTransform(scene, grid((1, 1, 1), (0, 25, 0), (4, 4, 4))).GetID())
-    first, second = (boxes.createRoi(scene, segmentation, "liver") for _ in range(2))
-    boxes.setRoi(first, (10, 11, 12), rotation(10, 20, 30) * np.array([3.0, 4.0, 5.0]))
-    boxes.setRoi(second, (-10, 0, 2), np.diag([5.0, 6.0, 7.0]))
-    boxes.storeInTag(segmentation, "liver", [first, second])
-    assert boxes.restorableSegments(segmentation) == []
-    places = [arrayFromMatrix(node.GetObjectToWorldMatrix()) for node in (first, second)]
-    for node in (first, second):
-        scene.RemoveNode(node)
-    assert boxes.restorableSegments(segmentation) == ["liver"]
-    back = boxes.restoreFromTag(segmentation, "liver")
-    assert [np.allclose(arrayFromMatrix(n.GetObjectToWorldMatrix()), p, atol=1e-3) for n, p in zip(back, places)] == [True, True]

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import slicer
@@ -44,6 +45,22 @@ def test_an_installation_logs_and_checks_that_it_worked() -> None:
     assert log == ["Collecting openvino", "Successfully installed"] and "--no-index" not in pip.calls[0]
     with pytest.raises(QMedSAMError, match="not there"):
         Installer(Pip(), lambda: False).install()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_there_is_one_pip_at_a_time(code) -> None:
+    """The effect and the module have an installer each."""
+    second = Pip()
+
+    def meanwhile(line: str) -> None:
+        with pytest.raises(QMedSAMError, match="already"):
+            Installer(second, lambda: True).install()
+
+    first = Installer(Pip(["Collecting openvino"], code), lambda: True)
+    with pytest.raises(QMedSAMError, match="could not install") if code else nullcontext():
+        assert first.install(log=meanwhile)
+    assert second.calls == []
+    assert Installer(second, lambda: True).install() and len(second.calls) == 1  # the first has ended
 
 
 def test_cancelling_kills_pip() -> None:
@@ -127,16 +144,16 @@ def test_offline_needs_a_wheel_in_the_folder(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence", "hint"),
     [
-        ("WARNING: Retrying after connection broken by 'ProxyError(...)'", "cannot be reached", "Install from folder"),
-        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "secure connection", "Install from folder"),
+        ("WARNING: Retrying after connection broken by 'ProxyError(...)'", "cannot be reached", "in the module QMedSAM"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "secure connection", "in the module QMedSAM"),
         ("ERROR: [Errno 28] No space left on device", "disk is full", "Free some space"),
         ("ERROR: [Errno 13] Permission denied: '/opt'", "cannot be written", "folder of your own"),
         (
             "ERROR: No matching distribution found for openvino>=2025.3",
             "no OpenVINO wheel for this system",
-            "Install from folder",
+            "in the module QMedSAM",
         ),
-        ("ERROR: something new", "something new", "Install from folder"),
+        ("ERROR: something new", "something new", "in the module QMedSAM"),
     ],
 )
 def test_every_failure_says_what_to_do(line, sentence, hint) -> None:

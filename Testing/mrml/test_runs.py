@@ -22,7 +22,8 @@ from nodes import (
 )
 from qmedsam import QMedSAMError
 from qmedsam.phantom_shapes import rotation
-from QMedSAMSegmentLib.boxes import BOXES_TAG, boxFromRoi, restoreFromTag
+from QMedSAMSegmentLib.boxes import boxFromRoi
+from QMedSAMSegmentLib.boxtags import BOXES_TAG, restoreFromTag
 from QMedSAMSegmentLib.geometry import matrixFromArray
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 from QMedSAMSegmentLib.runs import Prompt, Run

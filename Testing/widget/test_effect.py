@@ -295,6 +295,18 @@ def test_a_preview_goes_with_its_volume_or_segmentation(editor, gone) -> None:
     assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
 
 
+def test_a_preview_goes_with_its_segment_and_stays_when_another_goes(editor) -> None:
+    editor.ui.previewButton.click()
+    editor.finish()
+    node, inner = editor.effect.session.preview.node, editor.segmentation.GetSegmentation()
+    inner.RemoveSegment("second")
+    assert editor.effect.session.preview.shown
+    inner.RemoveSegment("first")
+    assert node.GetScene() is None and not editor.effect.session.preview.shown and "gone" in editor.status
+    editor.rest()
+    assert "gone" in editor.status and not editor.ui.cancelButton.enabled
+
+
 def test_fit_makes_a_box_for_a_painted_segment_and_refuses_an_empty_one(editor) -> None:
     editor.ui.applyButton.click()
     editor.finish()
@@ -538,6 +550,25 @@ def test_a_preview_goes_with_its_frame(editor, frames) -> None:
     assert not editor.effect.session.preview.shown and "image has changed" in editor.status
 
 
+@pytest.mark.parametrize("meanwhile", ["moved", "deleted"])
+def test_what_comes_back_is_the_box_that_was_applied(editor, meanwhile) -> None:
+    pending, roi = _waiting(editor), editor.rois[0]
+    applied = boxFromRoi(roi, editor.volume).corners_ijk
+    editor.ui.applyButton.click()
+    if meanwhile == "moved":
+        roi.SetCenterWorld(*(np.array(roi.GetCenterWorld()) + (30, 0, 0)))
+    else:
+        editor.scene.RemoveNode(roi)
+    pending[0]()
+    editor.finish()
+    assert np.array_equal(editor.mask("first"), editor.truths[0])
+    if meanwhile == "moved":
+        editor.scene.RemoveNode(roi)
+    editor.ui.restoreButton.click()
+    (restored,) = boundRois(editor.segmentation, "first")
+    assert np.allclose(boxFromRoi(restored, editor.volume).corners_ijk, applied, atol=1e-3)
+
+
 def test_leaving_the_effect_in_a_run_frees_the_panel(editor) -> None:
     _waiting(editor)
     editor.ui.previewButton.click()
@@ -671,6 +702,32 @@ def test_a_vote_shows_its_agreement_with_the_preview(editor) -> None:
     assert votes.shape == editor.truths[0].shape and votes.max() > 50 and votes[editor.truths[0]].mean() > 50
     editor.ui.cancelButton.click()
     assert node.GetScene() is None
+
+
+@pytest.mark.skipif("vote" not in STRATEGIES, reason="this engine does not vote")
+def test_a_scene_saved_during_a_preview_holds_nothing_of_it(editor, tmp_path) -> None:
+    scene, view = editor.scene, slicer.vtkMRMLSliceCompositeNode()
+    view.SetLayoutName("Red")
+    view = scene.AddNode(view)
+    view.SetForegroundVolumeID(editor.volume.GetID())
+    scene.SetURL(str(tmp_path / "s.mrml"))
+
+    def committed() -> str:
+        assert scene.Commit()
+        return (tmp_path / "s.mrml").read_text()
+
+    before = committed()
+    editor.ui.strategyCombo.setCurrentIndex(editor.ui.strategyCombo.findData("vote"))
+    editor.ui.agreementCheck.checked = True
+    editor.ui.previewButton.click()
+    editor.finish()
+    during = committed()
+    for tag in ("<Segmentation ", "<SegmentationDisplay", "<Volume ", "<VolumeDisplay"):
+        assert during.count(tag) == before.count(tag), tag
+    scene.InvokeEvent(scene.StartSaveEvent)  # as the application says it before and after
+    assert f"foregroundVolume:{editor.volume.GetID()};" in committed()
+    scene.InvokeEvent(scene.EndSaveEvent)
+    assert editor.effect.session.preview.shown and view.GetForegroundVolumeID() == editor.effect.session.agreement.node.GetID()
 
 
 def test_without_a_vote_no_agreement_is_offered(editor) -> None:

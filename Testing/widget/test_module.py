@@ -15,7 +15,7 @@ from nodes import HandTimer, Pip
 from PySide6 import QtWidgets
 from qmedsam import ModelStore
 from qmedsam.models import shipped_folder
-from QMedSAMSegmentLib.installer import Installer
+from QMedSAMSegmentLib.installer import Installer, downloadCommand
 from QMedSAMSegmentLib.worker import Job
 
 
@@ -75,7 +75,7 @@ def test_without_openvino_the_page_offers_to_install_it_and_the_user_may_decline
     pip = Pip([], 0)
     panel.installer = Installer(pip, lambda: bool(pip.calls))
     panel.update()
-    assert "One step is left" in panel.ui.engineLabel.text
+    assert "One step is left" in panel.ui.engineLabel.text and downloadCommand() in panel.ui.engineLabel.text
     assert _visible(panel.ui.installButton) and _visible(panel.ui.installFolderButton) and not panel.ui.checkButton.enabled
     answers.answer = False
     panel.ui.installButton.click()
