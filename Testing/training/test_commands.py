@@ -23,6 +23,7 @@ pytest.importorskip("openvino")
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
+from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.cli import _described, app  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
@@ -120,6 +121,26 @@ def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: 
     assert data.manifest == manifest and data.challenge is None
     with pytest.raises(QMedSAMError, match="either 'challenge'"):
         TrainConfig.read(config, data__manifest=manifest, data__challenge=challenge)
+
+
+def test_cases_of_ones_own_take_the_place_of_a_recipes(manifest: Path, tmp_path: Path) -> None:
+    """The shipped configurations name a path that nobody else has."""
+    data = {"manifest": "nowhere.csv", "held_out": 0.3, "held_out_per_group": 1}
+    small = {"data": data, "quantization": {"calibration_images": 1}}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": {"data": data}, "rows": [{"name": "a"}]}))
+    network = NetworkConfig(options=TINY, input_size=64)
+    networks.save(tmp_path / "tiny.pt", networks.make(network), network)
+    told = ["--config", tmp_path / "stage.yaml", "--manifest", manifest]
+    out = ["-o", tmp_path / "out"]
+    assert "objects of 2 groups" in _invoke("evaluate", tmp_path / "tiny.pt", *told, "--dry-run")
+    assert "+0.25" in _invoke("threshold", tmp_path / "tiny.pt", *told, *out, "--dry-run")
+    assert "2 objects" in _invoke("compare", tmp_path / "tiny.pt", *told, *out, "--dry-run")
+    assert "layers quantized" in _invoke("ptq", tmp_path / "tiny.pt", *told, "-o", tmp_path / "ptq.pt")
+    rows = Ablations.read(tmp_path / "plan.yaml", manifest)
+    assert rows.settings(rows.rows[0]).data.manifest == manifest
+    with pytest.raises(QMedSAMError, match=r"nowhere\.csv"):
+        _invoke("evaluate", tmp_path / "tiny.pt", *told[:2])
 
 
 def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
