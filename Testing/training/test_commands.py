@@ -22,6 +22,7 @@ pytest.importorskip("openvino")
 
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.models import Model, shipped_folder  # noqa: E402
+from qmedsam_training import export as graphs  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
@@ -164,6 +165,23 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+def test_an_export_that_computes_something_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confidence too: a propagation stops by it."""
+    network = NetworkConfig(options=TINY, input_size=32)
+    networks.save(tmp_path / "tiny.pt", networks.make(network), network)
+    text = _invoke("export", tmp_path / "tiny.pt", "-o", tmp_path / "right")
+    assert text.count("confidence max") == 2 and "something else" not in text
+
+    class Constant(graphs._Decoder):
+        def forward(self, embedding: torch.Tensor, boxes: torch.Tensor) -> tuple:
+            logits, confidence = self.model.predict(embedding, boxes)
+            return logits, confidence * 0 + 0.1
+
+    monkeypatch.setattr(graphs, "_Decoder", Constant)
+    text = _invoke("export", tmp_path / "tiny.pt", "-o", tmp_path / "wrong")
+    assert text.count("100.00% of the pixels alike") == 2 and text.count("something else") == 2
 
 
 @pytest.mark.parametrize(("architecture", "whole", "kind"), [("qmedsam-compact", 1, "slice"), ("litemedsam", 0.2, "roi")])

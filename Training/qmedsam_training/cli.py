@@ -172,6 +172,8 @@ def export(
     census(output)
     for row in parity(model, output):
         console.print(str(row))
+        if row.too_far:
+            console.print(f"[yellow]{row.name} computes something else than torch:[/] this model should not be used.")
 
 
 @app.command()

@@ -179,7 +179,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     ]
     if any(row.name.startswith("NNCF") for row in rows):
         lines.append(
-            "OpenVINO 2026.4.1 computes the decoder of NNCF's SmoothQuant wrongly when it is compiled for one box (Training/README.md)."
+            "OpenVINO 2026.4.1 computes the decoder of NNCF's SmoothQuant wrongly when it is compiled for one box "
+            "(Training/README.md)."
         )
     lines += [
         "",
