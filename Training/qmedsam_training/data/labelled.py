@@ -90,7 +90,10 @@ class LabelledData:
             frame = zoomed(Frame.around(rectangle, view, size, margin), big, 1.0, strength, rng)
             shift_x, shift_y = 0.12 * strength * size * rng.uniform(-1, 1, 2)
             frame = replace(frame, left=frame.left + shift_x / frame.scale_x, top=frame.top + shift_y / frame.scale_y)
-        drawn, valid = self.cases.draw(target, view, frame)
+        try:
+            drawn, valid = self.cases.draw(target, view, frame)
+        except QMedSAMError:  # no pixel's centre of a thin slice lies in the frame
+            return None
         drawn_masks = np.stack([frame.sample(m)[0] for m in masks + prompts])
         drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, strength, rng)
         if rng.random() < 0.85 * strength:
