@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 sitk = pytest.importorskip("SimpleITK")
 
+from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES  # noqa: E402
 from qmedsam_training.config import DataConfig, FolderConfig  # noqa: E402
-from qmedsam_training.data import LabelledData, Preparation  # noqa: E402
+from qmedsam_training.data import ChallengeData, LabelledData, Preparation, samples  # noqa: E402
 
 PREPARATION = Preparation.of(ARCHITECTURES["qmedsam-compact"], 64)
 
@@ -52,3 +54,19 @@ def test_a_frame_beside_a_thin_slice_is_drawn_again(tmp_path: Path) -> None:
     data = LabelledData(DataConfig(folders=[folder], synthetic=0, held_out=0), PREPARATION)
     for seed in range(60):
         assert data.sample(0, np.random.default_rng(seed)).image.shape == (3, 64, 64)
+
+
+def test_objects_that_are_too_small_to_draw_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of their pixels is left at half the size: the loop went on for ever."""
+    monkeypatch.setattr(samples, "MOST_DRAWS", 20)
+    (tmp_path / "folder").mkdir()
+    config = DataConfig(folders=[_folder(tmp_path / "folder", 2, "png", radius=3)], synthetic=0, whole_slice=1, held_out=0)
+    with pytest.raises(QMedSAMError, match="labelled cases left no object of 20 pixels at 32 x 32"):
+        LabelledData(config, replace(PREPARATION, size=32)).sample(0, np.random.default_rng(0))
+    (tmp_path / "US" / "set").mkdir(parents=True)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[30:34, 30:34] = 1
+    np.savez_compressed(tmp_path / "US" / "set" / "a.npz", imgs=np.repeat(40 * labels[..., None], 3, 2), gts=labels)
+    data = ChallengeData(DataConfig(challenge=tmp_path, synthetic=0, whole_slice=1), replace(PREPARATION, size=32))
+    with pytest.raises(QMedSAMError, match="files of 'US' left no object"):
+        data.sample(0, np.random.default_rng(0))

@@ -16,7 +16,7 @@ from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import repainted, warped, zoomed
 from .cases import Cases, Target, labelled_cases, split_off
-from .samples import HeldOut, Preparation, Sample, finished, framed, held_out_sample
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample
 
 
 class LabelledData:
@@ -58,10 +58,7 @@ class LabelledData:
 
     def sample(self, key: int, rng: np.random.Generator) -> Sample:
         """Draws until augmentation leaves something of the object."""
-        while True:
-            sample = self._draw(rng)
-            if sample is not None:
-                return sample
+        return first_drawn(lambda failed: self._draw(rng), "the labelled cases", self.preparation)
 
     def _draw(self, rng: np.random.Generator) -> Optional[Sample]:
         size, config = self.preparation.size, self.config
