@@ -7,15 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch")
 sitk = pytest.importorskip("SimpleITK")
 
 from qmedsam import QMedSAMError  # noqa: E402
+from qmedsam_training import train  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES  # noqa: E402
-from qmedsam_training.config import DataConfig, FolderConfig  # noqa: E402
-from qmedsam_training.data import ChallengeData, LabelledData, Preparation, samples  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.config import DataConfig, FolderConfig, TrainConfig  # noqa: E402
+from qmedsam_training.data import ChallengeData, LabelledData, Preparation, calibration_samples, samples  # noqa: E402
+from qmedsam_training.data.cases import labelled_cases, split_off  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
+TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
 PREPARATION = Preparation.of(ARCHITECTURES["qmedsam-compact"], 64)
 
 
@@ -54,6 +60,41 @@ def test_a_frame_beside_a_thin_slice_is_drawn_again(tmp_path: Path) -> None:
     data = LabelledData(DataConfig(folders=[folder], synthetic=0, held_out=0), PREPARATION)
     for seed in range(60):
         assert data.sample(0, np.random.default_rng(seed)).image.shape == (3, 64, 64)
+
+
+def _manifest(root: Path, broken: range) -> Path:
+    """Six ultrasound pictures of six patients, some of them damaged."""
+    (root / "folder").mkdir()
+    _folder(root / "folder", 6, "png")
+    for n in broken:
+        (root / "folder" / "images" / f"case{n}.png").write_bytes(b"nothing")
+    rows = [f"c{n},US,2D,set,train,p{n},folder/images/case{n}.png,folder/labels/case{n}.png" for n in range(6)]
+    path = root / "cases.csv"
+    path.write_text("\n".join(["case_id,modality,dim,source,split,patient_id,path_image,path_mask", *rows]))
+    return path
+
+
+def test_cases_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In training and in scoring, those of the held-out part too."""
+    data = {"manifest": _manifest(tmp_path, range(3)), "samples_per_epoch": 2, "held_out": 0.5, "workers": 0}
+    kept, away = split_off(labelled_cases(DataConfig(**data)), 0.5)
+    assert {len({"c0", "c1", "c2"} & {c.case_id for c in part}) for part in (kept, away)} == {1, 2}, "some in each"
+    config = TrainConfig(data=data, options=TINY, input_size=32, batch_size=2, epochs=1)
+    train.run(config, tmp_path / "run")
+    assert "3 of the cases could not be used; the first: c" in caplog.text
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    told = ["evaluate", tmp_path / "run" / "best.pt", "--config", tmp_path / "stage.yaml", "--dry-run"]
+    assert "3 of the cases could not be used" in CliRunner().invoke(app, list(map(str, told)), env={"COLUMNS": "200"}).output
+
+
+def test_when_no_case_can_be_read_the_reason_is_told(tmp_path: Path) -> None:
+    path = _manifest(tmp_path, range(6))
+    for use in (
+        lambda: LabelledData(DataConfig(manifest=path), PREPARATION),
+        lambda: next(calibration_samples(ARCHITECTURES["qmedsam-compact"], 1, path)),
+    ):
+        with pytest.raises(QMedSAMError, match=r"the first: c0: .*case0\.png"):
+            use()
 
 
 def test_objects_that_are_too_small_to_draw_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

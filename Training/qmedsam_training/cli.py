@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 import typer
 from qmedsam import QMedSAMError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -273,9 +274,12 @@ def _held_out(settings: TrainConfig) -> List[HeldOut]:
     Raises:
         QMedSAMError: there are none.
     """
-    from .data import make_source
+    from .data import make_source, told
 
-    held = make_source(settings).held_out()
+    source = make_source(settings)
+    held = source.held_out()
+    if source.skipped:
+        console.print(f"[yellow]Left out:[/] {escape(told(source.skipped))}")
     if not held:
         raise QMedSAMError(
             "Nobody is held out by this configuration's data.", "Raise data.held_out; a source of few patients holds out none."

@@ -26,6 +26,7 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     source = make_source(config)
+    held = source.held_out()
     plan = Plan(source, config.batch_size, 0, config.devices * config.nodes, config.seed)
     per_epoch = plan.batches * config.batch_size
     moments = {"adamw": 2, "sgd": 1}[config.optimizer.kind]
@@ -43,7 +44,7 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
         ("teacher", config.teacher.architecture if config.teacher else "none"),
         *[(f"data: {name}", f"{cases} cases, {prompts:,} prompts") for name, cases, prompts in source.describe()],
         *[("skipped", f"{name}: {reason}") for name, reason in source.skipped],
-        ("held out", f"{len(source.held_out())} objects"),
+        ("held out", f"{len(held)} objects"),
         ("samples per epoch", f"{per_epoch:,}"),
         ("steps", f"{plan.batches:,} an epoch, {plan.batches * config.epochs:,} in {config.epochs} epochs"),
         ("wall-clock budget", f"{config.minutes:g} min" if config.minutes else "none"),

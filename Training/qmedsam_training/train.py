@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import LossConfig, TrainConfig
-from .data import Plan, Source, make_loader, make_source
+from .data import Plan, Source, make_loader, make_source, told
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
 from .interruption import Interruption
@@ -42,6 +43,7 @@ LOG_COLUMNS = (
     "held_out_dsc",
     "held_out_mean_of_groups",
 )
+_LOGGER = logging.getLogger(__name__)
 #: What may differ between a run and its continuation.
 _FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "checkpoint_minutes", "tensorboard", "init"}
 
@@ -122,6 +124,8 @@ class _Trainer:
         self.at = Progress(**state["progress"]) if state else Progress()
         self.source = make_source(config)
         self.held = self.source.held_out()
+        if self.source.skipped and self.first:
+            _LOGGER.warning(told(self.source.skipped))
         if config.optimizer.schedule == "plateau" and not self.held:
             raise QMedSAMError("Nobody is held out whose score could reach a plateau.", "Raise data.held_out, or use 'cosine'.")
         # A resumed run takes its weights from its own state, not from where it once started.

@@ -74,6 +74,11 @@ class Preparation:
 class Source(Protocol):
     """Where samples come from. What is drawn depends on epoch, position and seed alone, never on who draws it."""
 
+    @property
+    def skipped(self) -> List[Tuple[str, str]]:
+        """Cases or files that could not be used, with the reason."""
+        ...
+
     def epoch(self, number: int) -> np.ndarray:
         """Keys of an epoch's samples in the order of training."""
         ...
@@ -85,6 +90,12 @@ class Source(Protocol):
     def held_out(self) -> List[HeldOut]:
         """Fixed samples of other patients, without augmentation."""
         ...
+
+
+def told(skipped: Sequence[Tuple[str, str]]) -> str:
+    """How many cases or files could not be used, and why the first ones."""
+    reasons = " ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+    return f"{len(skipped)} of the cases could not be used; the first: {reasons}"
 
 
 def framed(view: View, rectangle: Rectangle, preparation: Preparation) -> Frame:
