@@ -97,6 +97,14 @@ def test_when_no_case_can_be_read_the_reason_is_told(tmp_path: Path) -> None:
             use()
 
 
+def test_without_strength_whole_slices_are_only_flipped(tmp_path: Path) -> None:
+    """Not zoomed either: the ellipse keeps its place but for the side."""
+    config = DataConfig(folders=[_folder(tmp_path, 2, "png")], synthetic=0, whole_slice=1, held_out=0, augmentation=0)
+    data = LabelledData(config, PREPARATION)
+    masks = [data.sample(0, np.random.default_rng(seed)).masks[0].numpy() > 0.5 for seed in range(6)]
+    assert all(np.array_equal(m, masks[0]) or np.array_equal(m, masks[0][:, ::-1]) for m in masks)
+
+
 def test_objects_that_are_too_small_to_draw_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of their pixels is left at half the size: the loop went on for ever."""
     monkeypatch.setattr(samples, "MOST_DRAWS", 20)

@@ -77,7 +77,7 @@ class LabelledData:
         masks, prompts = [mask], [prompt]
         strength = config.augmentation
         if rng.random() < config.whole_slice:
-            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(0.9, 1.4), strength, rng)
+            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(1 - 0.1 * strength, 1 + 0.4 * strength), strength, rng)
             others = self.cases.others(target)
             rng.shuffle(others)
             masks += [self.cases.mask(o, view) for o in others[:3]]
