@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from qmedsam import QMedSAMError
+from qmedsam.files import writing
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -159,7 +160,8 @@ class _Trainer:
             if self.teacher:
                 self.teacher.adapter.load_state_dict(state["adapter"])
         self.plan = Plan(self.source, config.batch_size, fabric.global_rank, fabric.world_size, config.seed)
-        self.log = _Log(folder / "log.csv", folder if config.tensorboard else None) if self.first else None
+        boarded = folder if config.tensorboard else None
+        self.log = _Log(folder / "log.csv", boarded, self.at.epoch if state else -1) if self.first else None
         self.started = time.monotonic() - self.at.seconds
         self.saved = time.monotonic()
 
@@ -335,18 +337,27 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
 
 
 class _Log:
-    """Append-only CSV that survives resuming, and TensorBoard where it is wanted."""
+    """CSV of one run, however often resumed, and TensorBoard where it is wanted.
 
-    def __init__(self, path: Path, tensorboard: Optional[Path]) -> None:
+    Args:
+        path: of the CSV.
+        tensorboard: folder to write events below.
+        epoch: that the run goes on from, -1 at its start: what was written later was not saved, and comes again.
+    """
+
+    def __init__(self, path: Path, tensorboard: Optional[Path], epoch: int) -> None:
         self.path = path
         self.board = None
         if tensorboard is not None:
             from lightning_fabric.loggers import TensorBoardLogger
 
             self.board = TensorBoardLogger(tensorboard, name="", version="tensorboard")
-        if not path.exists():
-            with path.open("w", newline="") as stream:
-                csv.writer(stream).writerow(LOG_COLUMNS)
+        rows = []
+        if path.exists() and epoch >= 0:
+            with path.open(newline="") as stream:
+                rows = [row for row in list(csv.reader(stream))[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= epoch]
+        with writing(path) as partial, partial.open("w", newline="") as stream:
+            csv.writer(stream).writerows([LOG_COLUMNS, *rows])
 
     def write(self, row: tuple) -> None:
         with self.path.open("a", newline="") as stream:

@@ -1,0 +1,51 @@
+"""What a run logs, when it stops, and what a continuation may change."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import List
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("brevitas")
+
+from qmedsam_training import train  # noqa: E402
+from qmedsam_training.config import TrainConfig  # noqa: E402
+
+TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+
+
+def _config(manifest: Path, **changes) -> TrainConfig:
+    """Two batches of two images an epoch."""
+    data = {"manifest": manifest, "workers": 0, "samples_per_epoch": 4, "held_out": 0.3, "held_out_per_group": 1}
+    values = {"options": TINY, "input_size": 32, "batch_size": 2, "epochs": 1, "ema": 0, "threads": 1}
+    return TrainConfig.model_validate({**values, **changes, "data": {**data, **changes.get("data", {})}})
+
+
+def _log(folder: Path) -> List[dict]:
+    with (folder / "log.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_log_is_of_one_run_and_says_an_epoch_once(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the row of an epoch and its checkpoint; then begun anew."""
+    save, calls = train._Trainer.checkpoint, []
+
+    def killed(trainer: train._Trainer) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        save(trainer)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(train._Trainer, "checkpoint", killed)
+        train.run(_config(manifest), tmp_path)
+    train.run(_config(manifest), tmp_path)
+    assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
+    train.run(_config(manifest, epochs=2), tmp_path)
+    assert [row["epoch"] for row in _log(tmp_path)] == ["1", "2"]
+    (tmp_path / "last.pt").unlink()
+    train.run(_config(manifest), tmp_path)
+    assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
