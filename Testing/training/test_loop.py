@@ -49,3 +49,15 @@ def test_the_log_is_of_one_run_and_says_an_epoch_once(manifest: Path, tmp_path: 
     (tmp_path / "last.pt").unlink()
     train.run(_config(manifest), tmp_path)
     assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
+
+
+def test_what_is_logged_and_normalised_with_is_seen_at_the_weights_themselves(manifest: Path, tmp_path: Path) -> None:
+    """A sharpness-aware step looks a second time, at the worst point nearby."""
+    losses, norms = [], []
+    for rho in (0.0, 0.5):
+        config = _config(manifest, optimizer={"sharpness": rho}, data={"samples_per_epoch": 2, "held_out": 0})
+        train.run(config, tmp_path / str(rho))
+        losses.append([(row["loss"], row["dsc"]) for row in _log(tmp_path / str(rho))])
+        model = torch.load(tmp_path / str(rho) / "last.pt", weights_only=True)["model"]
+        norms.append(torch.cat([value for name, value in model.items() if "running_" in name]))
+    assert losses[0] == losses[1] and torch.equal(*norms)

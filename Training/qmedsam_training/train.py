@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
@@ -28,7 +29,7 @@ from .evaluation import TorchNetwork, score
 from .interruption import Interruption
 from .losses import prompt_loss
 from .networks import child, save, start
-from .optimization import cosine, make_optimizer, step, warm_up
+from .optimization import cosine, make_optimizer, step, still, warm_up
 from .plots import plot_log
 from .quantization import calibrated
 
@@ -228,13 +229,15 @@ class _Trainer:
 
         def gradients() -> Tensor:
             self.optimizer.zero_grad()
-            losses, dscs, taught = self.lesson(images, boxes, masks, owner)
+            with still(self.student) if shown else nullcontext():  # at the worst point nearby
+                losses, dscs, taught = self.lesson(images, boxes, masks, owner)
             weight = self.config.teacher.weight if self.config.teacher else 0.0
             loss = losses.sum() * self.fabric.world_size / count + weight * taught
             self.fabric.backward(loss)
             largest = config.clip or math.inf  # infinite: nothing is changed, what is no number still found
             self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=largest, error_if_nonfinite=True)
-            shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
+            if not shown:
+                shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
             return loss
 
         try:
