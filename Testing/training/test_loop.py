@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import List
+from types import SimpleNamespace
+from typing import Callable, List
 
 import pytest
 
@@ -61,3 +62,23 @@ def test_what_is_logged_and_normalised_with_is_seen_at_the_weights_themselves(ma
         model = torch.load(tmp_path / str(rho) / "last.pt", weights_only=True)["model"]
         norms.append(torch.cat([value for name, value in model.items() if "running_" in name]))
     assert losses[0] == losses[1] and torch.equal(*norms)
+
+
+def test_scoring_counts_towards_the_budget_and_not_towards_the_rate(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch takes a second, scoring a minute: the budget of two minutes ends while the second epoch is scored."""
+    now, step, score = [0.0], train.step, train.score
+
+    def lasting(seconds: float, function: Callable) -> Callable:
+        def wrapped(*arguments, **options):
+            now[0] += seconds
+            return function(*arguments, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(train, "step", lasting(1, step))
+    monkeypatch.setattr(train, "score", lasting(60, score))
+    train.run(_config(manifest, epochs=9, minutes=2, data={"synthetic": 1}), tmp_path)  # scenes have several masks each
+    assert [(row["step"], row["seconds"], row["samples_per_second"]) for row in _log(tmp_path)] == [("2", "2", "2"), ("4", "64", "2")]

@@ -175,7 +175,7 @@ class _Trainer:
     def run(self, progress: Callable[[float, str], None], interruption: Interruption) -> None:
         if self.at.step == 0 and self.config.init is not None and self.share < 1:
             # What the stage starts from is a candidate too: before QAT this is post-training quantization.
-            self._evaluate()
+            self._evaluate(0)
         loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
         while self.at.batch or not self._over():  # what was learned is scored, also when it was interrupted in between
             self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
@@ -188,8 +188,8 @@ class _Trainer:
                     self.checkpoint()
                 self._stop_if_asked(interruption)
             self.checkpoint()
-            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
-            self._evaluate()
+            batches, self.at.epoch, self.at.batch = self.at.batch, self.at.epoch + 1, 0
+            self._evaluate(batches)
             self.checkpoint()
             self._stop_if_asked(interruption)
 
@@ -253,14 +253,18 @@ class _Trainer:
         sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
         self.at.sums = [a + b for a, b in zip(self.at.sums, sums)]
         self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
-        # The first process's clock, for all: budget and learning rate follow it.
-        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+        self._look_at_the_clock()
         if warming:
             self.at.warm = self.share
         return sums[3] / sums[0]
 
-    def _evaluate(self) -> None:
-        """Score the averaged weights, keep them when they are the best, write the log."""
+    def _look_at_the_clock(self) -> None:
+        """The first process's, for all: budget and learning rate follow it."""
+        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+
+    def _evaluate(self, batches: int) -> None:
+        """Score the averaged weights after so many batches of an epoch, keep them when they are the best, write the log."""
+        trained = self.at.seconds
         mine = self.held[self.fabric.global_rank :: self.fabric.world_size]
         groups = sorted({held.group for held in self.held})
         totals = torch.zeros(2, max(len(groups), 1), device=self.fabric.device)
@@ -273,7 +277,8 @@ class _Trainer:
             self.plateau.step(mean)
             self.base *= self.optimizer.param_groups[0]["lr"] / before
         masks, loss, taught, dsc = self.at.sums
-        rate = masks / max(self.at.seconds - self.at.since, 1e-9)
+        rate = batches * self.config.batch_size / max(trained - self.at.since, 1e-9)
+        self._look_at_the_clock()  # scoring counts towards the budget, and not towards the samples per second
         self.at.sums, self.at.since = [0.0] * 4, self.at.seconds
         # Nothing was held out: the last epoch counts as the best.
         better = math.isnan(mean) or mean >= self.at.best
@@ -283,7 +288,7 @@ class _Trainer:
             return
         shown = (x / masks if masks else math.nan for x in (loss, taught, dsc))
         lr = self.optimizer.param_groups[0]["lr"] if self.at.step else 0.0
-        self.log.write((self.at.epoch, self.at.step, round(self.at.seconds), rate, lr, *shown, flat, mean))
+        self.log.write((self.at.epoch, self.at.step, round(trained), rate, lr, *shown, flat, mean))
         if better:
             save(self.folder / "best.pt", self.averaged.module, self.config, epoch=self.at.epoch, held_out=mean)
 
