@@ -82,3 +82,18 @@ def test_scoring_counts_towards_the_budget_and_not_towards_the_rate(
     monkeypatch.setattr(train, "score", lasting(60, score))
     train.run(_config(manifest, epochs=9, minutes=2, data={"synthetic": 1}), tmp_path)  # scenes have several masks each
     assert [(row["step"], row["seconds"], row["samples_per_second"]) for row in _log(tmp_path)] == [("2", "2", "2"), ("4", "64", "2")]
+
+
+def test_processes_on_a_cpu_do_not_ask_for_a_gpus_normalisation(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--accelerator cpu on a machine that has a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    wrapped = SimpleNamespace(
+        global_rank=0,
+        world_size=2,
+        device=torch.device("cpu"),
+        setup=lambda lesson, optimizer: (lesson, SimpleNamespace(optimizer=optimizer)),
+    )
+    trainer = train._Trainer(_config(manifest), wrapped, tmp_path, None)
+    assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in trainer.student.modules())

@@ -143,7 +143,7 @@ class _Trainer:
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
-        if torch.cuda.is_available() and fabric.world_size > 1:
+        if fabric.device.type == "cuda" and fabric.world_size > 1:  # there is none for CPUs
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
         self.student.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
