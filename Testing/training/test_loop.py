@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
+from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training import train  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
 
@@ -97,3 +98,18 @@ def test_processes_on_a_cpu_do_not_ask_for_a_gpus_normalisation(
     )
     trainer = train._Trainer(_config(manifest), wrapped, tmp_path, None)
     assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in trainer.student.modules())
+
+
+def test_what_changes_no_result_may_change_in_a_continuation(manifest: Path, tmp_path: Path) -> None:
+    train.run(_config(manifest), tmp_path)
+    assert train._previous(_config(manifest, data={"workers": 3, "cache_mib": 7}), tmp_path)["progress"]["step"] == 2
+    with pytest.raises(QMedSAMError, match="another data"):
+        train._previous(_config(manifest, data={"synthetic": 0.1}), tmp_path)
+
+
+def test_the_way_out_of_a_loss_that_is_no_number_is_one(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same folder would refuse another learning rate."""
+    forward = train.Lesson.forward
+    monkeypatch.setattr(train.Lesson, "forward", lambda *a: tuple(value * float("nan") for value in forward(*a)))
+    with pytest.raises(QMedSAMError, match=r"no longer a number.* --init .*best\.pt -o NEW"):
+        train.run(_config(manifest), tmp_path)

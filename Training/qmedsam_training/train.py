@@ -48,6 +48,7 @@ LOG_COLUMNS = (
 _LOGGER = logging.getLogger(__name__)
 #: What may differ between a run and its continuation.
 _FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "checkpoint_minutes", "tensorboard", "init"}
+_FREE_OF_DATA = {"workers", "cache_mib"}
 
 
 class Lesson(nn.Module):
@@ -247,7 +248,7 @@ class _Trainer:
                 raise
             raise QMedSAMError(
                 f"The loss is no longer a number at step {self.at.step}.",
-                "Lower the learning rate and start from the last epoch.",
+                f"Lower the learning rate and go on in a new folder: --init {self.folder / 'best.pt'} -o NEW.",
             ) from error
         self.averaged.update_parameters(self.student)
         sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
@@ -336,6 +337,8 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
     except Exception as error:
         raise QMedSAMError(f"'{path}' is damaged.", "Remove it to start again, or choose another folder.") from error
     now = config.model_dump(mode="json")
+    for settings in (now, before):
+        settings["data"] = {name: value for name, value in settings["data"].items() if name not in _FREE_OF_DATA}
     changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name, now[name]))
     if changed:
         raise QMedSAMError(
