@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, List
@@ -12,9 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training import train  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam_training.plan import describe  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
 
@@ -46,8 +51,6 @@ def test_the_log_is_of_one_run_and_says_an_epoch_once(manifest: Path, tmp_path: 
         train.run(_config(manifest), tmp_path)
     train.run(_config(manifest), tmp_path)
     assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
-    train.run(_config(manifest, epochs=2), tmp_path)
-    assert [row["epoch"] for row in _log(tmp_path)] == ["1", "2"]
     (tmp_path / "last.pt").unlink()
     train.run(_config(manifest), tmp_path)
     assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
@@ -82,7 +85,10 @@ def test_scoring_counts_towards_the_budget_and_not_towards_the_rate(
     monkeypatch.setattr(train, "step", lasting(1, step))
     monkeypatch.setattr(train, "score", lasting(60, score))
     train.run(_config(manifest, epochs=9, minutes=2, data={"synthetic": 1}), tmp_path)  # scenes have several masks each
-    assert [(row["step"], row["seconds"], row["samples_per_second"]) for row in _log(tmp_path)] == [("2", "2", "2"), ("4", "64", "2")]
+    assert [(row["step"], row["seconds"], row["samples_per_second"]) for row in _log(tmp_path)] == [
+        ("2", "2", "2"),
+        ("4", "64", "2"),
+    ]
 
 
 def test_processes_on_a_cpu_do_not_ask_for_a_gpus_normalisation(
@@ -113,3 +119,28 @@ def test_the_way_out_of_a_loss_that_is_no_number_is_one(manifest: Path, tmp_path
     monkeypatch.setattr(train.Lesson, "forward", lambda *a: tuple(value * float("nan") for value in forward(*a)))
     with pytest.raises(QMedSAMError, match=r"no longer a number.* --init .*best\.pt -o NEW"):
         train.run(_config(manifest), tmp_path)
+
+
+def test_a_board_is_one_file_and_no_score_is_shown_before_there_is_one(manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    lines = []
+    train.run(_config(manifest, epochs=2, tensorboard=True), tmp_path, lambda share, text: lines.append(text))
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
+    assert ["held out" in line for line in lines] == [False, False, True, True]
+
+
+def test_one_process_speaks_for_all(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "stage.yaml"
+    config.write_text(f"data: {{manifest: {manifest}}}")
+    monkeypatch.setattr(train, "run", lambda *a: tmp_path / "best.pt")
+    for rank, said in ((0, True), (1, False)):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        told = CliRunner().invoke(app, ["train", "--config", str(config), "-o", str(tmp_path)]).output
+        assert ("Best checkpoint" in told) == ("Training" in told) == said
+
+
+def test_the_plan_of_a_quantized_stage_without_a_start(manifest: Path) -> None:
+    plans = [dict(describe(_config(manifest, quantization={}, precision=p))) for p in ("32-true", "bf16-mixed")]
+    assert plans[0]["newly calibrated"] == "image_encoder, mask_decoder"
+    full, half = (float(re.search(r"([\d,]+) MiB activations", plan["memory"])[1]) for plan in plans)
+    assert half < full

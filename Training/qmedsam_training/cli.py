@@ -74,16 +74,21 @@ def train(
     if dry_run:
         _print_plan(settings)
         return
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from .train import run
 
+    first = rank_zero_only.rank == 0  # Fabric runs the command again for every other process
     try:
-        with Progress(console=console) as bar:
+        with Progress(console=console, disable=not first) as bar:
             task = bar.add_task("Training", total=1.0)
             best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
     except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from what was saved last.")
+        if first:
+            console.print("Stopped. The same command goes on from what was saved last.")
         raise SystemExit(130) from None
-    console.print(f"Best checkpoint: {best}")
+    if first:
+        console.print(f"Best checkpoint: {best}")
 
 
 @app.command()

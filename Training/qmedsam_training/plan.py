@@ -20,7 +20,7 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
     Raises:
         QMedSAMError: data or starting checkpoint cannot be used.
     """
-    model, new = start(config.model_copy(update={"quantization": None}) if config.init is None else config, config.init)
+    model, new = start(config, config.init)
     for name in config.freeze:
         child(model, name).requires_grad_(False)
     total = sum(p.numel() for p in model.parameters())
@@ -69,7 +69,8 @@ def _activation_bytes(model: torch.nn.Module, config: TrainConfig) -> int:
 
     images = torch.zeros(1, 3, config.input_size, config.input_size)
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * config.input_size
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    half = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed")
+    with half, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = model.eval()(images, boxes, torch.zeros(1, dtype=torch.long))
     del result
     return sum(kept.values())

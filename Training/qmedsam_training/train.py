@@ -184,7 +184,8 @@ class _Trainer:
                 if self._over():
                     break
                 dsc = self._learn(batch)
-                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
+                best = f", held out {self.at.best:.3f}" if self.at.best >= 0 else ""
+                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}{best}")
                 if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
                     self.checkpoint()
                 self._stop_if_asked(interruption)
@@ -376,4 +377,4 @@ class _Log:
         if self.board is not None:
             values: Dict[str, float] = dict(zip(LOG_COLUMNS, row))
             self.board.log_metrics({k: v for k, v in values.items() if v == v}, step=int(values["step"]))
-            self.board.finalize("success")
+            self.board.save()  # finalize() would begin another file with the next row
