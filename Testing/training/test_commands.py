@@ -22,7 +22,9 @@ pytest.importorskip("openvino")
 
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.models import Model, shipped_folder  # noqa: E402
+from qmedsam_training import export as graphs  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
+from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.cli import _described, app  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
@@ -122,6 +124,26 @@ def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: 
         TrainConfig.read(config, data__manifest=manifest, data__challenge=challenge)
 
 
+def test_cases_of_ones_own_take_the_place_of_a_recipes(manifest: Path, tmp_path: Path) -> None:
+    """The shipped configurations name a path that nobody else has."""
+    data = {"manifest": "nowhere.csv", "held_out": 0.3, "held_out_per_group": 1}
+    small = {"data": data, "quantization": {"calibration_images": 1}}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": {"data": data}, "rows": [{"name": "a"}]}))
+    network = NetworkConfig(options=TINY, input_size=64)
+    networks.save(tmp_path / "tiny.pt", networks.make(network), network)
+    told = ["--config", tmp_path / "stage.yaml", "--manifest", manifest]
+    out = ["-o", tmp_path / "out"]
+    assert "objects of 2 groups" in _invoke("evaluate", tmp_path / "tiny.pt", *told, "--dry-run")
+    assert "+0.25" in _invoke("threshold", tmp_path / "tiny.pt", *told, *out, "--dry-run")
+    assert "2 objects" in _invoke("compare", tmp_path / "tiny.pt", *told, *out, "--dry-run")
+    assert "layers quantized" in _invoke("ptq", tmp_path / "tiny.pt", *told, "-o", tmp_path / "ptq.pt")
+    rows = Ablations.read(tmp_path / "plan.yaml", manifest)
+    assert rows.settings(rows.rows[0]).data.manifest == manifest
+    with pytest.raises(QMedSAMError, match=r"nowhere\.csv"):
+        _invoke("evaluate", tmp_path / "tiny.pt", *told[:2])
+
+
 def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     best = folder / "float" / "best.pt"
     _invoke("ptq", best, "--config", folder / "float.yaml", "-o", tmp_path / "ptq.pt", "--dry-run")
@@ -143,6 +165,23 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
+
+
+def test_an_export_that_computes_something_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confidence too: a propagation stops by it."""
+    network = NetworkConfig(options=TINY, input_size=32)
+    networks.save(tmp_path / "tiny.pt", networks.make(network), network)
+    text = _invoke("export", tmp_path / "tiny.pt", "-o", tmp_path / "right")
+    assert text.count("confidence max") == 2 and "something else" not in text
+
+    class Constant(graphs._Decoder):
+        def forward(self, embedding: torch.Tensor, boxes: torch.Tensor) -> tuple:
+            logits, confidence = self.model.predict(embedding, boxes)
+            return logits, confidence * 0 + 0.1
+
+    monkeypatch.setattr(graphs, "_Decoder", Constant)
+    text = _invoke("export", tmp_path / "tiny.pt", "-o", tmp_path / "wrong")
+    assert text.count("100.00% of the pixels alike") == 2 and text.count("something else") == 2
 
 
 @pytest.mark.parametrize(("architecture", "whole", "kind"), [("qmedsam-compact", 1, "slice"), ("litemedsam", 0.2, "roi")])

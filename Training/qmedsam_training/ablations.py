@@ -40,14 +40,17 @@ class Ablations(Strict):
     rows: List[Change] = Field(min_length=1)
 
     @classmethod
-    def read(cls, path: Path) -> Ablations:
-        """Read a YAML file and check every row before the first one trains.
+    def read(cls, path: Path, manifest: Optional[Path] = None) -> Ablations:
+        """Read a YAML file and check every row before the first one trains. A manifest takes the place of the base's data.
 
         Raises:
             QMedSAMError: unreadable, or a row that is no valid configuration.
         """
         try:
             plan = cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            if manifest is not None:
+                plan.base["data"] = {**(plan.base.get("data") or {}), "manifest": str(manifest)}
+                plan.base["data"].pop("challenge", None)
             for row in plan.rows:
                 plan.settings(row)
         except (OSError, yaml.YAMLError) as error:

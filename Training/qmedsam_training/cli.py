@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 import typer
 from qmedsam import QMedSAMError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -22,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()
 
 _CONFIG = typer.Option(..., "--config", exists=True, dir_okay=False, help="YAML of a stage (see Training/configs).")
+_MANIFEST = typer.Option(None, help="Labelled cases, instead of the configuration's.")
 _DRY = typer.Option(False, "--dry-run", help="Print the plan and stop.")
 
 
@@ -55,7 +57,7 @@ def train(
     config: Path = _CONFIG,
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the run; continues there when it was interrupted."),
     init: Optional[Path] = typer.Option(None, help="Start from this checkpoint instead of the configuration's."),
-    manifest: Optional[Path] = typer.Option(None, help="Labelled cases, instead of the configuration's."),
+    manifest: Optional[Path] = _MANIFEST,
     challenge: Optional[Path] = typer.Option(None, help="Challenge folder or index, instead of the configuration's."),
     minutes: Optional[float] = typer.Option(None, help="Wall-clock budget in minutes."),
     epochs: Optional[int] = typer.Option(None, help="Number of epochs."),
@@ -72,16 +74,21 @@ def train(
     if dry_run:
         _print_plan(settings)
         return
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from .train import run
 
+    first = rank_zero_only.rank == 0  # Fabric runs the command again for every other process
     try:
-        with Progress(console=console) as bar:
+        with Progress(console=console, disable=not first) as bar:
             task = bar.add_task("Training", total=1.0)
             best = run(settings, output, lambda share, text: bar.update(task, completed=share, description=text))
     except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from what was saved last.")
+        if first:
+            console.print("Stopped. The same command goes on from what was saved last.")
         raise SystemExit(130) from None
-    console.print(f"Best checkpoint: {best}")
+    if first:
+        console.print(f"Best checkpoint: {best}")
 
 
 @app.command()
@@ -89,13 +96,14 @@ def ptq(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
     config: Path = _CONFIG,
     output: Path = typer.Option(..., "-o", "--output", help="Quantized checkpoint to write (.pt)."),
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Quantize without training: scales from calibration images, weights as they are. Minutes on a CPU."""
     from .networks import post_training_quantized, save
     from .quantization import quantized_layers
 
-    network, _, how, batches = _calibration(checkpoint, config)
+    network, _, how, batches = _calibration(checkpoint, config, manifest)
     if dry_run:
         console.print(f"{network.architecture}, {network.input_size} x {network.input_size}, {how.calibration_images} images, ")
         console.print(f"{', '.join(how.parts)}: weights {how.weight_bits} bits, activations {how.activation_bits} bits")
@@ -110,6 +118,7 @@ def threshold(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
     config: Path = _CONFIG,
     output: Path = typer.Option(..., "-o", "--output", help="Checkpoint to write (.pt)."),
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Move the logits so that 0 is the threshold of the best mean DSC on the patients that a stage holds out."""
@@ -117,7 +126,7 @@ def threshold(
     from .networks import load, save
 
     model, network = load(checkpoint)
-    held = _held_out(_described(config, network))
+    held = _held_out(_described(config, network, manifest))
     thresholds = [n / 4 for n in range(-4, 5)]  # coarse: a finer one would follow chance
     means = by_threshold(TorchNetwork(model, network.input_size), held, thresholds)
     table = Table("threshold", "DSC")
@@ -169,12 +178,15 @@ def export(
     census(output)
     for row in parity(model, output):
         console.print(str(row))
+        if row.too_far:
+            console.print(f"[yellow]{row.name} computes something else than torch:[/] this model should not be used.")
 
 
 @app.command()
 def evaluate(
     network: Path = typer.Argument(..., exists=True, help="Checkpoint (float or quantized), or a model folder."),
     config: Path = _CONFIG,
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Score on the patients that a stage's data holds out, on the slices' own pixels."""
@@ -186,13 +198,13 @@ def evaluate(
 
     if network.is_dir():
         runtime = OpenVINONetwork(Model.read(network))
-        manifest = runtime.model.manifest
-        frame = {"frame": manifest.frame["kind"], "margin": manifest.frame.get("margin", 0.3)}
-        described = NetworkConfig(architecture=manifest.architecture, input_size=manifest.input_size, **frame)
+        model = runtime.model.manifest
+        frame = {"frame": model.frame["kind"], "margin": model.frame.get("margin", 0.3)}
+        described = NetworkConfig(architecture=model.architecture, input_size=model.input_size, **frame)
     else:
         model, described = load(network)
         runtime = TorchNetwork(model, described.input_size)
-    held = _held_out(_described(config, described))
+    held = _held_out(_described(config, described, manifest))
     if dry_run:
         console.print(f"{len(held)} objects of {len({h.group for h in held})} groups")
         return
@@ -217,13 +229,14 @@ def compare(
     nncf: bool = typer.Option(True, help="Also NNCF's post-training quantization, as the control (needs nncf)."),
     repeats: int = typer.Option(9, min=1, help="Of the timings."),
     threads: int = typer.Option(1, min=1, help="Of the timings, the same for all three runtimes."),
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Float, PTQ, QAT and NNCF: accuracy per modality, size, and milliseconds in three runtimes."""
     from .compare import compare as run
     from .compare import write_tables
 
-    _, settings, how, batches = _calibration(checkpoint, config)
+    _, settings, how, batches = _calibration(checkpoint, config, manifest)
     held = _held_out(settings)
     if dry_run:
         console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings on {threads} threads")
@@ -237,12 +250,13 @@ def compare(
 def ablate(
     plan: Path = typer.Argument(..., exists=True, dir_okay=False, help="YAML: a base configuration, and a change per row."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for the table, and one per row; goes on where it stopped."),
+    manifest: Optional[Path] = typer.Option(None, help="Labelled cases, instead of the base configuration's."),
 ) -> None:
     """Train one change after the other from one base, and score all alike on held-out patients."""
     from .ablations import Ablations, write_table
     from .ablations import ablate as run
 
-    chosen = Ablations.read(plan)
+    chosen = Ablations.read(plan, manifest)
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as bar:
         task = bar.add_task("Training", total=1.0)
@@ -250,12 +264,13 @@ def ablate(
     console.print(write_table(outcomes, output), markup=False)
 
 
-def _described(config: Path, network: NetworkConfig) -> TrainConfig:
-    """A stage's data, framed for a network that may have another size than the stage's."""
+def _described(config: Path, network: NetworkConfig, manifest: Optional[Path] = None) -> TrainConfig:
+    """A stage's data (or a manifest's instead), framed for a network that may have another size than the stage's."""
     from .networks import frame_kind
 
     shape = {"architecture": network.architecture, "options": network.options, "frame": frame_kind(network)}
-    return TrainConfig.read(config, **shape, input_size=network.input_size, margin=network.margin)
+    shape.update(input_size=network.input_size, margin=network.margin)
+    return TrainConfig.read(config, **shape, data__manifest=manifest)
 
 
 def _held_out(settings: TrainConfig) -> List[HeldOut]:
@@ -264,9 +279,12 @@ def _held_out(settings: TrainConfig) -> List[HeldOut]:
     Raises:
         QMedSAMError: there are none.
     """
-    from .data import make_source
+    from .data import make_source, told
 
-    held = make_source(settings).held_out()
+    source = make_source(settings)
+    held = source.held_out()
+    if source.skipped:
+        console.print(f"[yellow]Left out:[/] {escape(told(source.skipped))}")
     if not held:
         raise QMedSAMError(
             "Nobody is held out by this configuration's data.", "Raise data.held_out; a source of few patients holds out none."
@@ -274,14 +292,16 @@ def _held_out(settings: TrainConfig) -> List[HeldOut]:
     return held
 
 
-def _calibration(checkpoint: Path, config: Path) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
+def _calibration(
+    checkpoint: Path, config: Path, manifest: Optional[Path]
+) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
     """A checkpoint's network, a stage's data, how to quantize (int8 where neither says), and calibration batches."""
     from .data import make_source
     from .networks import load
     from .train import calibration_batches
 
     network = load(checkpoint)[1]
-    settings = _described(config, network)
+    settings = _described(config, network, manifest)
     how = settings.quantization or QuantizationConfig()
     settings = settings.model_copy(update={"quantization": how})
     return network, settings, how, lambda: calibration_batches(make_source(settings), settings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, Iterable
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -32,20 +33,32 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
     return kind(groups, lr=config.learning_rate, **options)
 
 
-def step(optimizer: torch.optim.Optimizer, sharp: bool, gradients: Callable[[], torch.Tensor]) -> torch.Tensor:
+def step(optimizer: torch.optim.Optimizer, sharp: bool, gradients: Callable[[], torch.Tensor]) -> None:
     """One update. A sharpness-aware one takes the gradient a second time, at the worst point nearby.
 
     Args:
         optimizer: perhaps wrapped by Fabric.
         sharp: whether it is sharpness aware.
-        gradients: clears the gradients, computes new ones and returns the loss.
+        gradients: clears the gradients, computes new ones and returns the loss. The first call is at the weights as they are.
     """
-    loss = gradients()
+    gradients()
     if sharp:
         optimizer.step(gradients)
     else:
         optimizer.step()
-    return loss
+
+
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Within this context training does not move the statistics of batch normalisations."""
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
 
 
 def warm_up(epochs_done: float, warmup_epochs: float) -> float:

@@ -20,12 +20,13 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
     Raises:
         QMedSAMError: data or starting checkpoint cannot be used.
     """
-    model, new = start(config.model_copy(update={"quantization": None}) if config.init is None else config, config.init)
+    model, new = start(config, config.init)
     for name in config.freeze:
         child(model, name).requires_grad_(False)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     source = make_source(config)
+    held = source.held_out()
     plan = Plan(source, config.batch_size, 0, config.devices * config.nodes, config.seed)
     per_epoch = plan.batches * config.batch_size
     moments = {"adamw": 2, "sgd": 1}[config.optimizer.kind]
@@ -43,7 +44,7 @@ def describe(config: TrainConfig) -> List[Tuple[str, str]]:
         ("teacher", config.teacher.architecture if config.teacher else "none"),
         *[(f"data: {name}", f"{cases} cases, {prompts:,} prompts") for name, cases, prompts in source.describe()],
         *[("skipped", f"{name}: {reason}") for name, reason in source.skipped],
-        ("held out", f"{len(source.held_out())} objects"),
+        ("held out", f"{len(held)} objects"),
         ("samples per epoch", f"{per_epoch:,}"),
         ("steps", f"{plan.batches:,} an epoch, {plan.batches * config.epochs:,} in {config.epochs} epochs"),
         ("wall-clock budget", f"{config.minutes:g} min" if config.minutes else "none"),
@@ -68,7 +69,8 @@ def _activation_bytes(model: torch.nn.Module, config: TrainConfig) -> int:
 
     images = torch.zeros(1, 3, config.input_size, config.input_size)
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * config.input_size
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    half = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed")
+    with half, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = model.eval()(images, boxes, torch.zeros(1, dtype=torch.long))
     del result
     return sum(kept.values())

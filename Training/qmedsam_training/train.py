@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
@@ -14,19 +16,20 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from qmedsam import QMedSAMError
+from qmedsam.files import writing
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import LossConfig, TrainConfig
-from .data import Plan, Source, make_loader, make_source
+from .data import Plan, Source, make_loader, make_source, told
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
 from .interruption import Interruption
 from .losses import prompt_loss
 from .networks import child, save, start
-from .optimization import cosine, make_optimizer, step, warm_up
+from .optimization import cosine, make_optimizer, step, still, warm_up
 from .plots import plot_log
 from .quantization import calibrated
 
@@ -42,8 +45,10 @@ LOG_COLUMNS = (
     "held_out_dsc",
     "held_out_mean_of_groups",
 )
+_LOGGER = logging.getLogger(__name__)
 #: What may differ between a run and its continuation.
 _FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "checkpoint_minutes", "tensorboard", "init"}
+_FREE_OF_DATA = {"workers", "cache_mib"}
 
 
 class Lesson(nn.Module):
@@ -122,6 +127,8 @@ class _Trainer:
         self.at = Progress(**state["progress"]) if state else Progress()
         self.source = make_source(config)
         self.held = self.source.held_out()
+        if self.source.skipped and self.first:
+            _LOGGER.warning(told(self.source.skipped))
         if config.optimizer.schedule == "plateau" and not self.held:
             raise QMedSAMError("Nobody is held out whose score could reach a plateau.", "Raise data.held_out, or use 'cosine'.")
         # A resumed run takes its weights from its own state, not from where it once started.
@@ -137,7 +144,7 @@ class _Trainer:
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
-        if torch.cuda.is_available() and fabric.world_size > 1:
+        if fabric.device.type == "cuda" and fabric.world_size > 1:  # there is none for CPUs
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
         self.student.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
@@ -155,7 +162,8 @@ class _Trainer:
             if self.teacher:
                 self.teacher.adapter.load_state_dict(state["adapter"])
         self.plan = Plan(self.source, config.batch_size, fabric.global_rank, fabric.world_size, config.seed)
-        self.log = _Log(folder / "log.csv", folder if config.tensorboard else None) if self.first else None
+        boarded = folder if config.tensorboard else None
+        self.log = _Log(folder / "log.csv", boarded, self.at.epoch if state else -1) if self.first else None
         self.started = time.monotonic() - self.at.seconds
         self.saved = time.monotonic()
 
@@ -168,7 +176,7 @@ class _Trainer:
     def run(self, progress: Callable[[float, str], None], interruption: Interruption) -> None:
         if self.at.step == 0 and self.config.init is not None and self.share < 1:
             # What the stage starts from is a candidate too: before QAT this is post-training quantization.
-            self._evaluate()
+            self._evaluate(0)
         loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
         while self.at.batch or not self._over():  # what was learned is scored, also when it was interrupted in between
             self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
@@ -176,13 +184,14 @@ class _Trainer:
                 if self._over():
                     break
                 dsc = self._learn(batch)
-                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}, held out {self.at.best:.3f}")
+                best = f", held out {self.at.best:.3f}" if self.at.best >= 0 else ""
+                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}{best}")
                 if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
                     self.checkpoint()
                 self._stop_if_asked(interruption)
             self.checkpoint()
-            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
-            self._evaluate()
+            batches, self.at.epoch, self.at.batch = self.at.batch, self.at.epoch + 1, 0
+            self._evaluate(batches)
             self.checkpoint()
             self._stop_if_asked(interruption)
 
@@ -222,13 +231,15 @@ class _Trainer:
 
         def gradients() -> Tensor:
             self.optimizer.zero_grad()
-            losses, dscs, taught = self.lesson(images, boxes, masks, owner)
+            with still(self.student) if shown else nullcontext():  # at the worst point nearby
+                losses, dscs, taught = self.lesson(images, boxes, masks, owner)
             weight = self.config.teacher.weight if self.config.teacher else 0.0
             loss = losses.sum() * self.fabric.world_size / count + weight * taught
             self.fabric.backward(loss)
             largest = config.clip or math.inf  # infinite: nothing is changed, what is no number still found
             self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=largest, error_if_nonfinite=True)
-            shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
+            if not shown:
+                shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
             return loss
 
         try:
@@ -238,20 +249,24 @@ class _Trainer:
                 raise
             raise QMedSAMError(
                 f"The loss is no longer a number at step {self.at.step}.",
-                "Lower the learning rate and start from the last epoch.",
+                f"Lower the learning rate and go on in a new folder: --init {self.folder / 'best.pt'} -o NEW.",
             ) from error
         self.averaged.update_parameters(self.student)
         sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
         self.at.sums = [a + b for a, b in zip(self.at.sums, sums)]
         self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
-        # The first process's clock, for all: budget and learning rate follow it.
-        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+        self._look_at_the_clock()
         if warming:
             self.at.warm = self.share
         return sums[3] / sums[0]
 
-    def _evaluate(self) -> None:
-        """Score the averaged weights, keep them when they are the best, write the log."""
+    def _look_at_the_clock(self) -> None:
+        """The first process's, for all: budget and learning rate follow it."""
+        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
+
+    def _evaluate(self, batches: int) -> None:
+        """Score the averaged weights after so many batches of an epoch, keep them when they are the best, write the log."""
+        trained = self.at.seconds
         mine = self.held[self.fabric.global_rank :: self.fabric.world_size]
         groups = sorted({held.group for held in self.held})
         totals = torch.zeros(2, max(len(groups), 1), device=self.fabric.device)
@@ -264,7 +279,8 @@ class _Trainer:
             self.plateau.step(mean)
             self.base *= self.optimizer.param_groups[0]["lr"] / before
         masks, loss, taught, dsc = self.at.sums
-        rate = masks / max(self.at.seconds - self.at.since, 1e-9)
+        rate = batches * self.config.batch_size / max(trained - self.at.since, 1e-9)
+        self._look_at_the_clock()  # scoring counts towards the budget, and not towards the samples per second
         self.at.sums, self.at.since = [0.0] * 4, self.at.seconds
         # Nothing was held out: the last epoch counts as the best.
         better = math.isnan(mean) or mean >= self.at.best
@@ -274,7 +290,7 @@ class _Trainer:
             return
         shown = (x / masks if masks else math.nan for x in (loss, taught, dsc))
         lr = self.optimizer.param_groups[0]["lr"] if self.at.step else 0.0
-        self.log.write((self.at.epoch, self.at.step, round(self.at.seconds), rate, lr, *shown, flat, mean))
+        self.log.write((self.at.epoch, self.at.step, round(trained), rate, lr, *shown, flat, mean))
         if better:
             save(self.folder / "best.pt", self.averaged.module, self.config, epoch=self.at.epoch, held_out=mean)
 
@@ -322,6 +338,8 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
     except Exception as error:
         raise QMedSAMError(f"'{path}' is damaged.", "Remove it to start again, or choose another folder.") from error
     now = config.model_dump(mode="json")
+    for settings in (now, before):
+        settings["data"] = {name: value for name, value in settings["data"].items() if name not in _FREE_OF_DATA}
     changed = sorted(name for name in now if name not in _FREE and now[name] != before.get(name, now[name]))
     if changed:
         raise QMedSAMError(
@@ -331,18 +349,27 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
 
 
 class _Log:
-    """Append-only CSV that survives resuming, and TensorBoard where it is wanted."""
+    """CSV of one run, however often resumed, and TensorBoard where it is wanted.
 
-    def __init__(self, path: Path, tensorboard: Optional[Path]) -> None:
+    Args:
+        path: of the CSV.
+        tensorboard: folder to write events below.
+        epoch: that the run goes on from, -1 at its start: what was written later was not saved, and comes again.
+    """
+
+    def __init__(self, path: Path, tensorboard: Optional[Path], epoch: int) -> None:
         self.path = path
         self.board = None
         if tensorboard is not None:
             from lightning_fabric.loggers import TensorBoardLogger
 
             self.board = TensorBoardLogger(tensorboard, name="", version="tensorboard")
-        if not path.exists():
-            with path.open("w", newline="") as stream:
-                csv.writer(stream).writerow(LOG_COLUMNS)
+        rows = []
+        if path.exists() and epoch >= 0:
+            with path.open(newline="") as stream:
+                rows = [row for row in list(csv.reader(stream))[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= epoch]
+        with writing(path) as partial, partial.open("w", newline="") as stream:
+            csv.writer(stream).writerows([LOG_COLUMNS, *rows])
 
     def write(self, row: tuple) -> None:
         with self.path.open("a", newline="") as stream:
@@ -350,4 +377,4 @@ class _Log:
         if self.board is not None:
             values: Dict[str, float] = dict(zip(LOG_COLUMNS, row))
             self.board.log_metrics({k: v for k, v in values.items() if v == v}, step=int(values["step"]))
-            self.board.finalize("success")
+            self.board.save()  # finalize() would begin another file with the next row

@@ -6,7 +6,7 @@ from .challenge import ChallengeData
 from .index import ChallengeIndex
 from .labelled import LabelledData, calibration_samples
 from .loading import Plan, make_loader, make_source
-from .samples import HeldOut, Preparation, Sample, Source, collate
+from .samples import HeldOut, Preparation, Sample, Source, collate, told
 
 __all__ = [
     "ChallengeData",
@@ -21,4 +21,5 @@ __all__ = [
     "collate",
     "make_loader",
     "make_source",
+    "told",
 ]

@@ -21,6 +21,8 @@ from .volumes import VolumeCache
 NOT_PROMPTABLE = ("fives", "hvdropdb_ridge", "cpaisd_stroke")
 #: A slice is listed when it holds this many pixels of an object, and this share of what the fullest slice holds.
 _LEAST_AREA, _LEAST_SHARE = 12, 0.02
+#: Fewest rows and columns of a slice: a volume that is thinner along an axis is looked at along the others alone.
+_LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,13 @@ class Loaded:
     @classmethod
     def of(cls, case: Case) -> Loaded:
         volume, labels = case.load()
-        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d)]
+        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d and len(labels) > 1)]
         return cls(volume, Intensity.of(volume, case.modality), parts)
+
+    def axes(self, is_3d: bool) -> List[int]:
+        """Those whose slices a box can be drawn on."""
+        views = [View.of(self.volume, axis) for axis in ((0, 1, 2) if is_3d else (2,))]
+        return [view.axis for view in views if min(view.shape_yx) >= _LEAST_SIDE]
 
     @property
     def bytes(self) -> int:
@@ -76,12 +83,14 @@ class Cases:
             except QMedSAMError as error:
                 self.skipped.append((case.case_id, str(error)))
                 continue
+            is_3d = case.is_3d and loaded.volume.shape_ijk[2] > 1
+            self.cases[number] = replace(case, is_3d=is_3d)  # a folder's pictures were taken for volumes
             if not self.cache.full:  # workers are forked: what is here they all share
                 self.cache.keep(number, loaded)
             targets = [
                 Target(number, axis, index, c)
                 for c, (mask, crop) in enumerate(loaded.parts)
-                for axis in ((0, 1, 2) if case.is_3d else (2,))
+                for axis in loaded.axes(is_3d)
                 for index in _usable(mask, crop, axis, slices_per_object)
             ]
             if targets:

@@ -17,7 +17,7 @@ from ..synthesis import random_scene
 from .augmentation import flipped
 from .cases import chance
 from .index import LEAST_PIXELS, ChallengeIndex, Clips, labelled_slices
-from .samples import HeldOut, Preparation, Sample, finished, held_out_sample
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, held_out_sample
 from .volumes import VolumeCache
 
 
@@ -100,11 +100,11 @@ class ChallengeData:
         modality = int(np.searchsorted(self.starts, key, side="right")) - 1
         clip = int(key - self.starts[modality])
         clips = self.training.modalities[self.names[modality]]
-        while True:
-            sample = self._draw(clips, clip, rng)
-            if sample is not None:
-                return sample
-            clip = int(rng.integers(len(clips)))
+
+        def draw(failed: int) -> Optional[Sample]:
+            return self._draw(clips, int(rng.integers(len(clips))) if failed else clip, rng)
+
+        return first_drawn(draw, f"the files of '{self.names[modality]}'", self.preparation)
 
     def _draw(self, clips: Clips, clip: int, rng: np.random.Generator) -> Optional[Sample]:
         size = self.preparation.size

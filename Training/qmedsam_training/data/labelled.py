@@ -16,7 +16,7 @@ from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import repainted, warped, zoomed
 from .cases import Cases, Target, labelled_cases, split_off
-from .samples import HeldOut, Preparation, Sample, finished, framed, held_out_sample
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample, told
 
 
 class LabelledData:
@@ -26,6 +26,9 @@ class LabelledData:
         config: where the cases are and how they are framed.
         preparation: of the network.
         cases: already loaded ones (of the part that trains).
+
+    Attributes:
+        skipped: cases that could not be read, with the reason; those of the held-out part once it was asked for.
 
     Raises:
         QMedSAMError: no case can be used.
@@ -37,16 +40,13 @@ class LabelledData:
             cases = Cases(split_off(labelled_cases(config), config.held_out)[0], cache_mib=config.cache_mib)
         self.cases = cases
         self.groups = sorted(self.cases.targets)
+        self.skipped: List[Tuple[str, str]] = list(cases.skipped)
         if not self.groups:
-            raise QMedSAMError("No object of the labelled cases is large enough for a prompt.", "Check labels and paths.")
+            wrong = f" {told(self.skipped)}" if self.skipped else ""
+            raise QMedSAMError(f"No labelled case has an object that is large enough.{wrong}", "Check labels and paths.")
         # Square root: a source with 168 images is worth more looks than one with 2, but not 84 times as many.
         weights = np.sqrt([len(self.cases.targets[g]) for g in self.groups])
         self.weights = weights / weights.sum()
-
-    @property
-    def skipped(self) -> List[Tuple[str, str]]:
-        """Cases that could not be read."""
-        return self.cases.skipped
 
     def describe(self) -> List[Tuple[str, int, int]]:
         """Per group its name, cases and prompts."""
@@ -58,10 +58,7 @@ class LabelledData:
 
     def sample(self, key: int, rng: np.random.Generator) -> Sample:
         """Draws until augmentation leaves something of the object."""
-        while True:
-            sample = self._draw(rng)
-            if sample is not None:
-                return sample
+        return first_drawn(lambda failed: self._draw(rng), "the labelled cases", self.preparation)
 
     def _draw(self, rng: np.random.Generator) -> Optional[Sample]:
         size, config = self.preparation.size, self.config
@@ -80,7 +77,7 @@ class LabelledData:
         masks, prompts = [mask], [prompt]
         strength = config.augmentation
         if rng.random() < config.whole_slice:
-            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(0.9, 1.4), strength, rng)
+            frame = zoomed(Frame.whole_slice(view, size), big, rng.uniform(1 - 0.1 * strength, 1 + 0.4 * strength), strength, rng)
             others = self.cases.others(target)
             rng.shuffle(others)
             masks += [self.cases.mask(o, view) for o in others[:3]]
@@ -90,7 +87,10 @@ class LabelledData:
             frame = zoomed(Frame.around(rectangle, view, size, margin), big, 1.0, strength, rng)
             shift_x, shift_y = 0.12 * strength * size * rng.uniform(-1, 1, 2)
             frame = replace(frame, left=frame.left + shift_x / frame.scale_x, top=frame.top + shift_y / frame.scale_y)
-        drawn, valid = self.cases.draw(target, view, frame)
+        try:
+            drawn, valid = self.cases.draw(target, view, frame)
+        except QMedSAMError:  # no pixel's centre of a thin slice lies in the frame
+            return None
         drawn_masks = np.stack([frame.sample(m)[0] for m in masks + prompts])
         drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, strength, rng)
         if rng.random() < 0.85 * strength:
@@ -126,6 +126,7 @@ class LabelledData:
         """Evenly spread objects of the patients that :func:`split_off` cut off."""
         config, samples, rng = self.config, [], np.random.default_rng(0)
         cases = Cases(split_off(labelled_cases(config), config.held_out)[1], slices_per_object=5, cache_mib=config.cache_mib)
+        self.skipped += [row for row in cases.skipped if row not in self.skipped]
         for group in sorted(cases.targets):
             everything = [t for targets in cases.targets[group] for t in targets]
             for n in np.unique(np.linspace(0, len(everything) - 1, config.held_out_per_group).astype(int)):
@@ -150,7 +151,7 @@ def calibration_samples(
     """
     rng = np.random.default_rng(seed)
     preparation = Preparation.of(architecture)
-    cases = Cases(labelled_cases(DataConfig(manifest=manifest))) if manifest else None
+    cases = LabelledData(DataConfig(manifest=manifest, held_out=0), preparation).cases if manifest else None
     for _ in range(count):
         if cases is None:
             drawn, masks = random_scene(rng, preparation.size)

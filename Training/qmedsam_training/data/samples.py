@@ -7,6 +7,7 @@ from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
+from qmedsam import QMedSAMError
 from qmedsam.geometry import Frame, Pixels, Rectangle, View, extent_of
 from qmedsam.intensity import normalise
 from torch import Tensor
@@ -16,6 +17,8 @@ from ..config import DataConfig
 
 #: Fewest network pixels of an object that is worth a prompt. Below, resampling decides what is left of it.
 LEAST_PIXELS = 20
+#: After this many draws that left nothing of their object, nothing is expected any more.
+MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Preparation:
 class Source(Protocol):
     """Where samples come from. What is drawn depends on epoch, position and seed alone, never on who draws it."""
 
+    @property
+    def skipped(self) -> List[Tuple[str, str]]:
+        """Cases or files that could not be used, with the reason."""
+        ...
+
     def epoch(self, number: int) -> np.ndarray:
         """Keys of an epoch's samples in the order of training."""
         ...
@@ -82,6 +90,12 @@ class Source(Protocol):
     def held_out(self) -> List[HeldOut]:
         """Fixed samples of other patients, without augmentation."""
         ...
+
+
+def told(skipped: Sequence[Tuple[str, str]]) -> str:
+    """How many cases or files could not be used, and why the first ones."""
+    reasons = " ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+    return f"{len(skipped)} of the cases could not be used; the first: {reasons}"
 
 
 def framed(view: View, rectangle: Rectangle, preparation: Preparation) -> Frame:
@@ -174,6 +188,22 @@ def finished(
         preparation.normalise(image, valid),
         torch.tensor(np.array(boxes), dtype=torch.float32),
         torch.from_numpy(np.stack(kept).astype(np.float32)),
+    )
+
+
+def first_drawn(draw: Callable[[int], Optional[Sample]], what: str, preparation: Preparation) -> Sample:
+    """The first draw that left something of its object; ``draw`` is told how many did not.
+
+    Raises:
+        QMedSAMError: none did.
+    """
+    for failed in range(MOST_DRAWS):
+        sample = draw(failed)
+        if sample is not None:
+            return sample
+    raise QMedSAMError(
+        f"{MOST_DRAWS} draws from {what} left no object of {LEAST_PIXELS} pixels at {preparation.size} x {preparation.size}.",
+        "Raise input_size, lower data.whole_slice, or leave these images out.",
     )
 
 
