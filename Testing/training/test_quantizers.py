@@ -11,12 +11,11 @@ pytest.importorskip("brevitas")
 from onnx import numpy_helper  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
-from qmedsam_training.architectures.promptable import Promptable  # noqa: E402
 from qmedsam_training.config import QuantizationConfig  # noqa: E402
 from qmedsam_training.export import to_onnx  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
 from qmedsam_training.quantization import calibrated, quantized_layers  # noqa: E402
-from small import TINY  # noqa: E402
+from small import TINY, EncoderAlone  # noqa: E402
 
 SIZE = 64
 ENCODER = ["image_encoder"]
@@ -36,20 +35,6 @@ def _quantized(how: QuantizationConfig) -> torch.nn.Module:
     return model
 
 
-class _Encoder(Promptable):
-    """An encoder alone: tracing a decoder that nobody looks at takes most of the time."""
-
-    def __init__(self, encoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.image_encoder = encoder
-
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        return self.image_encoder(image)
-
-    def predict(self, embedding: torch.Tensor, boxes: torch.Tensor):
-        return embedding.mean(1) + boxes[:, :1, None], boxes[:, 0]
-
-
 def _weights_of(model: torch.nn.Module) -> dict:
     """int8 initialisers that feed a DequantizeLinear, and their scales."""
     graph = to_onnx(model, SIZE, quantized=True)["encoder"].graph
@@ -65,7 +50,7 @@ def _weights_of(model: torch.nn.Module) -> dict:
 @pytest.mark.parametrize(("bits", "per_channel"), [(8, True), (8, False), (4, True)])
 def test_widths_and_granularity_reach_the_exported_graph(bits: int, per_channel: bool) -> None:
     how = QuantizationConfig(parts=ENCODER, weight_bits=bits, per_channel=per_channel)
-    weights = _weights_of(calibrated(_Encoder(_quantized(how).image_encoder), _batches()))
+    weights = _weights_of(calibrated(EncoderAlone(_quantized(how).image_encoder), _batches()))
     assert len(weights) > 10
     for values, scale in weights.values():
         assert values.dtype == np.int8 and values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
