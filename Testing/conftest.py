@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+from hypothesis import settings
+
 # Tests neither read nor leave compiled networks in the user's cache.
 os.environ["QMEDSAM_CACHE"] = ""
 # A shell starts background jobs with SIGINT ignored, which children inherit: the tests of Ctrl-C would fail there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same examples in every run, however loaded the machine is: what fails, fails again, and for whoever changed it.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")

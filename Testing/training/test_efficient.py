@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import List
 
@@ -19,7 +20,8 @@ from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam.network.openvino_network import OpenVINONetwork  # noqa: E402
 from qmedsam_training import cli as training  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
-from qmedsam_training.architectures.efficientvit import HEAD, LinearAttention  # noqa: E402
+from qmedsam_training.architectures.efficient_sam import EfficientSam  # noqa: E402
+from qmedsam_training.architectures.efficientvit import HEAD, LinearAttention, efficientvit_sam  # noqa: E402
 from qmedsam_training.export import census  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -32,8 +34,13 @@ SIZES = {
     "efficient-sam-ti": (10_223_204, 102.27),
     "efficient-sam-s": (26_413_028, 245.62),
 }
-#: Imported, exported and run below: one of each kind, the smallest.
+#: Imported, exported and run below: one of each kind, the smallest,
 PUBLIC = {"efficientvit-sam-l0": "efficientvit_sam_l0", "efficient-sam-ti": "efficient_sam_ti"}
+#: with fewer of the blocks that it repeats, and at full width and size: what every layer becomes is the same.
+SHORT = {
+    "efficientvit-sam-l0": lambda: efficientvit_sam((1, 1, 1, 1, 2), neck=1),
+    "efficient-sam-ti": lambda: EfficientSam(width=192, heads=3, depth=2),
+}
 
 
 def _meta(name: str) -> torch.nn.Module:
@@ -124,11 +131,12 @@ def imported(request, tmp_path_factory: pytest.TempPathFactory):
     """The float network and the folder of the int8 model that the command made of its checkpoint."""
     name, folder = request.param, tmp_path_factory.mktemp("models") / request.param
     torch.manual_seed(1)
-    model = build(name).eval()
+    model = SHORT[name]().eval()
     path = folder.parent / "public.pt"
     torch.save({"model": model.state_dict()}, path)
     options = ["--images", "1", "--modality", "microscopy", "--modality", "X-Ray", "--modality", "XRay", "--priority", "3"]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, name, replace(ARCHITECTURES[name], make=SHORT[name]))
         assert _run(training.main, patch, "import-checkpoint", path, "--architecture", name, "-o", folder, *options) == 0
     path.unlink()
     return name, model, Model.read(folder)
@@ -151,10 +159,10 @@ def test_every_product_runs_in_int8(imported) -> None:
     floats = [row for row in rows if row[2] not in ("i8", "u8")]
     assert all(row[0].startswith("/prompt_encoder/pe_layer/") for row in floats) and len(floats) <= 1, floats
     convolutions, attentions, products = (kinds.count(kind) for kind in ("Convolution", "Attention", "MatMul"))
-    if name == "efficientvit-sam-l0":  # 69 convolutions; two products in each of 4 linear attentions; the last mask product
-        assert (convolutions, attentions, products) == (69, 7, 4 * 2 + 1)
-    else:  # patches and neck; 12 blocks of the encoder and 7 attentions of the decoder
-        assert (convolutions, attentions, products) == (3, 12 + 7, 1)
+    if name == "efficientvit-sam-l0":  # all convolutions; two products in each of 2 linear attentions; the last mask product
+        assert (convolutions, attentions, products) == (40, 7, 2 * 2 + 1)
+    else:  # patches and neck; 2 blocks of the encoder and 7 attentions of the decoder
+        assert (convolutions, attentions, products) == (3, 2 + 7, 1)
     assert kinds.count("Deconvolution") == 2
 
 

@@ -70,11 +70,11 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """``B x 3 x 1024 x 1024`` -> ``B x 256 x 64 x 64``."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, depth: int) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(width)
         self.pos_embed = nn.Parameter(torch.zeros(1, PRETRAINED**2 + 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(12))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.neck = neck(width)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -172,11 +172,11 @@ class MaskDecoder(nn.Module):
 
 
 class EfficientSam(Promptable):
-    """Ti: width 192 and 3 heads; S: 384 and 6."""
+    """Ti: width 192 and 3 heads; S: 384 and 6; both twelve blocks."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, depth: int = 12) -> None:
         super().__init__()
-        self.image_encoder = Encoder(width, heads)
+        self.image_encoder = Encoder(width, heads, depth)
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = MaskDecoder()
 
