@@ -144,3 +144,10 @@ def test_the_plan_of_a_quantized_stage_without_a_start(manifest: Path) -> None:
     assert plans[0]["newly calibrated"] == "image_encoder, mask_decoder"
     full, half = (float(re.search(r"([\d,]+) MiB activations", plan["memory"])[1]) for plan in plans)
     assert half < full
+
+
+def test_machines_without_a_shared_folder_are_refused(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one has done seven steps of which this one knows nothing."""
+    monkeypatch.setattr(train.Fabric, "broadcast", lambda *a: 7)
+    with pytest.raises(QMedSAMError, match="all machines share"):
+        train.run(_config(manifest), tmp_path)

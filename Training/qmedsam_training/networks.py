@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Iterable, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from qmedsam import QMedSAMError
@@ -25,11 +25,14 @@ def make(network: NetworkConfig) -> Promptable:
     """A network in its form, randomly initialised; a quantized one has no activation scales yet.
 
     Raises:
-        QMedSAMError: unknown architecture or part.
+        QMedSAMError: unknown architecture, option or part.
     """
     if network.architecture not in ARCHITECTURES:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
-    model = build(network.architecture, **network.options)
+    try:
+        model = build(network.architecture, **network.options)
+    except (TypeError, ValueError) as error:
+        raise QMedSAMError(f"{network.architecture} cannot be built with its options {network.options}.", f"{error}.") from error
     if network.quantization:
         quantize_parts(model, network.quantization, network.quantization.parts)
     return model
@@ -44,16 +47,18 @@ def quantize_parts(model: Promptable, how: QuantizationConfig, parts: Iterable[s
     """Fold the batch normalisations of some parts and quantize their layers, in place.
 
     Raises:
-        QMedSAMError: a part or a layer to skip does not exist.
+        QMedSAMError: a part does not exist, or a name to skip keeps no layer of the quantized parts in float.
     """
     widths = Widths(how.weight_bits, how.activation_bits, how.per_channel)
-    known = dict(model.named_modules())
-    unknown = [name for name in how.skip if name not in known]
-    if unknown:
-        raise QMedSAMError(f"There is no layer '{unknown[0]}' to skip.", "See the names in the checkpoint.")
+    foreign = [name for name in how.skip if not _skipped_in(how.parts, [name])]
+    if foreign:
+        raise QMedSAMError(f"There is no layer '{foreign[0]}' to skip in {', '.join(how.parts)}.", "Its part leads its name.")
     for part in parts:
-        skip = [name[len(part) + 1 :] for name in how.skip if name.startswith(part + ".")]
-        quantize(fold_batch_norms(child(model, part)), skip, widths)
+        skip = [name[len(part) + 1 :] for name in _skipped_in([part], how.skip)]
+        try:
+            quantize(fold_batch_norms(child(model, part)), skip, widths)
+        except ValueError as error:
+            raise QMedSAMError(f"There is no layer to skip: {error}", "See the names in the checkpoint.") from error
 
 
 def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -114,7 +119,7 @@ def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tup
             raise QMedSAMError(
                 f"'{Path(init).name}' holds {described.architecture} with other options than the stage's.", "Choose its own."
             )
-        if before and (wanted is None or not set(before.parts) <= set(wanted.parts) or _widths(before) != _widths(wanted)):
+        if before and not (wanted and set(before.parts) <= set(wanted.parts) and _alike(before, wanted)):
             raise QMedSAMError(
                 f"'{Path(init).name}' is quantized in another way than the stage.", "Start from a float checkpoint."
             )
@@ -154,8 +159,17 @@ def _options(network: NetworkConfig) -> tuple:
     return network.architecture, network.model_dump(mode="json")["options"]
 
 
-def _widths(how: QuantizationConfig) -> tuple:
-    return how.weight_bits, how.activation_bits, how.per_channel, tuple(how.skip)
+def _alike(before: QuantizationConfig, now: QuantizationConfig) -> bool:
+    """Whether the parts that were quantized before still would be in the same way."""
+    first, second = (
+        (how.weight_bits, how.activation_bits, how.per_channel, sorted(_skipped_in(before.parts, how.skip)))
+        for how in (before, now)
+    )
+    return first == second
+
+
+def _skipped_in(parts: Iterable[str], skip: Iterable[str]) -> List[str]:
+    return [name for name in skip if name.startswith(tuple(part + "." for part in parts))]
 
 
 def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:

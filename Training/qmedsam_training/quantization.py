@@ -71,23 +71,24 @@ def quantize(model: nn.Module, skip: Sequence[str] = (), widths: Widths = Widths
 
     Args:
         model: batch normalisations already folded (:func:`fold_batch_norms`).
-        skip: dotted names of layers to leave float (the image's first convolution, where accuracy needs it).
+        skip: dotted names of layers, or of what holds layers, to leave float (the image's first convolution, where accuracy
+            needs it).
         widths: of the quantizers.
 
     Raises:
-        ValueError: a batch normalisation is left, or a name in ``skip`` does not exist.
+        ValueError: a batch normalisation is left, or a name in ``skip`` leaves nothing float that would not be so anyway.
     """
     from brevitas import config
 
     config.IGNORE_MISSING_KEYS = True  # a float checkpoint has no scales; they come from statistics
-    modules = dict(model.named_modules())
-    unknown = [name for name in skip if name not in modules]
-    if unknown:
-        raise ValueError(f"No such layer to skip: {', '.join(unknown)}.")
-    if any(isinstance(m, nn.BatchNorm2d) for m in modules.values()):
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise ValueError("Fold the batch normalisations before quantizing.")
-    for owner, name, child, path in list(_replaceable(model)):
-        if path not in skip:
+    layers = list(_replaceable(model))
+    useless = [name for name in skip if not any(_within(path, name) for *_, path in layers)]
+    if useless:
+        raise ValueError(f"{', '.join(useless)} holds nothing that would be quantized.")
+    for owner, name, child, path in layers:
+        if not any(_within(path, skipped) for skipped in skip):
             setattr(owner, name, _quantized(child, widths))
     return model
 
@@ -121,6 +122,10 @@ def quantized_layers(model: nn.Module) -> int:
     from brevitas.nn.mixin import QuantLayerMixin
 
     return sum(isinstance(m, QuantLayerMixin) for m in model.modules())
+
+
+def _within(path: str, name: str) -> bool:
+    return path == name or path.startswith(name + ".")
 
 
 def _replaceable(model: nn.Module, prefix: str = "") -> Iterator[Tuple[nn.Module, str, nn.Module, str]]:

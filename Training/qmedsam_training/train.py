@@ -112,6 +112,11 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
     fabric.launch()
     torch.manual_seed(config.seed)
     state = _previous(config, folder)
+    done = state["progress"]["step"] if state else 0
+    if fabric.broadcast(done) != done:
+        raise QMedSAMError(
+            f"The processes do not find the same run in '{folder}'.", "Give a folder that all machines share (-o)."
+        )
     trainer = _Trainer(config, fabric, folder, state)
     with Interruption() as interruption:
         trainer.run(progress if trainer.first else lambda share, text: None, interruption)
