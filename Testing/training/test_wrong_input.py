@@ -13,6 +13,7 @@ pytest.importorskip("brevitas")
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.ablations import Ablations  # noqa: E402
+from qmedsam_training.checkpoints import load_public  # noqa: E402
 from qmedsam_training.config import DataConfig, NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import ChallengeData, Plan, Preparation, make_loader  # noqa: E402
 from qmedsam_training.quantization import quantized_layers  # noqa: E402
@@ -88,3 +89,23 @@ def test_a_file_that_broke_since_it_was_indexed_is_named(workers: int, tmp_path:
     with pytest.raises(QMedSAMError, match=r"a\.npz") as raised:
         next(iter(make_loader(Plan(data, 1), workers)))
     assert "Traceback" not in raised.value.message and raised.value.hint
+
+
+def test_a_wrong_checkpoint_is_said_without_torchs_advice(tmp_path: Path) -> None:
+    """It once was cut off within "In PyTorch 2.6, we changed ..."; and a checkpoint of ours had "other options"."""
+    (tmp_path / "notes.pth").write_text("not a checkpoint")
+    torch.save(Path("x"), tmp_path / "code.pth")
+    network = NetworkConfig(architecture="litemedsam")
+    for name in ("notes.pth", "code.pth"):
+        with pytest.raises(QMedSAMError, match="could not be read as a checkpoint") as raised:
+            networks.start(network, tmp_path / name)
+        assert "torch.save" in raised.value.hint and "2.6" not in str(raised.value)
+        with pytest.raises(QMedSAMError, match="could not be read as a checkpoint"):
+            load_public(torch.nn.Identity(), tmp_path / name)
+    ours = NetworkConfig(options=TINY)
+    networks.save(tmp_path / "ours.pt", networks.make(ours), ours)
+    with pytest.raises(QMedSAMError, match="not a litemedsam checkpoint, but one of qmedsam-compact"):
+        networks.start(network, tmp_path / "ours.pt")
+    torch.save({"network": {"depth": 3}, "model": {}}, tmp_path / "other.pt")
+    with pytest.raises(QMedSAMError, match="not ours"):
+        networks.load(tmp_path / "other.pt")

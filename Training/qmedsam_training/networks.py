@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
+from pydantic import ValidationError
 from qmedsam import QMedSAMError
 from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
 from .architectures.promptable import Promptable
-from .checkpoints import load_public
+from .checkpoints import WEIGHTS_ALONE, load_public
 from .config import NetworkConfig, QuantizationConfig
 from .quantization import Widths, calibrated, fold_batch_norms, quantize
 
@@ -115,7 +116,12 @@ def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tup
     else:
         described, state = _described(init)
         before = described.quantization if described else None
-        if described and _options(described) != _options(network):
+        if described and described.architecture != network.architecture:
+            raise QMedSAMError(
+                f"'{Path(init).name}' is not a {network.architecture} checkpoint, but one of {described.architecture}.",
+                "Choose its architecture.",
+            )
+        if described and described.model_dump(mode="json")["options"] != network.model_dump(mode="json")["options"]:
             raise QMedSAMError(
                 f"'{Path(init).name}' holds {described.architecture} with other options than the stage's.", "Choose its own."
             )
@@ -155,10 +161,6 @@ def post_training_quantized(
     return calibrated(model, samples), network.model_copy(update={"quantization": how})
 
 
-def _options(network: NetworkConfig) -> tuple:
-    return network.architecture, network.model_dump(mode="json")["options"]
-
-
 def _alike(before: QuantizationConfig, now: QuantizationConfig) -> bool:
     """Whether the parts that were quantized before still would be in the same way."""
     first, second = (
@@ -179,10 +181,13 @@ def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file brings out anything
-        raise QMedSAMError(f"'{Path(path).name}' could not be read as a checkpoint.", str(error).splitlines()[0][:160]) from error
+        raise QMedSAMError(f"'{Path(path).name}' could not be read as a checkpoint of weights alone.", WEIGHTS_ALONE) from error
     if not isinstance(content, dict) or "network" not in content:
         return None, {}
-    return NetworkConfig.model_validate(content["network"]), content["model"]
+    try:
+        return NetworkConfig.model_validate(content["network"]), content["model"]
+    except (ValidationError, KeyError) as error:
+        raise QMedSAMError(f"'{Path(path).name}' describes its network in a way that is not ours.", WEIGHTS_ALONE) from error
 
 
 def _fill(model: torch.nn.Module, state: dict, path: Path) -> None:
