@@ -294,9 +294,8 @@ def _calibration(
     checkpoint: Path, config: Path, manifest: Optional[Path]
 ) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
     """A checkpoint's network, a stage's data, how to quantize (int8 where neither says), and calibration batches."""
-    from .data import make_source
+    from .data import calibration_batches, make_source
     from .networks import load
-    from .train import calibration_batches
 
     network = load(checkpoint)[1]
     settings = _described(config, network, manifest)

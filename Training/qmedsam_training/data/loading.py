@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import signal
 from typing import Iterator, List, Tuple, Union
 
@@ -112,6 +114,16 @@ def make_loader(plan: Plan, workers: int) -> Loader:
         worker_init_fn=_quiet,
         persistent_workers=workers > 0,
     )
+
+
+def calibration_batches(source: Source, config: TrainConfig) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners to initialise activation scales from; the same on every process."""
+    assert config.quantization is not None
+    images = config.quantization.calibration_images
+    batch = min(8, images, len(source.epoch(0)))
+    batches = make_loader(Plan(source, batch, seed=config.seed), 0)
+    for images_, boxes, _, owner in itertools.islice(batches, math.ceil(images / batch)):
+        yield images_, boxes, owner
 
 
 def _quiet(_: int) -> None:
