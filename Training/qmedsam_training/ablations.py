@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-import yaml
 from pydantic import Field, ValidationError
 from qmedsam import QMedSAMError
 
-from .config import Strict, TrainConfig, invalid
+from .config import Strict, TrainConfig, invalid, read_yaml
 from .data import make_source
 from .evaluation import TorchNetwork, mean_of_groups, score
 from .networks import load
@@ -47,14 +46,12 @@ class Ablations(Strict):
             QMedSAMError: unreadable, or a row that is no valid configuration.
         """
         try:
-            plan = cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            plan = cls.model_validate(read_yaml(path))
             if manifest is not None:
                 plan.base["data"] = {**(plan.base.get("data") or {}), "manifest": str(manifest)}
                 plan.base["data"].pop("challenge", None)
             for row in plan.rows:
                 plan.settings(row)
-        except (OSError, yaml.YAMLError) as error:
-            raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
         except ValidationError as error:
             raise invalid(path, error) from error
         folders = [folder_name(row.name) for row in plan.rows]

@@ -10,6 +10,8 @@ import torch
 from qmedsam import QMedSAMError
 from torch import Tensor, nn
 
+#: What to do about a file that is none.
+WEIGHTS_ALONE = "Give the file of its training, or save its state_dict with torch.save."
 #: Under which training scripts put the weights.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
@@ -28,10 +30,7 @@ def load_public(model: nn.Module, path: Path) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise QMedSAMError(
-            f"'{path.name}' could not be read as a checkpoint of weights alone.",
-            f"Save its state_dict with torch.save. ({str(error).splitlines()[0][:160]})",
-        ) from error
+        raise QMedSAMError(f"'{path.name}' could not be read as a checkpoint of weights alone.", WEIGHTS_ALONE) from error
     state = _state_of(content, path)
     wanted = model.state_dict()
     missing, foreign = wanted.keys() - state.keys(), state.keys() - wanted.keys()

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from .config import NetworkConfig, QuantizationConfig, TrainConfig
+from .config import NetworkConfig, QuantizationConfig, TrainConfig, read_yaml
 
 if TYPE_CHECKING:
     from .data import HeldOut
@@ -153,15 +153,13 @@ def export(
     dry_run: bool = _DRY,
 ) -> None:
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
-    import yaml
-
     from .export import check_replaceable, model_fields, write_model
     from .networks import load
     from .runtimes import parity
 
     check_replaceable(output)
     model, network = load(checkpoint)
-    others = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe else {}
+    others = read_yaml(recipe) if recipe else {}
     name = output.resolve().name
     card = f"# {name}\n"
     if "card_file" in others:
@@ -296,9 +294,8 @@ def _calibration(
     checkpoint: Path, config: Path, manifest: Optional[Path]
 ) -> Tuple[NetworkConfig, TrainConfig, QuantizationConfig, Callable]:
     """A checkpoint's network, a stage's data, how to quantize (int8 where neither says), and calibration batches."""
-    from .data import make_source
+    from .data import calibration_batches, make_source
     from .networks import load
-    from .train import calibration_batches
 
     network = load(checkpoint)[1]
     settings = _described(config, network, manifest)

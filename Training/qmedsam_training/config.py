@@ -32,13 +32,40 @@ class NetworkConfig(Strict):
 
     architecture: str = "qmedsam-compact"
     options: Dict[str, Any] = Field(default_factory=dict, description="of the architecture")
-    input_size: int = Field(128, ge=32)
+    input_size: Optional[int] = Field(None, ge=32, description="default: the architecture's")
     margin: float = Field(0.3, ge=0, description="of the ROI frame, in longer sides of the object")
     frame: Optional[Literal["roi", "slice"]] = Field(
         None,
         description="what it is shown at run time; default: slice when trained on nothing else, the architecture's untrained",
     )
     quantization: Optional[QuantizationConfig] = None
+
+    @model_validator(mode="after")
+    def _of_the_architectures_size(self) -> NetworkConfig:
+        from .architectures import ARCHITECTURES  # torch: a command's --help does without
+
+        known = ARCHITECTURES.get(self.architecture)
+        if known is not None:
+            self.input_size = self.input_size or known.input_size
+            if not known.takes(self.input_size):
+                sizes = f"multiples of {known.multiple}" if known.multiple else f"{known.input_size} alone"
+                raise QMedSAMError(f"{self.architecture} cannot have the input_size {self.input_size}.", f"It takes {sizes}.")
+        return self
+
+
+def read_yaml(path: Path) -> Dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        QMedSAMError: unreadable, or something else.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
+    if not isinstance(values, dict):
+        raise QMedSAMError(f"'{path}' is not a configuration.", "See Training/configs for examples.")
+    return values
 
 
 def invalid(path: Path, error: ValidationError) -> QMedSAMError:
@@ -164,23 +191,23 @@ class TrainConfig(NetworkConfig):
         Raises:
             QMedSAMError: no YAML mapping, or one that does not fit, with the place.
         """
+        values = read_yaml(path)
+        for name, value in overrides.items():
+            if value is not None:
+                *sections, key = name.split("__")
+                inner = values
+                for section in sections:
+                    if inner.get(section) is None:
+                        inner[section] = {}
+                    inner = inner[section]
+                    if not isinstance(inner, dict):
+                        raise QMedSAMError(f"'{Path(path).name}' is not valid: {section} is no section.", "Correct it there.")
+                inner[key] = value
+        for kind, others in (("manifest", ("challenge",)), ("challenge", ("manifest", "folders"))):
+            for other in others:
+                if overrides.get(f"data__{kind}") is not None and overrides.get(f"data__{other}") is None:
+                    values["data"].pop(other, None)
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise QMedSAMError(f"'{path}' is not a configuration.", "See Training/configs for examples.")
-            for name, value in overrides.items():
-                if value is not None:
-                    *sections, key = name.split("__")
-                    inner = values
-                    for section in sections:
-                        inner = inner.setdefault(section, {})
-                    inner[key] = value
-            for kind, others in (("manifest", ("challenge",)), ("challenge", ("manifest", "folders"))):
-                for other in others:
-                    if overrides.get(f"data__{kind}") is not None and overrides.get(f"data__{other}") is None:
-                        values["data"].pop(other, None)
             return cls.model_validate(values)
-        except (OSError, yaml.YAMLError) as error:
-            raise QMedSAMError(f"'{path}' could not be read.", str(error).splitlines()[0]) from error
         except ValidationError as error:
             raise invalid(path, error) from error

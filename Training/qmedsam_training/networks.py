@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
+from pydantic import ValidationError
 from qmedsam import QMedSAMError
 from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
 from .architectures.promptable import Promptable
-from .checkpoints import load_public
+from .checkpoints import WEIGHTS_ALONE, load_public
 from .config import NetworkConfig, QuantizationConfig
 from .quantization import Widths, calibrated, fold_batch_norms, quantize
 
@@ -25,11 +26,14 @@ def make(network: NetworkConfig) -> Promptable:
     """A network in its form, randomly initialised; a quantized one has no activation scales yet.
 
     Raises:
-        QMedSAMError: unknown architecture or part.
+        QMedSAMError: unknown architecture, option or part.
     """
     if network.architecture not in ARCHITECTURES:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
-    model = build(network.architecture, **network.options)
+    try:
+        model = build(network.architecture, **network.options)
+    except (TypeError, ValueError) as error:
+        raise QMedSAMError(f"{network.architecture} cannot be built with its options {network.options}.", f"{error}.") from error
     if network.quantization:
         quantize_parts(model, network.quantization, network.quantization.parts)
     return model
@@ -112,15 +116,16 @@ def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tup
     else:
         described, state = _described(init)
         before = described.quantization if described else None
-        if described and _options(described) != _options(network):
+        if described and described.architecture != network.architecture:
+            raise QMedSAMError(
+                f"'{Path(init).name}' is not a {network.architecture} checkpoint, but one of {described.architecture}.",
+                "Choose its architecture.",
+            )
+        if described and described.model_dump(mode="json")["options"] != network.model_dump(mode="json")["options"]:
             raise QMedSAMError(
                 f"'{Path(init).name}' holds {described.architecture} with other options than the stage's.", "Choose its own."
             )
-        if before and (
-            wanted is None
-            or not set(before.parts) <= set(wanted.parts)
-            or _widths(before, before.parts) != _widths(wanted, before.parts)
-        ):
+        if before and not (wanted and set(before.parts) <= set(wanted.parts) and _alike(before, wanted)):
             raise QMedSAMError(
                 f"'{Path(init).name}' is quantized in another way than the stage.", "Start from a float checkpoint."
             )
@@ -156,13 +161,13 @@ def post_training_quantized(
     return calibrated(model, samples), network.model_copy(update={"quantization": how})
 
 
-def _options(network: NetworkConfig) -> tuple:
-    return network.architecture, network.model_dump(mode="json")["options"]
-
-
-def _widths(how: QuantizationConfig, parts: Iterable[str]) -> tuple:
-    """How some parts are quantized."""
-    return how.weight_bits, how.activation_bits, how.per_channel, sorted(_skipped_in(parts, how.skip))
+def _alike(before: QuantizationConfig, now: QuantizationConfig) -> bool:
+    """Whether the parts that were quantized before still would be in the same way."""
+    first, second = (
+        (how.weight_bits, how.activation_bits, how.per_channel, sorted(_skipped_in(before.parts, how.skip)))
+        for how in (before, now)
+    )
+    return first == second
 
 
 def _skipped_in(parts: Iterable[str], skip: Iterable[str]) -> List[str]:
@@ -176,10 +181,13 @@ def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file brings out anything
-        raise QMedSAMError(f"'{Path(path).name}' could not be read as a checkpoint.", str(error).splitlines()[0][:160]) from error
+        raise QMedSAMError(f"'{Path(path).name}' could not be read as a checkpoint of weights alone.", WEIGHTS_ALONE) from error
     if not isinstance(content, dict) or "network" not in content:
         return None, {}
-    return NetworkConfig.model_validate(content["network"]), content["model"]
+    try:
+        return NetworkConfig.model_validate(content["network"]), content["model"]
+    except (ValidationError, KeyError) as error:
+        raise QMedSAMError(f"'{Path(path).name}' describes its network in a way that is not ours.", WEIGHTS_ALONE) from error
 
 
 def _fill(model: torch.nn.Module, state: dict, path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import logging
 import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from lightning_fabric import Fabric
@@ -23,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import LossConfig, TrainConfig
-from .data import Plan, Source, make_loader, make_source, told
+from .data import Plan, calibration_batches, make_loader, make_source, told
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score
 from .interruption import Interruption
@@ -316,16 +315,6 @@ class _Trainer:
             progress=asdict(self.at),
             config=self.config.model_dump(mode="json"),
         )
-
-
-def calibration_batches(source: Source, config: TrainConfig) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
-    """Images, boxes and owners to initialise activation scales from; the same on every process."""
-    assert config.quantization is not None
-    images = config.quantization.calibration_images
-    batch = min(8, images, len(source.epoch(0)))
-    batches = make_loader(Plan(source, batch, seed=config.seed), 0)
-    for images_, boxes, _, owner in itertools.islice(batches, math.ceil(images / batch)):
-        yield images_, boxes, owner
 
 
 def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:

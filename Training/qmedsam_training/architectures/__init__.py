@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from .compact import CompactSAM
 from .efficient_sam import EfficientSam
@@ -22,12 +22,18 @@ class Architecture:
         make: builds it.
         input_size: side of its square in pixels; one that works at several sizes says here what it is used with.
         normalization, frame: fields of the manifest.
+        multiple: of pixels that its side has to be; the public networks know positions of one side alone.
     """
 
     make: Callable[..., Promptable]
     input_size: int
     normalization: Dict[str, Any]
     frame: Dict[str, Any]
+    multiple: Optional[int] = None
+
+    def takes(self, size: int) -> bool:
+        """Whether the network works on squares of that side."""
+        return size % self.multiple == 0 if self.multiple else size == self.input_size
 
 
 #: The public ones see the whole slice, scaled to 0..1 by its own extremes (LiteMedSAM's and MedSAM's preparation).
@@ -39,7 +45,7 @@ _PHOTO = {
 }
 
 ARCHITECTURES: Dict[str, Architecture] = {
-    "qmedsam-compact": Architecture(CompactSAM, 160, {"kind": "zscore"}, {"kind": "roi", "margin": 0.3}),
+    "qmedsam-compact": Architecture(CompactSAM, 160, {"kind": "zscore"}, {"kind": "roi", "margin": 0.3}, 32),
     "litemedsam": Architecture(lambda **options: Sam(TinyViT(**options), input_size=256), 256, **_WHOLE),
     "medsam": Architecture(lambda **options: Sam(ViT(**options), input_size=1024), 1024, **_WHOLE),
     "efficientvit-sam-l0": Architecture(lambda: efficientvit_sam((1, 1, 1, 4, 4), neck=4), 512, **_PHOTO),

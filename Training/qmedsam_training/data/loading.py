@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import signal
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Tuple, Union
 
 import numpy as np
 import torch
 from qmedsam import QMedSAMError
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from ..architectures import ARCHITECTURES
 from ..config import TrainConfig
@@ -16,6 +19,7 @@ from .challenge import ChallengeData
 from .labelled import LabelledData
 from .samples import Preparation, Sample, Source, collate
 
+Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
 Item = Tuple[int, Tuple[int, int, int]]
 
 
@@ -73,26 +77,53 @@ class Plan(torch.utils.data.Sampler[List[Item]]):
 
 
 class Drawn(torch.utils.data.Dataset):
-    """A source as a map: an item carries its own seed."""
+    """A source as a map: an item carries its own seed. An error that users can mend is handed on like a sample."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, item: Item) -> Sample:
+    def __getitem__(self, item: Item) -> Union[Sample, QMedSAMError]:
         key, seed = item
-        return self.source.sample(key, np.random.default_rng(seed))
+        try:
+            return self.source.sample(key, np.random.default_rng(seed))
+        except QMedSAMError as error:
+            return error
 
 
-def make_loader(plan: Plan, workers: int) -> torch.utils.data.DataLoader:
+class Loader(torch.utils.data.DataLoader):
+    """Raises what a worker handed on: raised there, it would come back as the text of a traceback."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, QMedSAMError):
+                raise batch
+            yield batch
+
+
+def _collated(samples: List[Union[Sample, QMedSAMError]]) -> Union[Batch, QMedSAMError]:
+    return next((sample for sample in samples if isinstance(sample, QMedSAMError)), None) or collate(samples)
+
+
+def make_loader(plan: Plan, workers: int) -> Loader:
     """Batches of a plan; workers stay alive between epochs."""
-    return torch.utils.data.DataLoader(
+    return Loader(
         Drawn(plan.source),
         batch_sampler=plan,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collated,
         worker_init_fn=_quiet,
         persistent_workers=workers > 0,
     )
+
+
+def calibration_batches(source: Source, config: TrainConfig) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners to initialise activation scales from; the same on every process."""
+    assert config.quantization is not None
+    images = config.quantization.calibration_images
+    batch = min(8, images, len(source.epoch(0)))
+    batches = make_loader(Plan(source, batch, seed=config.seed), 0)
+    for images_, boxes, _, owner in itertools.islice(batches, math.ceil(images / batch)):
+        yield images_, boxes, owner
 
 
 def _quiet(_: int) -> None:

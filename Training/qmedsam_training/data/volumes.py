@@ -29,12 +29,10 @@ class VolumeCache(Generic[Value]):
         self.keep(key, value)
         return value
 
-    def keep(self, key: Hashable, value: Value) -> bool:
-        """Put in what was loaded elsewhere; False when it is larger than the whole bound."""
-        if self._size(value) > self._kept.maxsize:
-            return False
-        self._kept[key] = value
-        return True
+    def keep(self, key: Hashable, value: Value) -> None:
+        """Put in what was loaded elsewhere, unless it is larger than the whole bound."""
+        if self._size(value) <= self._kept.maxsize:
+            self._kept[key] = value
 
     @property
     def bytes(self) -> int:
