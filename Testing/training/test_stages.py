@@ -38,7 +38,7 @@ TEACHER = {"width": 16, "depth": 1, "heads": 2, "global_blocks": []}
 def _stage(name: str, challenge: Path, **changes) -> TrainConfig:
     """A shipped configuration, with its sizes brought down."""
     values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    values.update(options=NARROW, batch_size=6, epochs=2, threads=1)
+    values.update(options=NARROW, batch_size=4, epochs=2, threads=1)
     values["data"].update(challenge=challenge, workers=0, held_out=0.25, held_out_per_group=1)
     if "quantization" in values:
         values["quantization"]["calibration_images"] = 6
@@ -60,7 +60,7 @@ def stages(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(build("litemedsam", **NARROW).state_dict(), folder / "lite.pth")
     init = folder / "lite.pth"
-    for name, epochs, rate in (("stage1", 1, 0.01), ("stage2", 1, 0.01), ("stage3", 4, 0.05)):
+    for name, epochs, rate in (("stage1", 1, 0.01), ("stage2", 1, 0.01), ("stage3", 3, 0.05)):
         config = _stage(f"litemedsam-{name}", challenge, init=init, epochs=epochs)
         config.optimizer.learning_rate = rate
         init = run(config, folder / name)
@@ -91,7 +91,7 @@ def test_each_stage_quantizes_its_parts(stages: Path) -> None:
 
 def test_losses_fall_and_the_teacher_is_heard(stages: Path) -> None:
     alone, taught = ([r for r in _log(stages / name) if int(r["step"])] for name in ("stage2", "stage3"))
-    assert len(taught) == 4 and float(taught[-1]["loss"]) < 0.95 * float(taught[0]["loss"]), taught
+    assert len(taught) == 3 and float(taught[-1]["loss"]) < 0.95 * float(taught[0]["loss"]), taught
     assert all(float(r["distillation"]) > 0 for r in taught)
     assert [float(r["distillation"]) for r in alone] == [0]
 
@@ -191,7 +191,7 @@ def test_two_processes_give_the_result_of_one(tiny: Path, whole: Path, tmp_path:
 
 
 def test_a_folder_keeps_to_its_configuration(stages: Path, challenge: Path) -> None:
-    config = _stage("litemedsam-stage2", challenge, init=stages / "stage1" / "best.pt", batch_size=3)
+    config = _stage("litemedsam-stage2", challenge, init=stages / "stage1" / "best.pt", batch_size=2)
     with pytest.raises(QMedSAMError, match="another batch_size"):
         run(config, stages / "stage2")
 
@@ -207,7 +207,7 @@ def test_a_stage_refuses_a_start_that_does_not_fit(stages: Path, challenge: Path
 
 def test_the_second_papers_fine_tuning(challenge: Path, tmp_path: Path) -> None:
     """Encoder alone, sharpness aware, the rate divided on a plateau; batch normalisations of the encoder learn on."""
-    config = _stage("litemedsam-finetune", challenge, init=None, epochs=3)
+    config = _stage("litemedsam-finetune", challenge, init=None, epochs=2)
     config.optimizer.patience = 0
     config.data.sampler = "min"
     run(config, tmp_path / "run")
@@ -220,7 +220,7 @@ def test_the_second_papers_fine_tuning(challenge: Path, tmp_path: Path) -> None:
             best = score
         else:
             rate /= 10
-    assert state["base"] == pytest.approx(rate)
+    assert state["base"] == pytest.approx(rate) and rate < config.optimizer.learning_rate, rows
     model, _ = load(tmp_path / "run" / "best.pt")
     assert any(isinstance(m, nn.BatchNorm2d) and float(m.num_batches_tracked) > 0 for m in model.modules())
 
