@@ -38,7 +38,7 @@ TEACHER = {"width": 16, "depth": 1, "heads": 2, "global_blocks": []}
 def _stage(name: str, challenge: Path, **changes) -> TrainConfig:
     """A shipped configuration, with its sizes brought down."""
     values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    values.update(options=NARROW, batch_size=3, epochs=2, threads=1)
+    values.update(options=NARROW, batch_size=4, epochs=2, threads=1)
     values["data"].update(challenge=challenge, workers=0, held_out=0.25, held_out_per_group=1)
     if "quantization" in values:
         values["quantization"]["calibration_images"] = 6
