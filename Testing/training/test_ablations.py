@@ -18,8 +18,7 @@ from qmedsam_training.architectures import ARCHITECTURES  # noqa: E402
 from qmedsam_training.config import DataConfig  # noqa: E402
 from qmedsam_training.data import LabelledData, Preparation  # noqa: E402
 from qmedsam_training.data.augmentation import warped, zoomed  # noqa: E402
-
-TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
+from small import TINY  # noqa: E402
 
 
 def _plan(manifest: Path, folder: Path, *rows: dict) -> Path:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,18 +31,9 @@ from qmedsam_training.cli import _described, app  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import make_source  # noqa: E402
 from qmedsam_training.export import model_fields, write_folder  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+from small import NARROW, TINY, invoke  # noqa: E402
 
-TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
-NARROW = {"widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "heads": [1, 1, 1, 1], "windows": [4, 4, 4, 4]}
-
-
-def _invoke(*arguments) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
+_invoke = partial(invoke, app)
 
 
 @pytest.fixture(scope="module")

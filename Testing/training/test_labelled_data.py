@@ -19,9 +19,9 @@ from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import DataConfig, FolderConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import ChallengeData, LabelledData, Preparation, calibration_samples, samples  # noqa: E402
 from qmedsam_training.data.cases import labelled_cases, split_off  # noqa: E402
+from small import TINY  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
 PREPARATION = Preparation.of(ARCHITECTURES["qmedsam-compact"], 64)
 
 

@@ -19,9 +19,8 @@ from qmedsam_training import train  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
 from qmedsam_training.plan import describe  # noqa: E402
+from small import TINY  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
-
-TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
 
 
 def _config(manifest: Path, **changes) -> TrainConfig:

@@ -17,9 +17,7 @@ from qmedsam_training.checkpoints import load_public  # noqa: E402
 from qmedsam_training.config import DataConfig, NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import ChallengeData, Plan, Preparation, make_loader  # noqa: E402
 from qmedsam_training.quantization import quantized_layers  # noqa: E402
-
-TINY = {"widths": [8, 16, 16, 24, 24], "depths": [1, 1, 1, 1], "embed": 16, "width": 32, "deep": 32}
-
+from small import TINY  # noqa: E402
 
 #: All that holds layers of the two parts, but for one or two: quantizers take long to make.
 ENCODER = [f"image_encoder.{name}" for name in ("stem", "stages", "lateral", "smooth")]
