@@ -219,6 +219,9 @@ def test_threshold_moves_the_logits_to_where_held_out_dsc_is_best(folder: Path, 
     assert f"moved by {-chosen:+.2f}" in text
     after = rows(_invoke("threshold", tmp_path / "on.pt", "--config", config, "-o", tmp_path / "never.pt", "--dry-run"))
     assert after[0] == before[chosen] >= before[0]
+    _invoke("threshold", tmp_path / "off.pt", "--config", config, "--by", "-0.5", "-o", tmp_path / "by.pt")
+    by = rows(_invoke("threshold", tmp_path / "by.pt", "--config", config, "-o", tmp_path / "never.pt", "--dry-run"))
+    assert [by[n / 4] for n in range(-4, 3)] == [before[n / 4 + 0.5] for n in range(-4, 3)]
     with pytest.raises(QMedSAMError, match="no bias"):
         build("litemedsam").move_logits(1)
 

@@ -118,6 +118,9 @@ def threshold(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="best.pt of a float run."),
     config: Path = _CONFIG,
     output: Path = typer.Option(..., "-o", "--output", help="Checkpoint to write (.pt)."),
+    by: Optional[float] = typer.Option(
+        None, help="Move by this much, whatever is best: what an earlier stage found on patients that this one was trained on."
+    ),
     manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
@@ -137,9 +140,10 @@ def threshold(
         return
     # Of those within a tenth of a point the one nearest to 0: further out borders get worse before the DSC does.
     best = min((t for t, mean in zip(thresholds, means) if mean >= max(means) - 0.001), key=abs)
-    model.move_logits(-best)
+    move = -best if by is None else by
+    model.move_logits(move)
     save(output, model, network)
-    console.print(f"The logits were moved by {-best:+.2f}: {output}")
+    console.print(f"The logits were moved by {move:+.2f}: {output}")
 
 
 @app.command()
