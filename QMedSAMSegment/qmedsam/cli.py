@@ -87,6 +87,8 @@ def segment(
     format_of(output)
     if agreement and not agreement.name.lower().endswith(_MAPS):
         raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
+    if png and png.suffix.lower() != ".png":
+        raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
     prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
@@ -281,6 +283,9 @@ def _print_objects(objects: list, scores: Optional[dict] = None, flat: bool = Fa
         row = [str(o.label), escape(o.name), str(o.slices), str(o.voxels), size, f"{o.confidence:.2f}"]
         table.add_row(*row, *([f"{scores[o.label]:.3f}"] if scores else []))
     console.print(table)
+    covered = [f"{escape(o.name)} {o.covered}" for o in objects if o.covered]
+    if covered:
+        console.print(f"Voxels found in a box that belong to a smaller one over it, not counted above: {', '.join(covered)}.")
 
 
 def _draw(path: Path, image: Volume, result, segments, prompts, window, title: str) -> None:

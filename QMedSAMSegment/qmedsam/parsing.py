@@ -19,6 +19,10 @@ def parse_box(text: str, image: Volume, number: int) -> Box:
         values = []
     if len(values) == 4 and image.array_kji.shape[0] == 1:
         values = [values[0], values[1], 0, values[2], values[3], 0]
+    if len(values) == 4:
+        raise QMedSAMError(
+            f"'{text}' is four numbers, but the image has {image.array_kji.shape[0]} slices.", "Give six: i0,j0,k0,i1,j1,k1."
+        )
     if len(values) != 6:
         raise QMedSAMError(f"'{text}' is not a box.", "Give six numbers: i0,j0,k0,i1,j1,k1 (four on a 2D image).")
     return Box.from_voxels(values[:3], values[3:], label=number)

@@ -327,8 +327,14 @@ class _Run:
                 f"The box '{box.name}' is thinner than a voxel along {axis} and contains no voxel centre.",
                 "Make it at least one voxel thick.",
             )
-        if (low < -1).any() or (high > shape).any():
-            messages.append(f"The box '{box.name}' reaches beyond the image and was cut at its border.")
+        beyond = (low < -1) | (high > shape)
+        if beyond.any():
+            axes = [f"{'ijk'[n]} ({int(np.ceil(low[n]))} to {int(np.floor(high[n]))}, not 0 to {shape[n] - 1})" for n in range(3)]
+            along = " and ".join(text for text, one in zip(axes, beyond) if one)
+            message = f"The box '{box.name}' reaches beyond the image along {along} and was cut at its border."
+            if np.prod((stop - first) / (high - low)) < 1 / 3:
+                message += " Most of it lies outside: are its numbers in the order i, j, k?"
+            messages.append(message)
         crop = tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], stop[::-1]))
         out = ObjectResult(box.label, box.name, crop)  # type: ignore[arg-type]
         if keep_masks:

@@ -80,6 +80,8 @@ def test_a_colour_picture(run, tmp_path: Path) -> None:
         (("missing.nii",), "no file"),
         (("{volume}",), "no box"),
         (("{volume}", "--box", "1,2,3"), "not a box"),
+        (("{volume}", "--box", "1,2,3,4"), "four numbers"),
+        (("{volume}", "--box", "1,1,1,9,9,9", "--png", "x.jpg"), "Use .png"),
         (("{volume}", "--box", "a,b,c,d,e,f"), "not a box"),
         (("{volume}", "--box", "900,5,5,910,9,9"), "outside"),
         (("{volume}", "--box", "1,1,1,9,9,9", "--model", "nobody"), "no model"),

@@ -13,7 +13,19 @@ LIBRARY = MODULE / "QMedSAMSegmentLib"
 FILES = [MODULE / "QMedSAMSegment.py", *sorted(LIBRARY.rglob("*.py"))]
 #: What may be imported while Slicer starts: the standard library's light parts, numpy, VTK, Qt and what is ours.
 LIGHT = {
-    *("__future__", "contextlib", "dataclasses", "importlib", "logging", "os", "pathlib", "platform", "sys", "threading"),
+    *(
+        "__future__",
+        "contextlib",
+        "dataclasses",
+        "importlib",
+        "logging",
+        "os",
+        "pathlib",
+        "platform",
+        "sys",
+        "threading",
+        "weakref",
+    ),
     *("time", "typing", "numpy", "qt", "slicer", "vtk", "qmedsam", "QMedSAMSegmentLib", "SegmentEditorEffects"),
 }
 EFFECT = LIBRARY / "SegmentEditorEffect.py"
