@@ -174,7 +174,7 @@ class ModulePanel:
         for row, model in enumerate(self._models):
             manifest = model.manifest
             modalities = _("any") if "*" in manifest.modalities else ", ".join(manifest.modalities)
-            cells = (manifest.title, manifest.license, modalities, scoresText(model), f"{model.bytes / 2**20:.1f} MB")
+            cells = (manifest.title, manifest.license, modalities, scoresText(model), f"{model.bytes / 2**20:.1f} MiB")
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(f"{manifest.name} {manifest.version}: {manifest.description}\n{model.folder}")
