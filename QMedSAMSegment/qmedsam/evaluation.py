@@ -221,7 +221,13 @@ def evaluate(
         if not rows:
             reason = failed[0]["reason"] if failed else "No object is large enough for a prompt."
             raise QMedSAMError(f"Not one of {len(cases)} cases could be scored.", f"The first reason: {reason}")
-        settings = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, **(about or {})}
+        settings = {
+            "strategy": strategy,
+            "frame": frame or "the model's own",
+            "prompt": prompt,
+            "jitter": jitter,
+            **(about or {}),
+        }
         summary = summarize(rows, not_promptable)
         summary = {"settings": settings, **summary, "failed": failed, "without_prompt": unprompted}
         _write(folder / "scores.csv", scores_csv(rows))
