@@ -9,13 +9,13 @@ from qmedsam import Box, QMedSAMError
 
 from .boxes import boundRois, createRoi, setRoi
 from .geometry import nodeToWorld
-from .segments import gridOf
+from .segments import storedGrid
 
 #: Tag of a segment: its boxes, 12 numbers each (centre, then half axes, in the segmentation's RAS), ';' between boxes.
 #: Neither ':' nor '|', which separate tags in a ``.seg.nrrd``.
 BOXES_TAG = "QMedSAM.Boxes"
-#: Tag of a segment: the segmentation's grid of that time, matrix and extent in 22 numbers. A hardened transform moves the grid
-#: together with the segments, but no number in a tag.
+#: Tag of a segment: the matrix of its labelmap at that time, 16 numbers. A hardened transform moves the labelmap, but no number
+#: in a tag; another source geometry moves neither.
 GRID_TAG = "QMedSAM.BoxesGrid"
 
 
@@ -35,8 +35,8 @@ def storeInTag(segmentationNode: Any, segmentId: str, boxes: Sequence[Box], ijkT
         entries.append(" ".join(f"{value:.6g}" for value in [*center, *halfAxes.T.ravel()]))
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     segment.SetTag(BOXES_TAG, ";".join(entries))
-    matrix, extent = gridOf(segmentationNode)
-    segment.SetTag(GRID_TAG, " ".join(f"{value:.9g}" for value in [*matrix.ravel(), *extent]))
+    grid = storedGrid(segmentationNode, segmentId)
+    segment.SetTag(GRID_TAG, " ".join(f"{value:.9g}" for value in grid.ravel()) if grid is not None else "")
 
 
 def restorableSegments(segmentationNode: Any) -> List[str]:
@@ -57,7 +57,7 @@ def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
     value, grid = (_tag(segmentationNode.GetSegmentation(), segmentId, name) for name in (BOXES_TAG, GRID_TAG))
     try:
         boxes = [np.array([float(number) for number in entry.split()]).reshape(4, 3) for entry in value.split(";") if entry]
-        toWorld = nodeToWorld(segmentationNode) @ _hardenedSince(segmentationNode, [float(number) for number in grid.split()])
+        toWorld = nodeToWorld(segmentationNode) @ _hardenedSince(segmentationNode, segmentId, grid)
     except ValueError:
         raise QMedSAMError("The boxes stored with the segment cannot be read.", "Draw a new one.") from None
     rois: List[Any] = []
@@ -72,15 +72,16 @@ def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
     return rois
 
 
-def _hardenedSince(segmentationNode: Any, grid: Sequence[float]) -> np.ndarray:
-    """``4 x 4``: how linear transforms have moved a segmentation's content since it had this grid (see :data:`GRID_TAG`).
+def _hardenedSince(segmentationNode: Any, segmentId: str, grid: str) -> np.ndarray:
+    """``4 x 4``: how linear transforms have moved a segment since its labelmap had this matrix (see :data:`GRID_TAG`).
 
-    Identity where the extent is another one: then it was given another grid, in which its segments stay where they are.
+    Raises:
+        ValueError: these are no numbers.
     """
-    matrix, extent = gridOf(segmentationNode)
-    if list(grid[16:]) != list(extent):
+    now = storedGrid(segmentationNode, segmentId)
+    if not grid or now is None:
         return np.eye(4)
-    return matrix @ np.linalg.inv(np.reshape(grid[:16], (4, 4)))
+    return now @ np.linalg.inv(np.reshape([float(number) for number in grid.split()], (4, 4)))
 
 
 def _tag(segmentation: Any, segmentId: str, name: str) -> str:

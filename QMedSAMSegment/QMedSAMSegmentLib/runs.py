@@ -195,7 +195,9 @@ class Run:
         segmentation = self.segmentationNode.GetSegmentation()
         for segmentId in (one for one in self.masks() if one not in images):
             name = segmentation.GetSegment(segmentId).GetName()
-            self.result.messages.append(f"Nothing was found in the boxes of '{name}'; the segment was left as it was.")
+            isNew = any(prompt.isNew for prompt in self.prompts if prompt.segmentId == segmentId)
+            became = "its segment is empty" if isNew else "the segment was left as it was"
+            self.result.messages.append(f"Nothing was found in the boxes of '{name}'; {became}.")
         return True
 
     def _addNewSegments(self) -> None:

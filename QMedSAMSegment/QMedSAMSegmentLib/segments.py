@@ -198,19 +198,10 @@ def ensureReferenceGeometry(segmentationNode: Any, volumeNode: Any) -> None:
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
 
 
-def gridOf(segmentationNode: Any) -> Tuple[np.ndarray, Tuple[int, ...]]:
-    """The voxel grid of a segmentation: ``4 x 4`` from its indices into the node's own coordinates, and its extent.
-
-    Raises:
-        QMedSAMError: it has none, or one that cannot be read.
-    """
-    import slicer
-
-    reference = slicer.vtkOrientedImageData()
-    serialized = _referenceGeometry(segmentationNode)
-    if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(serialized, reference, False):
-        raise QMedSAMError("The geometry of the segmentation cannot be read.", "Set its source geometry in the Segment Editor.")
-    return _imageToWorld(reference), reference.GetExtent()
+def storedGrid(segmentationNode: Any, segmentId: str) -> Optional[np.ndarray]:
+    """``4 x 4`` from the indices of a segment's own labelmap into the node's coordinates; None where it holds nothing."""
+    stored = _storedLabelmap(segmentationNode, segmentId)
+    return None if stored is None or stored.IsEmpty() else _imageToWorld(stored)
 
 
 def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
@@ -243,8 +234,7 @@ def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:
     import slicer
     import vtk
 
-    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    stored = segmentationNode.GetSegmentation().GetSegment(segmentId).GetRepresentation(labelmap)
+    stored = _storedLabelmap(segmentationNode, segmentId)
     if stored is None or stored.IsEmpty() or not _sameGrid(stored, image):
         return image
     extents = np.array([image.GetExtent(), stored.GetExtent()]).reshape(2, 3, 2)
@@ -265,6 +255,13 @@ def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarr
         QMedSAMError: the segmentation's transform is not linear.
     """
     return np.linalg.inv(nodeToWorld(segmentationNode)) @ ijkToWorld
+
+
+def _storedLabelmap(segmentationNode: Any, segmentId: str) -> Any:
+    import slicer
+
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    return segmentationNode.GetSegmentation().GetSegment(segmentId).GetRepresentation(labelmap)
 
 
 def _referenceGeometry(segmentationNode: Any) -> str:

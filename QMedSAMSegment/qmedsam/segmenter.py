@@ -333,7 +333,7 @@ class _Run:
             along = " and ".join(text for text, one in zip(axes, beyond) if one)
             message = f"The box '{box.name}' reaches beyond the image along {along} and was cut at its border."
             if np.prod((stop - first) / (high - low)) < 1 / 3:
-                message += " Most of it lies outside: are its numbers in the order i, j, k?"
+                message += " Most of it lies outside."
             messages.append(message)
         crop = tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], stop[::-1]))
         out = ObjectResult(box.label, box.name, crop)  # type: ignore[arg-type]
@@ -388,11 +388,11 @@ class _Run:
         for (_, frame), group in groups.items():
             for item in group:
                 u0, v0, u1, v1 = frame.to_network(item.rectangle(item.slices[len(item.slices) // 2]))
-                thin = min(u1 - u0, v1 - v0)
+                thin = max(min(u1 - u0, v1 - v0), 0.0)
                 if item.box.label in empty and thin < THIN:
                     self._messages.append(
                         f"Nothing was found in the box '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
-                        "Split it into boxes nearer to a square, in the frame 'roi'."
+                        "Use the frame 'roi', or split a long box."
                     )
 
     def finish(self) -> None:

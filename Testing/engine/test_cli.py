@@ -138,9 +138,9 @@ def test_the_image_is_never_overwritten(run, volume: Path) -> None:
 @pytest.mark.parametrize(
     "arguments,word",
     [
-        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "b.json"), "where the boxes come from"),
-        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "sub/../b.json"), "where the boxes come from"),
-        (("--boxes", "b.npz", "-o", "b.npz"), "where the boxes come from"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "b.json"), "one of the inputs"),
+        (("--boxes", "b.json", "-o", "o.nrrd", "--report", "sub/../b.json"), "one of the inputs"),
+        (("--boxes", "b.npz", "-o", "b.npz"), "one of the inputs"),
         (("--boxes", "b.json", "-o", "o.nrrd", "--agreement", "o.nrrd"), "two results"),
         (("--boxes", "b.json", "-o", "o.nrrd", "--png", "p.png", "--report", "p.png"), "two results"),
     ],

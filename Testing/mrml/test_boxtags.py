@@ -9,7 +9,7 @@ from qmedsam import QMedSAMError
 from qmedsam.phantom_shapes import rotation
 from QMedSAMSegmentLib import boxes, boxtags
 from QMedSAMSegmentLib.geometry import arrayFromMatrix, ijkToWorld
-from QMedSAMSegmentLib.segments import ijkToSegmentation
+from QMedSAMSegmentLib.segments import EditorWriter, ijkToSegmentation, orientedImage
 
 PLAIN = np.zeros((20, 30, 40), np.int16)
 PLACES = (((10, 11, 12), rotation(10, 20, 30) * np.array([3.0, 4.0, 5.0])), ((-10, 0, 2), np.diag([5.0, 6.0, 7.0])))
@@ -24,6 +24,8 @@ def tagged(scene):
     rois = [boxes.createRoi(scene, segmentation, "liver") for _ in PLACES]
     for roi, place in zip(rois, PLACES):
         boxes.setRoi(roi, *place)
+    everything = orientedImage(np.ones(PLAIN.shape, bool), (slice(0, 20), slice(0, 30), slice(0, 40)), grid())
+    EditorWriter(scene).modify(segmentation, "liver", everything, False)
     applied = [boxes.boxFromRoi(roi, volume) for roi in rois]
     boxtags.storeInTag(segmentation, "liver", applied, ijkToSegmentation(ijkToWorld(volume), segmentation))
     assert boxtags.restorableSegments(segmentation) == []
@@ -71,10 +73,11 @@ def test_boxes_follow_a_transform_that_was_hardened_on_their_segmentation(tagged
     assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "liver")), moved, atol=0.02)
 
 
-def test_boxes_stay_where_they_are_when_the_grid_becomes_another(tagged) -> None:
+@pytest.mark.parametrize("shape", [(40, 30, 40), PLAIN.shape])
+def test_boxes_stay_where_they_are_when_the_source_geometry_becomes_another(tagged, shape) -> None:
     segmentation, places = tagged
-    fine = addVolume(segmentation.GetScene(), np.zeros((40, 30, 40), np.int16), grid((0.5, 0.5, 1.0)), "fine")
-    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(fine)
+    other = addVolume(segmentation.GetScene(), np.zeros(shape, np.int16), grid((0.5, 0.5, 1.0), (0, 0, 0), (50, 0, 0)), "other")
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(other)
     assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "liver")), places, atol=0.02)
 
 
@@ -93,6 +96,12 @@ def test_a_tag_that_cannot_be_read_gets_a_sentence(tagged, tag, value) -> None:
     segmentation.GetSegmentation().GetSegment("liver").SetTag(tag, value)
     with pytest.raises(QMedSAMError, match="cannot be read"):
         boxtags.restoreFromTag(segmentation, "liver")
+
+
+def test_a_tag_without_a_grid_is_restored_as_it_is(tagged) -> None:
+    segmentation, places = tagged
+    segmentation.GetSegmentation().GetSegment("liver").RemoveTag(boxtags.GRID_TAG)
+    assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "liver")), places, atol=0.02)
 
 
 def test_an_empty_tag_offers_nothing(tagged) -> None:

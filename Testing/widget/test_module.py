@@ -129,7 +129,7 @@ def test_the_models_are_listed_with_licence_scores_and_size(panel) -> None:
     manifest = json.loads((shipped_folder() / "qmedsam-compact" / "manifest.json").read_text(encoding="utf-8"))
     (row,) = [row for row in rows if row[0] == manifest["title"]]
     scores = " / ".join(f"{manifest['scores'][kind]['dsc']:.2f}" for kind in ("slice", "volume"))
-    assert row[1] == manifest["license"] and row[3] == scores and row[4].endswith(" MB")
+    assert row[1] == manifest["license"] and row[3] == scores and row[4].endswith(" MiB")
     assert not panel.ui.removeModelButton.enabled  # shipped
     panel.ui.verifyButton.click()
     assert "equals its checksum" in panel.ui.modelLabel.text

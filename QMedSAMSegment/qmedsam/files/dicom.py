@@ -131,9 +131,11 @@ def _read(files: Tuple[str, ...], name: str) -> Volume:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
+    if modality == "PET":
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # nearly always a slope per slice
     try:
         image = reader.Execute()
-        if image.GetNumberOfComponentsPerPixel() == 1 and _types_differ(reader, len(files)):
+        if modality != "PET" and image.GetNumberOfComponentsPerPixel() == 1 and _types_differ(reader, len(files)):
             del image  # of the voxel type of the first slice, which the values of the others need not fit
             reader.SetOutputPixelType(sitk.sitkFloat32)
             image = reader.Execute()
@@ -146,7 +148,7 @@ def _read(files: Tuple[str, ...], name: str) -> Volume:
 
 
 def _types_differ(reader, count: int) -> bool:
-    """Whether slices have voxel types of their own (in PET every slice has its slope; MR and NM may)."""
+    """Whether slices have voxel types of their own (in PET every slice has its slope; those of MR and NM may)."""
 
     def value(k: int, key: str) -> Union[float, str]:
         text = reader.GetMetaData(k, key).strip(" \0") if reader.HasMetaDataKey(k, key) else ""

@@ -104,7 +104,7 @@ def check_targets(paths: Sequence[Optional[PathLike]], source: PathLike, *others
     for n, path in enumerate(targets):
         check_target(path, source)
         if any(other is not None and _same_file(path, other) for other in others):
-            raise QMedSAMError(f"'{path}' is where the boxes come from.", "Write the result to another file.")
+            raise QMedSAMError(f"'{path}' is one of the inputs.", "Write the result to another file.")
         if any(_same_file(path, other) for other in targets[:n]):
             raise QMedSAMError(f"'{path}' is named for two results.", "Give each a file of its own.")
 
