@@ -132,7 +132,7 @@ class Progress:
 
 
 def options_of(values: argparse.Namespace) -> Any:
-    from qmedsam.parsing import strategy_options
+    from qmedsam.commands.parsing import strategy_options
 
     return strategy_options(
         values.every, values.leastIou, values.fillHoles, values.viewWeights, values.voteOn, values.walk, agreement=False

@@ -9,7 +9,8 @@ from typing import Any, Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 
-from .geometry import Frame, Rectangle, View, Volume
+from .frames import Frame
+from .geometry import Rectangle, View, Volume
 from .intensity import Intensity, normalise
 from .network import Network
 

@@ -22,11 +22,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from qmedsam import ModelStore, Segmenter
-from qmedsam.cases import read_manifest
-from qmedsam.evaluation import prompts_of
+from qmedsam.evaluation.cases import read_manifest
+from qmedsam.evaluation.loop import prompts_of
+from qmedsam.evaluation.scores import dsc, ellipsoid_mask, nsd
 from qmedsam.intensity import Intensity
 from qmedsam.models import shipped_folder
-from qmedsam.scores import dsc, ellipsoid_mask, nsd
 from qmedsam.segmenter import strategy_for
 from qmedsam.strategies import Options
 from strategy_phantoms import Case, phantoms

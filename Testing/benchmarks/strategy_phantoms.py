@@ -6,7 +6,7 @@ from typing import Callable, Iterator, NamedTuple, Tuple
 
 import numpy as np
 from qmedsam import Box, Volume
-from qmedsam.phantom_shapes import ellipsoid, tube
+from qmedsam.phantom.shapes import ellipsoid, tube
 from scipy import ndimage
 
 #: Full width at half maximum of a clinical PET scanner's point spread, mm.

@@ -59,7 +59,7 @@ def cases_per_hour(sources: List[str], workers: int) -> float:
     """Of one run into a fresh folder."""
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        command = [sys.executable, "-m", "qmedsam.cli", "batch", *sources, "-o", out, "--workers", str(workers)]
+        command = [sys.executable, "-m", "qmedsam", "batch", *sources, "-o", out, "--workers", str(workers)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment)
         seconds = time.perf_counter() - start

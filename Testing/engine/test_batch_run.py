@@ -377,7 +377,7 @@ def test_names_that_the_output_cannot_hold_are_escaped(tmp_path: Path) -> None:
     if sys.getfilesystemencoding() != "utf-8":
         pytest.skip("file names are ASCII here")
     write_volume(tmp_path / "in" / "肝.nii.gz", phantom(0).volume)
-    command = [sys.executable, "-m", "qmedsam.cli", "batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "0"]
+    command = [sys.executable, "-m", "qmedsam", "batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "cp1252"}
     ended = subprocess.run(command, capture_output=True, env=environment)
     assert ended.returncode == 1 and b"There are no boxes" in ended.stdout and b"\\u809d" in ended.stdout, ended.stderr[-500:]

@@ -141,7 +141,7 @@ def test_workers_that_cannot_start_are_said(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("typer")
-    from qmedsam import cli
+    from qmedsam.commands import app as cli
 
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path, workers: str, number: int) ->
     out = tmp_path / "out"
     for n in range(40):
         write_case(tmp_path / "in", f"c{n:02}", n)
-    command = [sys.executable, "-m", "qmedsam.cli", "batch", str(tmp_path / "in"), "-o", str(out), "--workers", workers, "--json"]
+    command = [sys.executable, "-m", "qmedsam", "batch", str(tmp_path / "in"), "-o", str(out), "--workers", workers, "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_DATA_HOME": str(tmp_path)}
     process = subprocess.Popen(
         [*command, "--no-pictures", "--modality", "MR"],

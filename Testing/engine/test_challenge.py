@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qmedsam import QMedSAMError, Segmenter
-from qmedsam.challenge import SECONDS, challenge_cases, run_challenge
+from qmedsam.evaluation.challenge import SECONDS, challenge_cases, run_challenge
 from qmedsam.network.fake import FakeNetwork
 from shapes import ball, dsc
 
@@ -108,11 +108,11 @@ def test_the_case_of_241_boxes_stays_below_2_gib(tmp_path: Path) -> None:
         boxes.append([column - radius, row - radius, column + radius, row + radius])
     np.savez_compressed(tmp_path / "in" / "2DBox_Microscope_0016.npz", imgs=image, boxes=boxes)
     code = (
-        "import sys; from qmedsam import cli;"
+        "import sys; from qmedsam.commands import app, demo;"
         f"sys.argv = ['qmedsam', 'challenge', '-i', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]\n"
-        "try: cli.main()\n"
+        "try: app.main()\n"
         "except SystemExit as end: code = end.code or 0\n"
-        "print('peak', cli._peak_mib()); sys.exit(code)"
+        "print('peak', demo.peak_mib()); sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ENGINE)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

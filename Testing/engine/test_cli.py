@@ -14,7 +14,7 @@ from shapes import ball
 sitk = pytest.importorskip("SimpleITK")
 slicerio = pytest.importorskip("slicerio")
 
-from qmedsam import cli  # noqa: E402
+from qmedsam.commands import app as cli  # noqa: E402
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_picture_that_fails_comes_after_everything_else(run, volume: Path, tmp
     def fail(*arguments) -> None:
         raise ValueError("no picture")
 
-    monkeypatch.setattr("qmedsam.pictures.overlay_png", fail)
+    monkeypatch.setattr("qmedsam.pictures.overlays.overlay_png", fail)
     files = ("-o", tmp_path / "a.seg.nrrd", "--png", tmp_path / "a.png", "--report", tmp_path / "a.json")
     code, text = run("segment", volume, "--box", "30,25,4,40,35,5", *files)
     assert code == 2 and "no picture" in text

@@ -14,7 +14,7 @@ from qmedsam import Box, QMedSAMError, Segmenter
 from qmedsam.files import image_of, read_volume, write_segmentation
 from qmedsam.files.segmentations import Origin
 from qmedsam.network.fake import FakeNetwork
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 
 pydicom = pytest.importorskip("pydicom")
 hd = pytest.importorskip("highdicom")
@@ -246,7 +246,7 @@ def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
     sitk.WriteImage(image_of(cube, np.eye(4)), str(tmp_path / "plain.nrrd"))
     for source, code in (("ct", 0), ("plain.nrrd", 2)):
         line = ["segment", tmp_path / source, "--box", "5,8,2,14,19,6", "-o", tmp_path / f"{source}.dcm", "--strategy", "fixed"]
-        command = [sys.executable, "-m", "qmedsam.cli", *map(str, line)]
+        command = [sys.executable, "-m", "qmedsam", *map(str, line)]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=ENGINE, env=UTF8)
         assert done.returncode == code, done.stderr
     assert "refers to DICOM images" in " ".join(done.stderr.split()) and not (tmp_path / "plain.nrrd.dcm").exists()

@@ -10,10 +10,10 @@ from typing import Callable, List
 import numpy as np
 import pytest
 from qmedsam import Box, QMedSAMError, Volume
-from qmedsam.cases import Case, read_manifest
 from qmedsam.errors import Cancelled
-from qmedsam.evaluation import evaluate, prompts_of
-from qmedsam.scores import ellipsoid_mask
+from qmedsam.evaluation.cases import Case, read_manifest
+from qmedsam.evaluation.loop import evaluate, prompts_of
+from qmedsam.evaluation.scores import ellipsoid_mask
 from shapes import ball
 
 SPACING_3D = (1.0, 1.5, 4.0)
@@ -22,7 +22,7 @@ SPACING_3D = (1.0, 1.5, 4.0)
 @pytest.fixture(autouse=True)
 def small_sheets(monkeypatch) -> None:
     """Drawing is tested elsewhere; at 30 dpi it does not take most of the time here."""
-    monkeypatch.setattr("qmedsam.pictures._DPI", 30)
+    monkeypatch.setattr("qmedsam.pictures.sheets.DPI", 30)
 
 
 class FakeSegmenter:
@@ -211,7 +211,7 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_numbers(folder, monkeypatch) -> N
     def fail(*arguments) -> None:
         raise ValueError("no picture")
 
-    monkeypatch.setattr("qmedsam.evaluation.sheet_png", fail)
+    monkeypatch.setattr("qmedsam.evaluation.loop.sheet_png", fail)
     with pytest.raises(ValueError, match="no picture"):
         run(folder)
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["scores.csv", "summary.json", "summary.md"]

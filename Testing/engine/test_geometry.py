@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Volume
-from qmedsam import geometry as geometry_module
-from qmedsam.geometry import Frame, View, extent_of
+from qmedsam import frames as frames_module
+from qmedsam.frames import Frame
+from qmedsam.geometry import View, extent_of
 from shapes import geometry, rotation
 
 finite = st.floats(-3, 3, allow_nan=False)
@@ -154,7 +155,7 @@ def test_a_large_slice_is_prepared_in_strips(channels, monkeypatch) -> None:
         sizes.append(part.size)
         return np.float32(part)
 
-    monkeypatch.setattr(geometry_module, "BLOCK_VALUES", 2000)
+    monkeypatch.setattr(frames_module, "BLOCK_VALUES", 2000)
     drawn, _ = frame.sample(image, prepare)
     assert np.allclose(drawn, expected, atol=1e-6) and len(sizes) > 3 and max(sizes) <= 2000
 

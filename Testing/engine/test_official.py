@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qmedsam.official import official_csv, official_markdown, official_score
-from qmedsam.scores import dsc, nsd
+from qmedsam.evaluation.official import official_csv, official_markdown, official_score
+from qmedsam.evaluation.scores import dsc, nsd
 
 SPACING = (0.5, 0.5, 6.0)  # x y z, as ITK gives it and the files store it
 

@@ -9,9 +9,10 @@ import pytest
 from qmedsam import Box, Volume
 from qmedsam.files import read_volume
 from qmedsam.intensity import Intensity
-from qmedsam.panels import Panel
 from qmedsam.phantom import ellipsoid_phantom
-from qmedsam.pictures import _areas, overlay_png, sheet_png, tile_of
+from qmedsam.pictures.overlays import _areas, overlay_png
+from qmedsam.pictures.panels import Panel
+from qmedsam.pictures.sheets import sheet_png, tile_of
 
 RED, GREEN = (0.9, 0.1, 0.1), (0.1, 0.9, 0.2)
 
@@ -78,7 +79,7 @@ HOSTILE = ["GTV $a_$ b", "US$1 and $2_", "x$\\y$", "l\udce9sion"]  # the last: a
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_names_are_text_and_no_formulas(tmp_path, two_objects, monkeypatch, name: str) -> None:
-    monkeypatch.setattr("qmedsam.pictures._DPI", 30)
+    monkeypatch.setattr("qmedsam.pictures.sheets.DPI", 30)
     volume, labels, boxes = two_objects
     overlay_png(tmp_path / "a.png", volume, labels, [(1, name, RED)], boxes, Intensity.of(volume, "MR"), name, dpi=30)
     flat = Volume(volume.array_kji[10:11], volume.ijk_to_ras)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box
+from qmedsam.evaluation.scores import bootstrap_interval, dsc, ellipse_mask, ellipsoid_mask, nsd
 from qmedsam.geometry import View
-from qmedsam.scores import bootstrap_interval, dsc, ellipse_mask, ellipsoid_mask, nsd
 
 
 def square(shape, first, last) -> np.ndarray:

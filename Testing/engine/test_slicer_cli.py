@@ -179,7 +179,7 @@ def test_the_same_voxels_as_qmedsam_segment(tmp_path, kidneys) -> None:
         *(*options, "--frame", "auto", "--least_iou", "0", "--view_weights", "1,1,1"),
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
-    command = [sys.executable, "-m", "qmedsam.cli", "segment", PHANTOM, "--boxes", kidneys, "-o", tmp_path / "plain.seg.nrrd"]
+    command = [sys.executable, "-m", "qmedsam", "segment", PHANTOM, "--boxes", kidneys, "-o", tmp_path / "plain.seg.nrrd"]
     subprocess.run([*map(str, command), *options], check=True, capture_output=True, cwd=ROOT / "QMedSAMSegment")
     labels = read_labels(tmp_path / "cli.seg.nrrd")
     assert np.array_equal(labels, read_labels(tmp_path / "plain.seg.nrrd")) and len(np.unique(labels)) == 3

@@ -6,7 +6,8 @@ import json
 import math
 
 import pytest
-from qmedsam.summary import Score, choose, finite, markdown, scores_csv, summarize
+from qmedsam.evaluation.summary import Score, choose, markdown, scores_csv, summarize
+from qmedsam.files.tables import finite
 
 
 def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, dim=2, nsd=0.6, name="c") -> Score:

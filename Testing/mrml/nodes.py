@@ -11,7 +11,7 @@ import slicer
 import vtk
 from qmedsam import Segmenter
 from qmedsam.network.fake import FakeNetwork
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib.boxes import setRoi
 from QMedSAMSegmentLib.geometry import matrixFromArray
 from vtk.util import numpy_support

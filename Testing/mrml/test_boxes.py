@@ -7,7 +7,7 @@ import pytest
 import slicer
 from nodes import addBendingTransform, addRoi, addSegmentation, addTransform, addVolume, grid, newScene
 from qmedsam import QMedSAMError
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib import boxes
 from QMedSAMSegmentLib.geometry import arrayFromMatrix, ijkToWorld, matrixFromArray
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nodes import addSegmentation, addTransform, addVolume, grid
 from qmedsam import QMedSAMError
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib import boxes, boxtags
 from QMedSAMSegmentLib.geometry import arrayFromMatrix, ijkToWorld
 from QMedSAMSegmentLib.segments import EditorWriter, ijkToSegmentation, orientedImage

@@ -21,7 +21,7 @@ from nodes import (
     segmentArray,
 )
 from qmedsam import QMedSAMError
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib.boxes import boxFromRoi
 from QMedSAMSegmentLib.boxtags import BOXES_TAG, restoreFromTag
 from QMedSAMSegmentLib.geometry import matrixFromArray

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam.geometry import Frame, View, Volume  # noqa: E402
+from qmedsam.frames import Frame  # noqa: E402
+from qmedsam.geometry import View, Volume  # noqa: E402
 from qmedsam_training.ablations import Ablations, ablate  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES  # noqa: E402
 from qmedsam_training.config import DataConfig  # noqa: E402

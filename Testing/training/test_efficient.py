@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 sitk = pytest.importorskip("SimpleITK")
 
-from qmedsam import ModelStore, QMedSAMError, cli  # noqa: E402
+from qmedsam import ModelStore, QMedSAMError  # noqa: E402
+from qmedsam.commands import app as cli  # noqa: E402
 from qmedsam.files import read_labels  # noqa: E402
 from qmedsam.models import Model, shipped_folder  # noqa: E402
 from qmedsam.network.openvino_network import OpenVINONetwork  # noqa: E402

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 pytest.importorskip("openvino")
 
-from qmedsam.cli import app as engine  # noqa: E402
+from qmedsam.commands.app import app as engine  # noqa: E402
 from qmedsam.models import Model  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
 from qmedsam_training.cli import app as training  # noqa: E402

@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, grid, segmentArray
 from PySide6 import QtCore
-from qmedsam.phantom_shapes import rotation
+from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib.boxes import bind
 from QMedSAMSegmentLib.worker import Job
 

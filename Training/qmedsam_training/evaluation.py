@@ -9,8 +9,8 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 import torch
+from qmedsam.evaluation.scores import dsc, ellipse_mask, nsd
 from qmedsam.network import Network
-from qmedsam.scores import dsc, ellipse_mask, nsd
 
 from .architectures.promptable import Promptable
 from .data import HeldOut

@@ -10,7 +10,7 @@ from typing import IO, Any, Iterator, List, Mapping
 
 from ..errors import QMedSAMError
 from ..files.paths import reason_of
-from ..summary import finite
+from ..files.tables import finite
 from .settings import DONE, UNCHANGED, Outcome
 
 JOURNAL = "batch.jsonl"

@@ -130,7 +130,7 @@ class Bench:
 
     def _draw(self, case: Case, volume: Volume, result: Segmentation, segments: Any, boxes: List[Box], outcome: Outcome) -> None:
         """A picture that fails costs a sentence, not the case: the segmentation is on disk."""
-        from ..pictures import overlay_png
+        from ..pictures.overlays import overlay_png
 
         path = self._folder / OVERLAYS / overlay_name(case.name)
         intensity = Intensity.of(volume, result.modality, case.window or self._settings.window)

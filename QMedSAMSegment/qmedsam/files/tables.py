@@ -1,11 +1,13 @@
-"""Text and tables as a spreadsheet saves them."""
+"""Text and tables as a spreadsheet saves them, and numbers as JSON can hold them."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from ..errors import QMedSAMError
 from .paths import existing_file
@@ -49,3 +51,12 @@ def table_of(text: str, name: str) -> Tuple[List[str], List[Row]]:
     except csv.Error as error:
         raise QMedSAMError(f"'{name}' is not a CSV file ({error}).", "Save it from a spreadsheet again.") from error
     return columns, [(line, {column: row[column].strip() for column in columns}) for line, row in rows]
+
+
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

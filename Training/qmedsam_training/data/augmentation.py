@@ -12,7 +12,7 @@ from typing import Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from qmedsam.geometry import Frame
+from qmedsam.frames import Frame
 
 
 def zoomed(frame: Frame, size: int, zoom: float, strength: float, rng: np.random.Generator) -> Frame:

@@ -9,9 +9,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError, Volume
-from qmedsam.cases import Case, components, read_manifest
+from qmedsam.evaluation.cases import Case, components, read_manifest
 from qmedsam.files import name_of
-from qmedsam.geometry import Frame, View
+from qmedsam.frames import Frame
+from qmedsam.geometry import View
 from qmedsam.intensity import Intensity, known_modality
 
 from ..config import DataConfig, FolderConfig

@@ -9,7 +9,8 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 from qmedsam import QMedSAMError, Volume
 from qmedsam.files.challenge import read_arrays, read_challenge_volume
-from qmedsam.geometry import Frame, View, extent_of
+from qmedsam.frames import Frame
+from qmedsam.geometry import View, extent_of
 from qmedsam.intensity import Intensity, known_modality
 
 from ..config import DataConfig

@@ -8,7 +8,8 @@ from typing import Iterator, List, Optional, Tuple
 import numpy as np
 import torch
 from qmedsam import QMedSAMError
-from qmedsam.geometry import Frame, View, extent_of
+from qmedsam.frames import Frame
+from qmedsam.geometry import View, extent_of
 from torch import Tensor
 
 from ..architectures import Architecture

@@ -8,7 +8,8 @@ from typing import Callable, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 import torch
 from qmedsam import QMedSAMError
-from qmedsam.geometry import Frame, Pixels, Rectangle, View, extent_of
+from qmedsam.frames import Frame
+from qmedsam.geometry import Pixels, Rectangle, View, extent_of
 from qmedsam.intensity import normalise
 from torch import Tensor
 

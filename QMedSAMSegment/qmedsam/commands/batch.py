@@ -12,7 +12,9 @@ from typing import Any, Iterator, List, Optional
 import typer
 from rich.markup import escape
 
-from .cli_options import (
+from ..files import FORMATS
+from ..intensity import parse_window
+from .options import (
     EVERY,
     FILL_HOLES,
     FRAME,
@@ -26,8 +28,6 @@ from .cli_options import (
     WALK,
     WINDOW,
 )
-from .files import FORMATS
-from .intensity import parse_window
 from .parsing import strategy_options
 from .terminal import bar, console, errors
 
@@ -70,8 +70,8 @@ def batch(
 
     Example: qmedsam batch scans -o results --workers 2
     """
-    from .batch import Outcome, Settings, collect, parse_memory, run_batch
-    from .batch.report import one_line
+    from ..batch import Outcome, Settings, collect, parse_memory, run_batch
+    from ..batch.report import one_line
 
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk)
     chosen = parse_window(window) if window else None
@@ -125,7 +125,7 @@ def batch(
 
 
 def _line(values: Any) -> None:
-    from .summary import finite
+    from ..files.tables import finite
 
     sys.stdout.write(json.dumps(finite(values)) + "\n")
     sys.stdout.flush()

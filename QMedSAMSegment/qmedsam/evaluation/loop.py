@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import Cancelled, QMedSAMError
+from ..files import PathLike, writing
+from ..files.tables import finite
+from ..geometry import Box, Volume
+from ..intensity import Intensity
+from ..pictures.sheets import Tile, sheet_png, tile_of
 from .cases import Case, components
-from .errors import Cancelled, QMedSAMError
-from .files import PathLike, writing
-from .geometry import Box, Volume
-from .intensity import Intensity
 from .official import OfficialScore, official_csv, official_markdown, official_score
-from .pictures import Tile, sheet_png, tile_of
 from .scores import dsc, ellipsoid_mask, nsd
-from .summary import NOT_PROMPTABLE, Score, choose, finite, markdown, scores_csv, summarize
+from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
 
 #: mm in 3D and where a slice has a spacing, pixels on 2D pictures (the challenge's value).
 NSD_TOLERANCE = 2.0

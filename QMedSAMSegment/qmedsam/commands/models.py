@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from .errors import QMedSAMError
-from .models import ModelStore
+from ..errors import QMedSAMError
+from ..models import ModelStore
 from .terminal import console
 
 models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .geometry import Box, Pixels, Rectangle
+from ..geometry import Box, Pixels, Rectangle
 
 
 def dsc(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,9 +11,9 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import numpy as np
 
-from .errors import QMedSAMError
-from .files import PathLike, read_boxes, read_volume, writing
-from .geometry import Box
+from ..errors import QMedSAMError
+from ..files import PathLike, read_boxes, read_volume, writing
+from ..geometry import Box
 
 #: Written into the output folder: one line per case, as they are finished.
 SECONDS = "seconds.csv"

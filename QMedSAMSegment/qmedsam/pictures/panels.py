@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .geometry import Box, Rectangle, View, Volume, extent_of
-from .intensity import Intensity
+from ..files import PathLike, writing
+from ..geometry import Box, Rectangle, View, Volume, extent_of
+from ..intensity import Intensity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,8 @@ Segment = tuple[int, str, tuple[float, float, float]]
 #: Pixels along the longer side of what is drawn; pictures are at most 1800 wide.
 _MOST_PIXELS = 2000
 
-BACKGROUND, TEXT = "#0e1013", "#e8eaed"
+BACKGROUND, TEXT, FAINT = "#0e1013", "#e8eaed", "#8b929c"
+DPI = 120
 
 
 @dataclass(frozen=True)
@@ -225,3 +227,9 @@ def _scale_bar(axes: Axes, unit: str) -> None:
         right - length / 2, bottom - 0.012 * (y1 - y0), f"{length:g} {unit}", color=TEXT, size=8, ha="center", va="bottom"
     )
     _rim(text)
+
+
+def save(figure: Figure, path: PathLike) -> None:
+    """Write a figure beside and rename it."""
+    with writing(path) as beside:
+        figure.savefig(beside, format="png", facecolor=BACKGROUND)

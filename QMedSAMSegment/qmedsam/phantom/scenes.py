@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import PathLike, image_of, write_boxes, write_segmentation, writing
-from .geometry import Box, Volume
-from .phantom_anatomy import KIDNEY_TURN, paint_abdomen
-from .phantom_shapes import Scene, Waves, rotation
+from ..files import PathLike, image_of, write_boxes, write_segmentation, writing
+from ..geometry import Box, Volume
+from .anatomy import KIDNEY_TURN, paint_abdomen
+from .shapes import Scene, Waves, rotation
 
 #: label -> (name, RGB in 0..1) of the abdominal phantom.
 ORGANS: dict[int, tuple[str, tuple[float, float, float]]] = {

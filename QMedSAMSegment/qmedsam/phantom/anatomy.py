@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .phantom_shapes import Array, Scene, column, cut, ellipsoid, join, local, rounded, tube
+from .shapes import Array, Scene, column, cut, ellipsoid, join, local, rounded, tube
 
 #: Turn of the right and the left kidney about R, A and S in degrees: upper poles lie medially and to the back.
 KIDNEY_TURN = ((7.0, 14.0, -24.0), (6.0, -16.0, 26.0))

@@ -8,11 +8,11 @@ from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from .errors import QMedSAMError
-from .files import PathLike, read_volume
-from .files.tables import read_text, table_of
-from .geometry import Volume
-from .intensity import known_modality
+from ..errors import QMedSAMError
+from ..files import PathLike, read_volume
+from ..files.tables import read_text, table_of
+from ..geometry import Volume
+from ..intensity import known_modality
 
 #: Smallest component that gets a prompt, and how many of a label's components do (issue of record: the largest ones).
 MIN_PIXELS_2D = 30

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from .intensity import CT_WINDOWS
-from .strategies import Options
+from ..intensity import CT_WINDOWS
+from ..strategies import Options
 
 STRATEGY = typer.Option(
     "auto",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import QMedSAMError
-from .geometry import Box, Volume
-from .strategies import Options
+from ..errors import QMedSAMError
+from ..geometry import Box, Volume
+from ..strategies import Options
 
 
 def parse_box(text: str, image: Volume, number: int) -> Box:

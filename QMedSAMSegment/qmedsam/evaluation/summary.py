@@ -164,15 +164,6 @@ def choose(
     return [result[0], result[2], result[1]]
 
 
-def finite(value: Any) -> Any:
-    """The same with None for NaN and infinities, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _split(rows: Sequence[Score], key: Callable[[Score], str]) -> Iterator[list[Score]]:
     """Rows with the same key, keys in alphabetical order."""
     groups: dict[str, list[Score]] = {}

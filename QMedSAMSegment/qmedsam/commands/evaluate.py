@@ -1,0 +1,60 @@
+"""``qmedsam evaluate``: a model scored on labelled cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from ..errors import QMedSAMError
+from ..intensity import known_modality
+from .options import FRAME, MODEL, STRATEGY, THREADS
+from .terminal import bar, console
+
+
+def evaluate(
+    manifest: Path = typer.Argument(..., help="CSV of labelled cases."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for scores.csv, summary.json, summary.md and sheet.png."),
+    split: Optional[str] = typer.Option(None, help="Only the cases of this split."),
+    modality: Optional[List[str]] = typer.Option(None, help="Only these modalities."),
+    source: Optional[List[str]] = typer.Option(None, help="Only these sources."),
+    model: Optional[str] = MODEL,
+    strategy: str = STRATEGY,
+    frame: Optional[str] = FRAME,
+    prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
+    jitter: float = typer.Option(0.0, min=-0.25, help="Move every side outward by up to this share of its length; below 0: in."),
+    official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
+    threads: int = THREADS,
+) -> None:
+    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
+
+    The exit code is 1 when a case could not be scored.
+    """
+    from ..evaluation.cases import read_manifest
+    from ..evaluation.loop import evaluate as run
+    from ..segmenter import Segmenter
+
+    cases = read_manifest(manifest, split)
+    if modality:
+        wanted = {known_modality(m) for m in modality}
+        cases = [c for c in cases if c.modality in wanted]
+    if source:
+        cases = [c for c in cases if c.source in source]
+    if not cases:
+        raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality and --source.")
+    with bar("Evaluating") as progress:
+        summary = run(
+            cases,
+            Segmenter(model, threads=threads),
+            output,
+            strategy=strategy,
+            frame=frame,
+            prompt=prompt,
+            jitter=jitter,
+            official=official,
+            progress=progress,
+        )
+    console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)
+    if summary["failed"]:
+        raise typer.Exit(1)
