@@ -22,17 +22,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-
-class SignedPoint(nn.Identity):
-    """Marks a tensor that enters a matrix product and has both signs."""
-
-
-class UnsignedPoint(nn.Identity):
-    """Marks a tensor that enters a matrix product and is never negative (a softmax)."""
-
-
-class KeptFloat:
-    """Mixin for a part whose layers stay float when the rest is quantized (the prompt encoder)."""
+from .architectures.marks import KeptFloat, SignedPoint, UnsignedPoint
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:

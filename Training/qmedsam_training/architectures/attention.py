@@ -6,7 +6,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from ..quantization import SignedPoint, UnsignedPoint
+from .marks import SignedPoint, UnsignedPoint
 
 
 class Attention(nn.Module):

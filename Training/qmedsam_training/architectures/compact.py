@@ -18,8 +18,8 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from ..quantization import KeptFloat
 from .attention import Attention
+from .marks import KeptFloat
 from .promptable import Promptable
 
 

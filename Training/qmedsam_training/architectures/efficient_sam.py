@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..quantization import KeptFloat, SignedPoint, UnsignedPoint
+from .marks import KeptFloat, SignedPoint, UnsignedPoint
 from .promptable import Promptable
 from .sam import GRID, WIDTH, RandomPositions, TwoWayLayer, TwoWayTransformer, image_positions, neck
 from .vit import PatchEmbed

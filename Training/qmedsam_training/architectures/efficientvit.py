@@ -11,7 +11,7 @@ from typing import Iterable, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..quantization import SignedPoint, UnsignedPoint
+from .marks import SignedPoint, UnsignedPoint
 from .sam import GRID, WIDTH, LayerNorm2d, Sam
 
 #: Of stages 0 to 4, the same in all three.

@@ -12,8 +12,8 @@ from typing import Callable, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..quantization import KeptFloat, SignedPoint
 from .attention import Attention
+from .marks import KeptFloat, SignedPoint
 from .promptable import Promptable
 
 WIDTH = 256

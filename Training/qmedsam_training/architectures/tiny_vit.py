@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..quantization import SignedPoint, UnsignedPoint
+from .marks import SignedPoint, UnsignedPoint
 from .sam import neck
 
 

@@ -7,7 +7,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..quantization import SignedPoint, UnsignedPoint
+from .marks import SignedPoint, UnsignedPoint
 from .sam import Mlp, neck
 
 
