@@ -6,14 +6,17 @@ What differs from LiteMedSAM, and why:
     * the box also enters *densely*, as maps of where each pixel lies relative to the box: a small network does not have
       to learn localisation from two tokens;
     * the decoder is a two-level U around the two-way attention, so that the prompted object is looked at with context;
-    * a predicted IoU per mask, trained, as the confidence.
+    * a predicted IoU per mask, trained, as the confidence;
+    * more than a box can be said (``hints``): the mask of a neighbouring slice, the present mask, strokes that add and that
+      remove, as maps at the logits' resolution, and what kind of box it is. Where nothing is said they are zero, and their
+      convolutions have no bias: a box alone costs and answers as if they were not there.
 
 The prompt is scale free (relative to the box), so the weights work at any input size that is a multiple of 32.
 """
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -102,15 +105,41 @@ class TwoWayBlock(nn.Module):
 
 
 class BoxPrompt(KeptFloat, nn.Module):
-    """A box as tokens (its corners) and as maps (every pixel's place relative to the box). Stays float when quantized."""
+    """A prompt as tokens and as maps. Stays float when quantized.
 
-    def __init__(self, embed: int, width: int) -> None:
+    A box is tokens (its corners) and maps (every pixel's place relative to the box); hints are maps alone.
+
+    Args:
+        embed: channels of the maps' result, at stride 4.
+        width: of a token.
+        hints: channels of what is said beside the box; 0 for a network that takes boxes alone.
+        kinds: how many kinds of boxes it tells apart.
+        fine: channels at stride 2, where hints enter once more for sharp borders.
+    """
+
+    def __init__(self, embed: int, width: int, hints: int = 0, kinds: int = 0, fine: int = 0) -> None:
         super().__init__()
         self.dense = nn.Sequential(nn.Conv2d(9, embed, 1), nn.ReLU(inplace=True), nn.Conv2d(embed, embed, 1))
         self.corner = nn.Sequential(nn.Linear(8, width), nn.ReLU(inplace=True), nn.Linear(width, 2 * width))
+        if hints:
+            self.hint = nn.Conv2d(hints, embed, 4, 2, 1, bias=False)
+            self.hint_fine = nn.Conv2d(hints, fine, 3, padding=1, bias=False)
+            self.kind = nn.Linear(kinds, embed + width, bias=False)
+            for layer in (self.hint, self.hint_fine, self.kind):
+                nn.init.zeros_(layer.weight)
 
-    def forward(self, boxes: Tensor, grid: int, size: int) -> Tuple[Tensor, Tensor]:
-        """``boxes``: ``N x 4`` xyxy edges in network pixels (centres at integers) of an input of ``size`` pixels."""
+    def forward(
+        self, boxes: Tensor, grid: int, size: int, hints: Optional[Tensor] = None, kinds: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Tokens ``N x 2 x width``, maps ``N x embed x G x G`` and, with hints, ``N x fine x 2G x 2G``.
+
+        Args:
+            boxes: ``N x 4`` xyxy edges in network pixels (centres at integers) of an input of ``size`` pixels.
+            grid: ``G``, side of the embedding.
+            size: of the input.
+            hints: ``N x hints x 2G x 2G``.
+            kinds: ``N x kinds``, one of them 1, or all 0.
+        """
         centers = (torch.arange(grid, dtype=boxes.dtype, device=boxes.device) + 0.5) * (size / grid) - 0.5
         lower, upper = boxes[:, :2], boxes[:, 2:]
         half = (upper - lower).clamp(min=1.0) / 2
@@ -128,7 +157,16 @@ class BoxPrompt(KeptFloat, nn.Module):
         centre = middle / size * 2 - 1
         aspect = torch.log(half[:, :1] / half[:, 1:]).clamp(-3, 3)
         corners = torch.cat([centre, relative * 2, torch.log(relative * 2 + 1e-3), aspect, aspect.abs()], dim=1)
-        return self.corner(corners).reshape(-1, 2, self.corner[-1].out_features // 2), self.dense(maps)
+        first, act, last = self.dense
+        tokens, flat, fine = self.corner[0](corners), first(maps), None
+        if hints is not None and kinds is not None:
+            kind = self.kind(kinds)
+            embed = int(self.hint.out_channels)
+            flat = flat + self.hint(hints) + kind[:, :embed, None, None]
+            tokens = tokens + kind[:, embed:]
+            fine = self.hint_fine(hints)
+        tokens = self.corner[2](self.corner[1](tokens))
+        return tokens.reshape(-1, 2, self.corner[-1].out_features // 2), last(act(flat)), fine
 
 
 class Position(KeptFloat, nn.Linear):
@@ -136,18 +174,28 @@ class Position(KeptFloat, nn.Linear):
 
 
 class MaskDecoder(nn.Module):
-    """Embedding and box to mask logits at stride 2 and a predicted IoU."""
+    """Embedding and prompt to mask logits at stride 2 and a predicted IoU, of one mask or of several candidates."""
 
-    def __init__(self, embed: int, width: int, deep: int, heads: int = 4, blocks: int = 2) -> None:
+    def __init__(
+        self,
+        embed: int,
+        width: int,
+        deep: int,
+        heads: int = 4,
+        blocks: int = 2,
+        hints: int = 0,
+        kinds: int = 0,
+        candidates: int = 1,
+    ) -> None:
         super().__init__()
-        self.embed = embed
-        self.prompt = BoxPrompt(embed, width)
+        self.embed, self.candidates = embed, candidates
+        self.prompt = BoxPrompt(embed, width, hints, kinds, embed // 2)
         self.merge = Residual(embed)
         self.down = ConvNorm(embed, width, stride=2)
         self.context_down = nn.Sequential(ConvNorm(width, deep, stride=2), Residual(deep))
         self.context_up = ConvNorm(deep, width, kernel=1, relu=False)
         self.local = Residual(width)
-        self.output_tokens = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.output_tokens = nn.Parameter(torch.randn(candidates + 1, width) * 0.02)  # the last one: how good they are
         self.position = Position(2, width)
         self.blocks = nn.ModuleList(TwoWayBlock(width, heads, 2 * width) for _ in range(blocks))
         self.lift = ConvNorm(width, embed, kernel=1, relu=False)
@@ -157,15 +205,21 @@ class MaskDecoder(nn.Module):
         self.fine = ConvNorm(embed // 4, embed // 2, kernel=1, relu=False)
         self.sharpen = Residual(embed // 2)
         self.hyper = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, embed // 2 + 1))
-        self.iou = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, 1))
+        self.iou = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, candidates))
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.act = nn.ReLU(inplace=True)
 
-    def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        """``embedding``: ``1 x 2 embed x G x G`` (or ``N x ...``, one per box); returns logits ``N x 2G x 2G`` and IoU ``N``."""
+    def forward(
+        self, embedding: Tensor, boxes: Tensor, hints: Optional[Tensor] = None, kinds: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """``embedding``: ``1 x 2 embed x G x G`` (or ``N x ...``, one per box); the rest as for :class:`BoxPrompt`.
+
+        Returns:
+            Logits ``N x C x 2G x 2G`` and IoU ``N x C``; of a network with one candidate without that axis.
+        """
         grid = int(embedding.shape[-1])
         coarse, fine = embedding[:, : self.embed], embedding[:, self.embed :]
-        prompt_tokens, dense = self.prompt(boxes, grid, grid * 4)
+        prompt_tokens, dense, hinted = self.prompt(boxes, grid, grid * 4, hints, kinds)
         x = self.merge(coarse + dense)
         middle = self.down(x)
         middle = self.local(self.act(middle + self.up(self.context_up(self.context_down(middle)))))
@@ -173,16 +227,19 @@ class MaskDecoder(nn.Module):
         axis = torch.linspace(-1, 1, side, dtype=boxes.dtype, device=boxes.device)
         place = torch.stack([axis[None, :].expand(side, side), axis[:, None].expand(side, side)], dim=-1)
         position = self.position(place.reshape(1, side * side, 2))
-        tokens = torch.cat([self.output_tokens[None] + torch.zeros_like(prompt_tokens), prompt_tokens], dim=1)
+        tokens = torch.cat([self.output_tokens[None] + torch.zeros_like(prompt_tokens[:, :1]), prompt_tokens], dim=1)
         image = middle.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens, image = block(tokens, image, position)
         middle = image.transpose(1, 2).reshape(-1, int(image.shape[2]), int(side), int(side))
         x = self.refine(self.act(x + self.up(self.lift(middle))))
-        x = self.sharpen(self.act(self.upscale(x) + self.fine(self.unfold(fine))))
-        weights = self.hyper(tokens[:, 0])
-        logits = (weights[:, None, :-1] @ x.flatten(2)).reshape(-1, 2 * grid, 2 * grid) + weights[:, -1:, None]
-        return logits, self.iou(tokens[:, 1])[:, 0].sigmoid()
+        x = self.upscale(x) + self.fine(self.unfold(fine))
+        x = self.sharpen(self.act(x if hinted is None else x + hinted))
+        count = self.candidates
+        weights = self.hyper(tokens[:, :count])
+        logits = (weights[:, :, :-1] @ x.flatten(2)).reshape(-1, count, 2 * grid, 2 * grid) + weights[:, :, -1:, None]
+        quality = self.iou(tokens[:, count]).sigmoid()
+        return (logits[:, 0], quality[:, 0]) if count == 1 else (logits, quality)
 
 
 class CompactSAM(Promptable):
@@ -195,10 +252,13 @@ class CompactSAM(Promptable):
         embed: int = 64,
         width: int = 96,
         deep: int = 128,
+        hints: int = 0,
+        kinds: int = 0,
+        candidates: int = 1,
     ) -> None:
         super().__init__()
         self.image_encoder = ImageEncoder(widths, depths, embed)
-        self.mask_decoder = MaskDecoder(embed, width, deep)
+        self.mask_decoder = MaskDecoder(embed, width, deep, hints=hints, kinds=kinds, candidates=candidates)
 
     def encode(self, image: Tensor) -> Tensor:
         """``B x 3 x S x S`` normalised images to ``B x C x S/4 x S/4`` embeddings."""
@@ -209,6 +269,8 @@ class CompactSAM(Promptable):
         """See :class:`Promptable`; the last weight that a token gives to the mask is its bias."""
         self.mask_decoder.hyper[-1].bias[-1] += by
 
-    def predict(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        """See :class:`Promptable`; logits are ``N x S/2 x S/2``."""
-        return self.mask_decoder(embedding, boxes)
+    def predict(
+        self, embedding: Tensor, boxes: Tensor, hints: Optional[Tensor] = None, kinds: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """See :class:`Promptable`; logits are ``N (x C) x S/2 x S/2``."""
+        return self.mask_decoder(embedding, boxes, hints, kinds)

@@ -1,0 +1,338 @@
+"""Frames around objects of an atlas, thousands at a time: what the network will see, and the truth on it.
+
+Frames of reference: *slice* coordinates are pixels with centres at integers (:mod:`qmedsam.geometry`); *q* is the slice in mm,
+turned and mirrored at random about the object's middle; *network* pixels are the frame's. Rectangles are edges
+``x0, y0, x1, y1``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from qmedsam.intensity import CT_WINDOWS
+from torch import Tensor
+
+from .store import HU_KNOTS, LEVELS, Atlas
+
+#: Kinds of boxes that a network is told: drawn tightly on this slice, the cut of a 3D box, around a neighbour's mask.
+KINDS = ("tight", "volume", "propagated")
+#: Side of the first look, which finds an object's extent once it is turned.
+_LOOK = 64
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How frames are drawn.
+
+    Args:
+        size: network pixels along a side.
+        margin: around the prompt, as at run time.
+        strength: 0..1, of turning, bending and zooming; 0 draws as the engine does.
+        kinds: how often the three :data:`KINDS` are asked of pictures, and of volumes.
+        depth_px: distance of the slices before and behind, in network pixels.
+        flat: share of volumes' slices whose neighbours are not shown.
+        wide: share of frames that show far more than the prompt.
+    """
+
+    size: int = 160
+    margin: float = 0.3
+    strength: float = 0.5
+    kinds: Tuple[Tuple[float, float, float], Tuple[float, float, float]] = ((0.5, 0.3, 0.2), (0.25, 0.45, 0.3))
+    depth_px: float = 4.0
+    flat: float = 0.25
+    wide: float = 0.06
+
+
+@dataclass
+class Drawn:
+    """Frames and what is true on them; ``B`` of them.
+
+    Attributes:
+        image: ``B x 3 x S x S`` in 0..1.
+        valid: ``B x S x S``, on the slice.
+        mask: ``B x S x S`` in 0..1.
+        beside: the object on a neighbouring slice, likewise; the mask itself where there is none.
+        neighbour: whether ``beside`` is another slice's.
+        is_3d: whether the channels are slices, not colours.
+        kind: index into :data:`KINDS`.
+        outer: ``B x 4``, the box that the frame is around, network pixels.
+        growth: ``B x 4``, by which shares of its sides a tight box is too large: left, top, right, bottom.
+    """
+
+    image: Tensor
+    valid: Tensor
+    mask: Tensor
+    beside: Tensor
+    neighbour: Tensor
+    is_3d: Tensor
+    kind: Tensor
+    outer: Tensor
+    growth: Tensor
+
+
+def uniform(low: float, high: float, like: Tensor, *shape: int) -> Tensor:
+    """Random numbers on the device of ``like``."""
+    return torch.rand(*shape, device=like.device) * (high - low) + low
+
+
+def chosen(share: float, count: int, like: Tensor) -> Tensor:
+    """``count`` booleans, true with the probability ``share``."""
+    return torch.rand(count, device=like.device) < share
+
+
+def extent(mask: Tensor) -> Tuple[Tensor, Tensor]:
+    """Edges of boolean maps ``B x H x W`` in their own pixels (``B x 4``), and which of them are not empty."""
+    edges = []
+    for along in (1, 2):  # rows collapsed: columns with the object
+        line = mask.any(along)
+        count = line.shape[1]
+        first = line.float().argmax(1)
+        last = count - 1 - line.flip(1).float().argmax(1)
+        edges.append((first - 0.5, last + 0.5))
+    (x0, x1), (y0, y1) = edges
+    return torch.stack([x0, y0, x1, y1], 1).float(), mask.flatten(1).any(1)
+
+
+def grown(rectangle: Tensor, shares: Tensor) -> Tensor:
+    """Every side moved outward by a share of the rectangle's length; both ``B x 4``."""
+    sides = (rectangle[:, 2:] - rectangle[:, :2]).repeat(1, 2)
+    return rectangle + shares * sides * rectangle.new_tensor([-1.0, -1.0, 1.0, 1.0])
+
+
+class Slices:
+    """The planes that a batch of objects is looked at on: strides, sizes and places of every one."""
+
+    def __init__(self, atlas: Atlas, rows: Tensor, habits: Habits) -> None:
+        self.atlas, self.habits = atlas, habits
+        self.c: Dict[str, Tensor] = {name: column[rows] for name, column in atlas.columns.items()}
+        c, count = self.c, len(rows)
+        self.walks = (c["is_3d"] == 1) & (c["region"] == 0)
+        sizes = torch.stack([c["ni"], c["nj"], c["nk"]], 1)
+        self.axis = self._axis(sizes, count)
+        # in_plane of qmedsam.geometry.View: the other two axes in their order
+        x_axis, y_axis = (self.axis == 0).long(), 2 - (self.axis == 2).long()
+        stride = torch.stack([torch.ones_like(c["ni"]), c["ni"], c["area"]], 1)
+        label_stride = torch.stack([torch.ones_like(c["ni"]), c["label_columns"], c["label_columns"] * c["label_rows"]], 1)
+        mm = torch.stack([c["mm_i"], c["mm_j"], c["mm_k"]], 1).float()
+        ratio = torch.stack([c["ratio_x"], c["ratio_y"], torch.ones_like(c["ratio_x"])], 1).float()
+        low, high = (torch.stack([c[f"{a}{n}"] for a in "ijk"], 1) for n in (0, 1))
+
+        def of(table: Tensor, axis: Tensor) -> Tensor:
+            return table.gather(1, axis[:, None])[:, 0]
+
+        self.nx, self.ny, self.nz = (of(sizes, a) for a in (x_axis, y_axis, self.axis))
+        self.stride = tuple(of(stride, a) for a in (x_axis, y_axis, self.axis))
+        self.label_stride = tuple(of(label_stride, a) for a in (x_axis, y_axis, self.axis))
+        self.mm = torch.stack([of(mm, x_axis), of(mm, y_axis)], 1)
+        self.mm_z = of(mm, self.axis)
+        self.ratio = torch.stack([of(ratio, x_axis), of(ratio, y_axis)], 1)
+        start = torch.stack([of(low, x_axis), of(low, y_axis)], 1) / self.ratio - 0.5
+        stop = torch.stack([of(high, x_axis), of(high, y_axis)], 1) / self.ratio - 0.5
+        self.bounds = torch.cat([start, stop], 1)  # of the whole object, over all slices
+        first, beyond = of(low, self.axis), of(high, self.axis)
+        # The box is a little longer than the object: slices beyond its ends are asked as well.
+        reach = 0.1 * (beyond - first) + 1
+        z = first - reach + torch.rand(count, device=rows.device) * (beyond - 1 - first + 2 * reach)
+        z = torch.where(self.walks, z.round().long(), first)
+        self.z = z.clamp(torch.zeros_like(z), self.nz - 1)
+        inward = torch.where(self.z * 2 < first + beyond, 1, -1)
+        step = torch.randint(1, 4, (count,), device=rows.device) * torch.where(chosen(0.85, count, z), inward, -inward)
+        self.z_beside = torch.where(self.walks, (self.z + step).clamp(torch.zeros_like(z), self.nz - 1), self.z)
+
+    def _axis(self, sizes: Tensor, count: int) -> Tensor:
+        """Along which the slices lie: any of a volume whose slices are no mere strips."""
+        possible = torch.stack([sizes[:, [b for b in (0, 1, 2) if b != a]].amin(1) >= 8 for a in (0, 1, 2)], 1).double()
+        possible[:, 2] += 1e-9
+        drawn = torch.multinomial(possible, 1)[:, 0]
+        return torch.where(self.walks, drawn, torch.full_like(drawn, 2))
+
+    def labels(self, xy: Tensor, z: Tensor) -> Tensor:
+        """Whether points (``B x h x w x 2``, slice coordinates) belong to the object on the slices ``z``: the nearest pixel."""
+        c = self.c
+        at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().long()
+        limit = torch.stack(
+            [
+                torch.where(self.walks, self.nx, c["label_columns"]),
+                torch.where(self.walks, self.ny, c["label_rows"]),
+            ],
+            1,
+        )[:, None, None]
+        on = ((at >= 0) & (at < limit)).all(-1)
+        at = at.clamp(min=0).minimum(limit - 1)
+        sx, sy, _ = (s[:, None, None] for s in self.label_stride)
+        start = (c["labels_at"] + torch.where(self.walks, z, 0) * self.label_stride[2])[:, None, None]
+        found = self.atlas.labels[start + at[..., 0] * sx + at[..., 1] * sy]
+        return (found == c["label"][:, None, None]) & on
+
+    def values(self, xy: Tensor, spacing: Tensor, apart: Tensor) -> Tensor:
+        """Codes at points, linear between pixels: ``B x 3 x h x w``.
+
+        Args:
+            xy: ``B x h x w x 2``.
+            spacing: of the points in pixels, ``B``: pictures are read from the level whose pixels are about as large.
+            apart: slices between the colours, ``B``; 0 shows the slice three times.
+        """
+        c = self.c
+        flat = c["is_3d"] == 0
+        level = torch.where(flat, torch.log2(spacing.clamp(min=1e-3)).round().clamp(0, LEVELS - 1).long(), 0)
+
+        def at_level(name: str) -> Tensor:
+            return torch.stack([c[f"{name}_{n}"] for n in range(LEVELS)], 1).gather(1, level[:, None])[:, 0]
+
+        factor = (2.0**level)[:, None, None, None]
+        point = (xy + 0.5) / factor - 0.5
+        nx = torch.where(flat, at_level("columns"), self.nx)[:, None, None]
+        ny = torch.where(flat, at_level("rows"), self.ny)[:, None, None]
+        sx = self.stride[0][:, None, None]
+        sy = torch.where(flat, at_level("columns"), self.stride[1])[:, None, None]
+        x, y = point[..., 0].clamp(min=0).minimum(nx - 1.0), point[..., 1].clamp(min=0).minimum(ny - 1.0)
+        x0, y0 = x.floor(), y.floor()
+        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+        x0, y0 = x0.long(), y0.long()
+        right = torch.where(x0 + 1 < nx, sx, 0)[:, None]
+        below = torch.where(y0 + 1 < ny, sy, 0)[:, None]
+        colours = []
+        for n in (-1, 0, 1):
+            slice_ = (self.z + n * apart).clamp(torch.zeros_like(self.z), self.nz - 1)
+            colours.append(at_level("at") + (n + 1) * at_level("colour") + torch.where(flat, 0, slice_ * self.stride[2]))
+        start = torch.stack(colours, 1)[..., None, None] + (x0 * sx + y0 * sy)[:, None]
+        read = self.atlas.values
+        upper = read[start].float() * (1 - fx) + read[start + right].float() * fx
+        lower = read[start + below].float() * (1 - fx) + read[start + below + right].float() * fx
+        return upper * (1 - fy) + lower * fy
+
+
+def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = None) -> Drawn:
+    """Frames around objects.
+
+    Args:
+        atlas: on the device where all of this happens.
+        rows: of the atlas' table, ``B``.
+        habits: how.
+        kind: of box to ask for, ``B``; drawn where None.
+    """
+    slices = Slices(atlas, rows, habits)
+    count, size, strength = len(rows), habits.size, habits.strength
+    like = slices.bounds
+    if kind is None:
+        shares = torch.tensor(habits.kinds, device=rows.device)[slices.walks.long()]
+        kind = torch.multinomial(shares, 1)[:, 0]
+    turn = _turns(count, strength, slices.walks, like)
+    middle = (slices.bounds[:, :2] + slices.bounds[:, 2:]) / 2
+
+    def to_slice(q: Tensor) -> Tensor:
+        """Points ``B x ... x 2`` in q to slice coordinates."""
+        shape = (count,) + (1,) * (q.dim() - 2) + (2,)
+        return torch.einsum("bij,b...j->b...i", turn, q) / slices.mm.view(shape) + middle.view(shape)
+
+    back = torch.linalg.inv(turn)
+    whole = _around(slices.bounds, middle, slices.mm, back)
+    size_yx = torch.stack([slices.nx, slices.ny], 1).float() - 0.5
+    image = _around(torch.cat([torch.full_like(size_yx, -0.5), size_yx], 1), middle, slices.mm, back)
+    # First look: what the object's own extent is, on this slice and turned.
+    side = (whole[:, 2:] - whole[:, :2]).amax(1) * 1.05
+    grid = _grid(_LOOK, like)
+    center = (whole[:, :2] + whole[:, 2:]) / 2
+    seen = slices.labels(to_slice(center[:, None, None] + grid * side[:, None, None, None]), slices.z)
+    edges, found = extent(seen)
+    own = center.repeat(1, 2) + ((edges + 0.5) / _LOOK - 0.5) * side[:, None]
+    base = torch.where((slices.walks & (kind > 0) | ~found)[:, None], whole, own)
+    kind = torch.where(found, kind, kind.clamp(min=1))  # nobody draws a box around nothing
+    growth = _growth(kind, slices.walks, like)
+    outer = grown(base, growth)
+    outer = torch.cat([outer[:, :2].maximum(image[:, :2]), outer[:, 2:].minimum(image[:, 2:])], 1)
+    sides = (outer[:, 2:] - outer[:, :2]).amax(1).maximum(2 * slices.mm.amax(1))
+    zoom = torch.exp(torch.randn(count, device=like.device) * 0.14 * strength)
+    wide = torch.where(chosen(habits.wide, count, like), uniform(1.3, 3.5, like, count), 1.0)
+    side = sides * (1 + 2 * habits.margin) * zoom * (wide if strength else 1.0)
+    center = (outer[:, :2] + outer[:, 2:]) / 2 + torch.randn(count, 2, device=like.device) * 0.05 * strength * side[:, None]
+    # Second look: the frame itself.
+    bend = _bend(count, size, strength, like)
+    place = center[:, None, None] + (_grid(size, like) + bend) * side[:, None, None, None]
+    xy = to_slice(place)
+    valid = ((xy >= -0.5) & (xy <= size_yx[:, None, None])).all(-1)
+    spacing = side / size / slices.mm.amin(1)
+    apart = (habits.depth_px * side / size / slices.mm_z).round().clamp(min=1).long()
+    apart = torch.where((slices.c["is_3d"] == 1) & ~chosen(habits.flat, count, like), apart, 0)
+    codes = slices.values(xy, spacing, apart)
+    values = _windowed(codes, slices.c["hounsfield"] == 1, strength)
+    fine = F.interpolate(xy.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=False)
+    fine = fine.permute(0, 2, 3, 1)
+    mask = F.avg_pool2d(slices.labels(fine, slices.z).float()[:, None], 2)[:, 0] * valid
+    beside = F.avg_pool2d(slices.labels(fine, slices.z_beside).float()[:, None], 2)[:, 0] * valid
+    box = ((outer - center.repeat(1, 2)) / side[:, None] + 0.5) * size - 0.5
+    return Drawn(values * valid[:, None], valid, mask, beside, slices.walks, slices.c["is_3d"] == 1, kind, box, growth)
+
+
+def _grid(size: int, like: Tensor) -> Tensor:
+    """Centres of ``size x size`` pixels over -0.5..0.5, ``1 x size x size x 2`` (x, y)."""
+    axis = (torch.arange(size, device=like.device) + 0.5) / size - 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], -1)[None]
+
+
+def _around(rectangle: Tensor, middle: Tensor, mm: Tensor, back: Tensor) -> Tensor:
+    """The upright rectangle in q around one of the slice, ``B x 4``."""
+    x, y = rectangle[:, [0, 2, 0, 2]], rectangle[:, [1, 1, 3, 3]]
+    corners = (torch.stack([x, y], -1) - middle[:, None]) * mm[:, None]
+    turned = torch.einsum("bij,bnj->bni", back, corners)
+    return torch.cat([turned.amin(1), turned.amax(1)], 1)
+
+
+def _turns(count: int, strength: float, walks: Tensor, like: Tensor) -> Tensor:
+    """``B x 2 x 2`` from q to the slice in mm: turned, mirrored, a little stretched."""
+    most = torch.where(walks, 12.0, 25.0)
+    angle = uniform(-1, 1, like, count) * most * chosen(0.6 * strength, count, like) / 180 * math.pi
+    quarters = torch.randint(0, 4, (count,), device=like.device) * chosen(0.5 * strength, count, like)
+    angle = angle + quarters * (math.pi / 2)
+    stretch = torch.exp(torch.randn(count, device=like.device) * 0.07 * strength)
+    flip = torch.where(chosen(0.5 if strength else 0.0, count, like), -1.0, 1.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = [torch.stack([cos * stretch * flip, -sin / stretch], 1), torch.stack([sin * stretch * flip, cos / stretch], 1)]
+    return torch.stack(rows, 1)
+
+
+def _growth(kind: Tensor, walks: Tensor, like: Tensor) -> Tensor:
+    """By which shares of its sides a box is larger than what it is around, ``B x 4``.
+
+    Tight: mostly exact or a tenth too large, seldom a third (a user's hand). A 3D box's cut: of a volume the box itself is
+    at hand; on a picture, one-sided and up to three times the object along each axis, as on the slices of real ones.
+    """
+    count = len(kind)
+    draw = torch.rand(count, 1, device=like.device)
+    hand = torch.where(
+        draw < 0.25, 0.0, torch.where(draw < 0.85, uniform(-0.02, 0.1, like, count, 4), uniform(0, 0.35, like, count, 4))
+    )
+    box = torch.where(draw < 0.85, uniform(0, 0.1, like, count, 4), uniform(0, 0.3, like, count, 4))
+    more = torch.exp(uniform(0, math.log(3.0), like, count, 2)) - 1
+    split = torch.rand(count, 2, device=like.device)
+    loose = torch.cat([more * split, more * (1 - split)], 1)
+    volume = torch.where(walks[:, None], box, loose)
+    return torch.where((kind == 0)[:, None], hand, volume)
+
+
+def _bend(count: int, size: int, strength: float, like: Tensor) -> Tensor:
+    """Smooth random shifts, ``B x S x S x 2``, in parts of the frame."""
+    amount = uniform(0.01, 0.04, like, count) * chosen(0.5 * strength, count, like)
+    knots = torch.randn(count, 2, 5, 5, device=like.device) * amount[:, None, None, None]
+    return F.interpolate(knots, size=(size, size), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+
+
+def _windowed(codes: Tensor, hounsfield: Tensor, strength: float) -> Tensor:
+    """Codes to 0..1; those that stand for HU through a window, mostly the abdomen's."""
+    plain = codes / 255
+    if not bool(hounsfield.any()):
+        return plain
+    units = torch.full_like(codes, HU_KNOTS[0][0])
+    for (a, low), (b, high) in zip(HU_KNOTS[:-1], HU_KNOTS[1:]):
+        units = units + (codes.clamp(low, high) - low) * ((b - a) / (high - low))
+    names = ("abdomen", "abdomen", "abdomen", "mediastinum", "bone", "lung") if strength else ("abdomen",)
+    table = torch.tensor([CT_WINDOWS[name] for name in names], device=codes.device)
+    window = table[torch.randint(0, len(names), (len(codes),), device=codes.device)]
+    width = window[:, 0] * torch.exp(torch.randn(len(codes), device=codes.device) * 0.3 * strength)
+    low = (window[:, 1] - width / 2)[:, None, None, None]
+    return torch.where(hounsfield[:, None, None, None], ((units - low) / width[:, None, None, None]).clamp(0, 1), plain)

@@ -1,0 +1,370 @@
+"""The long training: frames of an atlas, prompts as walks and users give them, corrected once or more in every step.
+
+Everything but the file's reading happens on the device of the network. A step encodes a batch once and decodes it several
+times: what was asked first, then corrections of the answer. Progress is a share of the time or steps that are given, so that
+the rate ends at zero wherever the run does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..architectures.compact import CompactSAM
+from .corrections import corrected, next_stroke
+from .drawing import Drawn, Habits, chosen, draw
+from .looks import normalised, repainted
+from .prompts import deformed, prompts_of, split
+from .scenes import joined, scenes
+from .store import Atlas
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A run.
+
+    Args:
+        seconds: of training; 0 for as many as ``steps`` take.
+        steps: of training, where ``seconds`` is 0.
+        batch: frames a step.
+        shares: of pictures, volumes, regions and synthetic scenes in a batch.
+        rate: highest learning rate.
+        warmup: share of the run in which it rises.
+        decay: AdamW's.
+        average: of the weights, per step; it rises from 0.1 (``(1 + n) / (10 + n)``).
+        rounds: corrections in a step, one of these.
+        pixel: weight of the cross entropy beside the Dice term.
+        quality: weight of the predicted IoU's error.
+        candidates: weight of the best of the other candidates; a tenth of it goes to all of them.
+        strength: of augmentation.
+        seed: of everything that is drawn.
+        save_every: seconds between checkpoints.
+    """
+
+    seconds: float = 0.0
+    steps: int = 100
+    batch: int = 16
+    shares: Tuple[float, float, float, float] = (0.45, 0.25, 0.15, 0.15)
+    rate: float = 1e-3
+    warmup: float = 0.04
+    decay: float = 0.02
+    average: float = 0.998
+    rounds: Tuple[int, ...] = (0, 1, 1, 2, 3)
+    pixel: float = 0.25
+    quality: float = 1.0
+    candidates: float = 0.5
+    strength: float = 0.5
+    seed: int = 0
+    save_every: float = 600.0
+
+
+class Sampler:
+    """Draws batches: which kinds of things, and of each which, with the atlas' weights."""
+
+    def __init__(self, atlas: Atlas, config: FitConfig, habits: Habits, rows: Optional[Tensor] = None) -> None:
+        self.atlas, self.config, self.habits = atlas, config, habits
+        allowed = torch.zeros(len(atlas.group), dtype=torch.bool, device=atlas.group.device)
+        allowed[rows if rows is not None else slice(None)] = True
+        region, is_3d = atlas.columns["region"] == 1, atlas.columns["is_3d"] == 1
+        kinds = (allowed & ~region & ~is_3d, allowed & ~region & is_3d, allowed & region)
+        shares = [share if bool(kind.any()) else 0.0 for share, kind in zip(config.shares, kinds)] + [config.shares[3]]
+        exact = [share / sum(shares) * config.batch for share in shares]
+        self.counts = [round(n) for n in exact[:3]]
+        self.counts.append(config.batch - sum(self.counts))
+        self.weights = [atlas.weight * kind for kind in kinds]
+
+    def draw(self) -> Drawn:
+        """One batch."""
+        rows = [torch.multinomial(w, n, True) for w, n in zip(self.weights, self.counts) if n]
+        parts = [draw(self.atlas, torch.cat(rows), self.habits)] if rows else []
+        if self.counts[3] > 0:
+            parts.append(scenes(self.counts[3], self.habits, self.atlas.group.device))
+        return joined(tuple(parts))
+
+
+def mask_loss(logits: Tensor, truth: Tensor, pixel: float) -> Tensor:
+    """Dice with squares and cross entropy, per mask: ``B x C x h x w`` and ``B x h x w`` to ``B x C``."""
+    target = truth[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    both = (probability * target).flatten(2).sum(2)
+    total = (probability**2).flatten(2).sum(2) + (target**2).flatten(2).sum(2)
+    dice = 1 - (2 * both + 1) / (total + 1)
+    return dice + pixel * F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(2).mean(2)
+
+
+def step_loss(logits: Tensor, quality: Tensor, truth: Tensor, config: FitConfig) -> Tensor:
+    """Of one decoding: the first candidate always, of the others the best, and how good each says it is."""
+    logits, quality = logits.float(), quality.float()
+    losses = mask_loss(logits, truth, config.pixel)
+    loss = losses[:, 0].mean()
+    if logits.shape[1] > 1:
+        others = losses[:, 1:]
+        loss = loss + config.candidates * (others.amin(1).mean() + 0.1 * others.mean())
+    with torch.no_grad():
+        found, wanted = logits > 0, (truth > 0.5)[:, None]
+        both, either = (found & wanted).flatten(2).sum(2), (found | wanted).flatten(2).sum(2)
+        iou = both / either.clamp(min=1)
+    return loss + config.quality * F.mse_loss(quality, iou)
+
+
+class Average:
+    """Running mean of weights and statistics, slow only once there is something to average."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.state = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.count += 1
+        keep = min(self.decay, (1 + self.count) / (10 + self.count))
+        new = [value.detach() for value in model.state_dict().values()]
+        real = [(old, value) for old, value in zip(self.state.values(), new) if value.is_floating_point()]
+        torch._foreach_lerp_([old for old, _ in real], [value.float() for _, value in real], 1 - keep)
+        for old, value in zip(self.state.values(), new):
+            if not value.is_floating_point():
+                old.copy_(value)
+
+    def into(self, model: nn.Module) -> None:
+        """Load the mean into a network."""
+        own = model.state_dict()
+        model.load_state_dict({name: value.to(own[name].dtype) for name, value in self.state.items()})
+
+
+def fit(
+    model: CompactSAM,
+    sampler: Sampler,
+    config: FitConfig,
+    folder: Path,
+    told: Callable[[str], None] = print,
+) -> CompactSAM:
+    """Train, going on from ``folder``'s last checkpoint if there is one; returns the averaged network.
+
+    Args:
+        model: on the device of the sampler's atlas.
+        sampler: of batches.
+        config: of the run.
+        folder: for ``last.pt`` and ``fit.jsonl``.
+        told: gets a line now and then.
+    """
+    device = sampler.atlas.group.device
+    cuda = device.type == "cuda"
+    model.train()
+    optimizer = torch.optim.AdamW(_parameters(model, config.decay), lr=config.rate, fused=cuda)
+    average = Average(model, config.average)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _State(folder / "last.pt")
+    step, before = state.resume(model, optimizer, average)
+    start = saved = shown = time.monotonic()
+    losses: List[Tensor] = []
+    while True:
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        elapsed = before + time.monotonic() - start
+        share = elapsed / config.seconds if config.seconds else step / config.steps
+        if share >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * _rate(share, config.warmup)
+        loss = _step(model, sampler, config, optimizer, cuda)
+        losses.append(loss)
+        average.update(model)
+        step += 1
+        now = time.monotonic()
+        if now - shown > 15:
+            mean = float(torch.stack(losses).mean())
+            told(f"step {step}, {share:.1%}, loss {mean:.4f}, {step * config.batch / max(elapsed, 1e-6):.0f} frames/s")
+            with (folder / "fit.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step, "share": share, "loss": mean, "seconds": elapsed}) + "\n")
+            losses, shown = [], now
+        if now - saved > config.save_every:
+            state.save(model, optimizer, average, step, elapsed)
+            saved = now
+    average.into(model)
+    refresh_statistics(model, sampler, config)
+    state.save(model, optimizer, average, step, before + time.monotonic() - start)
+    return model.eval()
+
+
+def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
+    drawn = sampler.draw()
+    image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
+    prompts = prompts_of(drawn)
+    boxes, hints, kinds = split(prompts)
+    truth = prompts.truth
+    wanted = truth > 0.5
+    rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
+    total = truth.new_zeros(())
+    with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda):
+        embedding = model.encode(image.contiguous(memory_format=torch.channels_last) if cuda else image)
+        for number in range(rounds + 1):
+            logits, quality = model.predict(embedding, boxes, hints, kinds)
+            total = total + step_loss(logits, quality, truth, config) / (rounds + 1)
+            if number < rounds:
+                with torch.no_grad():
+                    hints = _next_hints(logits.detach(), wanted, hints, number)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    return total.detach()
+
+
+def _next_hints(logits: Tensor, wanted: Tensor, hints: Tensor, number: int) -> Tensor:
+    """What a user would do about the answer: mostly the first candidate; at first sometimes another program's mask."""
+    count = len(logits)
+    which = torch.randint(0, logits.shape[1], (count,), device=logits.device) * chosen(0.2, count, logits)
+    predicted = logits.gather(1, which.view(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:]))[:, 0] > 0
+    if number == 0:
+        foreign = deformed(wanted[:, None], torch.zeros(count, dtype=torch.bool, device=logits.device))[:, 0]
+        predicted = torch.where(chosen(0.15, count, logits).view(-1, 1, 1), foreign, predicted)
+    return corrected(hints, predicted, next_stroke(predicted, wanted))
+
+
+@torch.no_grad()
+def refresh_statistics(model: CompactSAM, sampler: Sampler, config: FitConfig, batches: int = 40) -> None:
+    """Batch normalisations' statistics of the network as it is: averaged weights have other ones than averaged statistics."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean
+    model.train()
+    for _ in range(batches):
+        drawn = sampler.draw()
+        image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
+        model.predict(model.encode(image), *split(prompts_of(drawn)))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+
+
+@torch.no_grad()
+def scored(
+    model: CompactSAM, atlas: Atlas, rows: Tensor, habits: Habits, clicks: int = 3, batch: int = 256, seed: int = 1
+) -> Dict[str, Dict[str, float]]:
+    """DSC by group for fixed draws: a tight box, the cut of a 3D box, that with the neighbour's mask, and 1 to ``clicks`` clicks.
+
+    ``best``: of the candidates for the tight box. A network without hints is asked with boxes alone.
+    """
+    still = Habits(**{**asdict(habits), "strength": 0.0, "wide": 0.0, "flat": 0.0})
+    torch.manual_seed(seed)
+    sums: Dict[str, Dict[str, List[float]]] = {}
+    hinted = hasattr(model.mask_decoder.prompt, "hint")
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        names = [atlas.groups[g] for g in atlas.group[some].tolist()]
+        for kind, neighbours in ((0, False), (1, False), (1, True)):
+            drawn = draw(atlas, some, still, torch.full_like(some, kind))
+            prompts = prompts_of(drawn, neighbours)
+            if neighbours and hinted:
+                beside = F.avg_pool2d(drawn.beside[:, None], 2)[:, 0] > 0.5
+                given = (beside.flatten(1).any(1)).view(-1, 1, 1)
+                prompts.hints[:, 0] = torch.where(given, beside.float() * 2 - 1, 0.0)
+            embedding = model.encode(normalised(drawn.image, drawn.valid))
+            wanted = prompts.truth > 0.5
+            name = ("tight", "volume")[kind] + ("+neighbour" if neighbours else "")
+            hints = prompts.hints
+            for click in range(clicks + 1 if kind == 0 and hinted else 1):
+                logits, _ = _ask(model, embedding, prompts.boxes, hints, prompts.kinds)
+                found = logits[:, 0] > 0
+                _note(sums, name + (f" {click}" if kind == 0 else ""), names, found, wanted)
+                if kind == 0 and click == 0:
+                    every = torch.stack([_dsc(mask > 0, wanted) for mask in logits.unbind(1)]).amax(0)
+                    for group, value in zip(names, every.tolist()):
+                        sums.setdefault("best", {}).setdefault(group, []).append(value)
+                hints = corrected(hints, found, next_stroke(found, wanted, exact=True))
+    return {name: {g: sum(v) / len(v) for g, v in groups.items()} for name, groups in sums.items()}
+
+
+def _ask(model: CompactSAM, embedding: Tensor, boxes: Tensor, hints: Tensor, kinds: Tensor) -> Tuple[Tensor, Tensor]:
+    if hasattr(model.mask_decoder.prompt, "hint"):
+        return model.predict(embedding, boxes, hints, kinds)
+    logits, quality = model.predict(embedding, boxes)
+    return logits[:, None], quality[:, None]
+
+
+def _dsc(found: Tensor, wanted: Tensor) -> Tensor:
+    both = (found & wanted).flatten(1).sum(1).float()
+    total = found.flatten(1).sum(1) + wanted.flatten(1).sum(1)
+    return torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
+
+
+def _note(sums: Dict[str, Dict[str, List[float]]], name: str, groups: List[str], found: Tensor, wanted: Tensor) -> None:
+    for group, value in zip(groups, _dsc(found, wanted).tolist()):
+        sums.setdefault(name, {}).setdefault(group, []).append(value)
+
+
+def grown_from(state: Dict[str, Tensor], model: CompactSAM, noise: float = 0.02) -> None:
+    """Fill a network with the weights of a smaller, larger or earlier one, as far as both have them.
+
+    Candidates begin as copies of the one mask (with a little noise, or they would stay copies); what is new stays as it is.
+    """
+    own = model.state_dict()
+    tokens = state["mask_decoder.output_tokens"]
+    count = model.mask_decoder.candidates
+    filled = dict(state)
+    apart = noise * tokens.std() * torch.randn(count, tokens.shape[1])
+    apart[0] = 0
+    filled["mask_decoder.output_tokens"] = torch.cat([tokens[:1] + apart, tokens[-1:]])
+    for name in ("weight", "bias"):
+        key = f"mask_decoder.iou.2.{name}"
+        filled[key] = state[key][:1].repeat(count, *[1] * (state[key].dim() - 1))
+    for name, value in filled.items():
+        if name in own:
+            common = tuple(slice(0, min(a, b)) for a, b in zip(own[name].shape, value.shape))
+            with torch.no_grad():
+                own[name][common] = value[common]
+
+
+def _rate(share: float, warmup: float) -> float:
+    if share < warmup:
+        return share / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
+def _parameters(model: nn.Module, decay: float) -> List[Dict[str, object]]:
+    """Weights decay; biases, norms and tokens do not."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    return [
+        {"params": weights, "weight_decay": decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+class _State:
+    """The checkpoint of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> Tuple[int, float]:
+        if not self.path.exists():
+            return 0, 0.0
+        content = torch.load(self.path, map_location=next(model.parameters()).device, weights_only=True)
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        average.count = content["count"]
+        average.state = content["average"]
+        return content["step"], content["seconds"]
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, step: int, seconds: float) -> None:
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.state,
+            "count": average.count,
+            "step": step,
+            "seconds": seconds,
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(content, partial)
+        os.replace(partial, self.path)
