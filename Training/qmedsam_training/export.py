@@ -26,6 +26,8 @@ from .architectures.promptable import Promptable
 from .config import NetworkConfig
 from .networks import frame_kind
 from .overflow import certificate, unsafe
+from .reference import FILE as REFERENCE
+from .reference import reference_answer
 
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
 _TRACED_BOXES = 2
@@ -36,7 +38,11 @@ _PUBLIC = ("image", "embedding", "boxes", "logits", "confidence")
 _NAMED = ("Parameter", "Result", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: What tells that a folder is a model of ours, and all that one can hold.
 _MARKS = {"manifest.json", "encoder.xml"}
-_FILES = {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in ("xml", "bin", "onnx")} | _MARKS | {"MODEL_CARD.md"}
+_FILES = (
+    {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in ("xml", "bin", "onnx")}
+    | _MARKS
+    | {"MODEL_CARD.md", REFERENCE}
+)
 #: OpenVINO's runtime names of the layers that multiply.
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
@@ -294,6 +300,7 @@ def write_model(
         QMedSAMError: see :func:`check_replaceable`; or a product can overflow.
     """
     ov = import_openvino()
+    put_reference, reference = reference_answer(model, fields)
 
     def export(scratch: Path) -> None:
         for part, graph in to_onnx(model, fields["input_size"], fields["precision"] == "int8").items():
@@ -305,9 +312,10 @@ def write_model(
                 path.unlink()
         if not allow_overflow:
             _check_overflow(scratch)
+        put_reference(scratch)
 
     prompt_size = round(fields["input_size"] * model.prompt_scale)
-    return write_folder(folder, export, {"prompt_size": prompt_size, **fields}, card)
+    return write_folder(folder, export, {"prompt_size": prompt_size, **fields, "reference": reference}, card)
 
 
 def _check_overflow(folder: Path) -> None:
