@@ -155,6 +155,10 @@ def export(
     ),
     keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
     allow_overflow: bool = typer.Option(False, help="Even if some processors compute something else with it."),
+    config: Optional[Path] = typer.Option(
+        None, exists=True, dir_okay=False, help="YAML of a stage: runtimes are compared on the patients that its data holds out."
+    ),
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
@@ -179,7 +183,11 @@ def export(
         return
     write_model(output, model, fields, card, keep_onnx, allow_overflow)
     census(output, layers=False)
-    for row in parity(model, output):
+    frames = None
+    if config:
+        held = _held_out(_described(config, network, manifest))
+        frames = [(one.image.numpy(), one.box.numpy()) for one in held[:: max(1, len(held) // 32)]]
+    for row in parity(model, output, frames):
         console.print(str(row))
         if row.too_far:
             console.print(f"[yellow]{row.name} computes something else than torch:[/] this model should not be used.")
