@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..models import Model
 from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
-from .processor import processor_kind, processor_name
+from .processor import CAPS, processor_kind, processor_name
 from .reference import Deviation, Reference
 
 _log = logging.getLogger("QMedSAM")
@@ -98,9 +99,11 @@ class OpenVINONetwork:
                 return self._core.compile_model(graph, "CPU", self._options)
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
+            capped = [cap for cap in CAPS if os.environ.get(cap)]
+            advice = f"Unset {' and '.join(capped)}" if capped else "Update OpenVINO, or verify the model"
             raise QMedSAMError(
                 f"OpenVINO cannot load '{path.name}' of the model '{self.model.name}'.",
-                f"Update OpenVINO, or verify the model. ({str(error).strip().splitlines()[-1][:200]})",
+                f"{advice}. ({str(error).strip().splitlines()[-1][:200]})",
             ) from error
 
     def _decoder(self, count: int) -> Any:

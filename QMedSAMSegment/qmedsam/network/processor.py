@@ -8,8 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-#: Caps by which OpenVINO and oneDNN leave instructions unused.
-_CAPS = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
+#: Caps by which oneDNN and OpenVINO leave instructions unused; one without the other does not load, or computes nonsense.
+CAPS = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
 
 
 def processor_name(core: Any) -> str:
@@ -24,7 +24,7 @@ def processor_kind(core: Any, version: str) -> str:
     with from without VNNI: the flags count. Where the system does not list them (Windows, macOS) names are precise.
     """
     facts = [processor_name(core), platform.machine(), platform.processor(), version, _flags()]
-    facts += [os.environ.get(cap, "") for cap in _CAPS]
+    facts += [os.environ.get(cap, "") for cap in CAPS]
     return hashlib.sha256("|".join(facts).encode()).hexdigest()[:16]
 
 
