@@ -33,8 +33,10 @@ _TRANSPOSED = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
 _PASSED = (
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Broadcast", "Slice", "StridedSlice", "Split", "VariadicSplit", "Gather"),
     *("Relu", "PRelu", "MaxPool", "AvgPool", "Interpolate", "Pad", "DepthToSpace", "SpaceToDepth", "ShuffleChannels", "Tile"),
-    *("Concat", "Multiply", "Subtract", "Convert", "Clamp", "ReduceMax", "ReduceMin", "ReduceMean", "BatchToSpace"),
+    *("Add", "Concat", "Multiply", "Subtract", "Convert", "Clamp", "ReduceMax", "ReduceMin", "ReduceMean", "BatchToSpace"),
 )
+#: Of them, those that scale or shift by a constant, which may be either input.
+_SCALED = ("Add", "Multiply", "Subtract")
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,11 @@ def _integers(output: Any) -> Optional[_Integers]:
         return _Integers(min(p.low for p in known), max(p.high for p in known))
     if kind not in _PASSED:
         return None
-    inside = _integers(op.input_value(0))
+    inputs = op.input_values()
+    data = [value for value in inputs if value.get_node().get_type_name() != "Constant"]
+    if kind == "Add" and len(data) > 1:
+        return None  # a sum of two is float until it is quantized again
+    inside = _integers(data[0] if kind in _SCALED and data else inputs[0])
     if inside is None:
         return None
     if inside.values is None:
@@ -201,17 +207,14 @@ def _quantized(op: Any) -> Optional[_Integers]:
     if any(end.get_type_name() != "Constant" for end in ends):
         return _Integers(-128, 127)
     least, most, low, high = (end.get_data().astype(np.float64) for end in ends)
-    if not (low < 0).any():
-        first = 0
-    elif (low >= -high * 1.1).all():  # symmetric, or one step more below
-        first = -(levels // 2) if levels % 2 == 0 else -(levels - 1) // 2
-    else:
-        return _Integers(-128, 127)  # with a zero point: as a byte it can be anything
-    numbers = [first, first + levels - 1]
-    source = op.input_value(0).get_node()
-    if source.get_type_name() == "Clamp":
-        clamp = source.get_attributes()
-        for end, pick in enumerate((np.min, np.max)):
-            level = np.rint((np.clip((clamp["min"], clamp["max"])[end], least, most) - least) / (most - least) * (levels - 1))
-            numbers[end] = first + int(pick(level))
-    return _Integers(*numbers)
+    signed = bool((low < 0).any())
+    first = -(levels // 2) if signed else 0
+    clamp = op.input_value(0).get_node()
+    # With a zero point somewhere else than in the middle a level says nothing of what the byte is.
+    if clamp.get_type_name() != "Clamp" or (signed and not (np.abs(low + high) <= 1.01 * (high - low) / (levels - 1)).all()):
+        return _Integers(first, first + levels - 1)
+    limits = clamp.get_attributes()
+    lowest, highest = (
+        np.rint((np.clip(limits[name], least, most) - least) / (most - least) * (levels - 1)) for name in ("min", "max")
+    )
+    return _Integers(first + int(lowest.min()), first + int(highest.max()))
