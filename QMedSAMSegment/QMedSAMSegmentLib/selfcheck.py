@@ -13,17 +13,22 @@ ORGAN = "right kidney"
 
 @dataclass(frozen=True)
 class Check:
-    """Result of :func:`selfCheck`: model used, milliseconds per slice, slices, overlap (DSC) with the truth."""
+    """Result of :func:`selfCheck`.
+
+    Model used, milliseconds per slice, slices, overlap (DSC) with the truth, and what the engine had to say: that this computer's
+    answer differs from the model's reference answer, above all.
+    """
 
     model: str
     msPerSlice: float
     slices: int
     dsc: float
+    messages: str = ""
 
     def __str__(self) -> str:
         return (
             f"Your machine: {self.msPerSlice:.0f} ms per slice ({self.slices} slices of the sample's {ORGAN} with {self.model}; "
-            f"DSC {self.dsc:.3f} against the truth)."
+            f"DSC {self.dsc:.3f} against the truth)." + (f" {self.messages}" if self.messages else "")
         )
 
 
@@ -62,4 +67,4 @@ def selfCheck(
     found = result.labels_kji == box.label
     slices = len(box.slices(2, volume.shape_ijk[2]))
     dsc = 2 * int((found & truth).sum()) / max(int(found.sum()) + int(truth.sum()), 1)
-    return Check(result.model, 1000 * result.seconds["total"] / slices, slices, dsc)
+    return Check(result.model, 1000 * result.seconds["total"] / slices, slices, dsc, " ".join(result.messages))

@@ -46,6 +46,7 @@ class Manifest:
     strategies: Dict[str, str] = field(default_factory=dict)
     scores: Dict[str, Any] = field(default_factory=dict)
     data: Tuple[Dict[str, str], ...] = ()
+    reference: Dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -139,7 +140,7 @@ class Model:
             QMedSAMError: a file is missing, differs, or lies outside the folder.
         """
         for name in (self.manifest.encoder, self.manifest.decoder):
-            for file in (name, Path(name).with_suffix(".bin").name):
+            for file in (name, Path(name).with_suffix(".bin").name, self.manifest.reference.get("file", name)):
                 if file not in self.manifest.files:
                     raise QMedSAMError(f"The manifest of '{self.name}' lists no checksum for '{file}'.", "Export it again.")
         for name, expected in self.manifest.files.items():

@@ -133,6 +133,9 @@ class Segmenter:
         single = sum(len({index for item in group for index in item.slices}) for group in groups.values())
         if finished:
             run.explain_empty(groups)
+        doubt = getattr(network, "doubt", "")  # of a network that compares itself with a reference answer
+        if doubt:
+            messages.append(doubt)
         return Segmentation(
             run.labels_kji,
             run.objects,

@@ -41,7 +41,7 @@ def plain_brevitas(architecture: str, path: Path) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, _Unfolded(child))
-    quantize(model, widths=Widths(per_channel=False, narrow_range=True))
+    quantize(model, widths=Widths(per_channel=False, narrow_range=True, overflow="none"))
     calibrated(model, calibration_samples(ARCHITECTURES[architecture], 2))
     mend, export.mend = export.mend, lambda graph: graph
     try:

@@ -13,6 +13,7 @@ pytest.importorskip("brevitas")
 
 from qmedsam import Box, Segmenter, Volume  # noqa: E402
 from qmedsam.models import Model  # noqa: E402
+from qmedsam.network.openvino_network import OpenVINONetwork  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
 from qmedsam_training.data import make_source  # noqa: E402
@@ -106,7 +107,7 @@ def test_every_product_runs_in_int8(exported) -> None:
     _, model = exported
     rows = census(model.encoder) + census(model.decoder)
     kinds = {kind for _, kind, _ in rows}
-    assert {"Convolution", "Deconvolution", "FullyConnected", "Attention"} <= kinds, kinds
+    assert {"Convolution", "FullyConnected", "Attention"} <= kinds, kinds
     wrong = [r for r in rows if r[2] not in ("i8", "u8") and not r[0].startswith(FLOAT_ALLOWED)]
     assert not wrong, wrong
 
@@ -130,13 +131,24 @@ def test_the_census_catches_a_plain_export(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_both_runtimes_equal_the_fake_quantized_network(exported) -> None:
-    """OpenVINO under the f32 hint. Int32 sums round once in a while to the other side than float sums: a share, not a bound.
-
-    What the network is depends on the machine's threads: ONNX Runtime's embeddings were 0.0012 off with one, 0.0020 with two.
-    """
+    """From image to mask, OpenVINO under the f32 hint, and each half alone."""
     torch_model, model = exported
     for row in parity(torch_model, model.folder):
-        assert row.embedding_mean < 5e-3 and row.logits_mean < 5e-3 and row.same_mask > 0.995, str(row)
+        assert not row.too_far and row.embedding < 0.03 and row.logits < 0.1 and row.same_mask > 0.99, str(row)
+
+
+def test_parity_sees_an_encoder_that_is_off(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder, given torch's embedding, would not show it: by a tenth, as overflowing products made it."""
+    torch_model, model = exported
+    encode = OpenVINONetwork.encode
+
+    def off(self, image: np.ndarray) -> np.ndarray:
+        embedding = encode(self, image)
+        return embedding + np.random.default_rng(0).normal(0, 0.1 * embedding.std(), embedding.shape).astype(np.float32)
+
+    monkeypatch.setattr(OpenVINONetwork, "encode", off)
+    openvino, onnx = parity(torch_model, model.folder)
+    assert openvino.too_far and openvino.logits < 0.1 and not onnx.too_far
 
 
 def test_the_engine_segments_with_it(exported) -> None:

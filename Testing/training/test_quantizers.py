@@ -8,13 +8,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
+from brevitas.graph.calibrate import calibration_mode  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.config import QuantizationConfig  # noqa: E402
 from qmedsam_training.export import to_onnx  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
-from qmedsam_training.quantization import calibrated, quantized_layers  # noqa: E402
+from qmedsam_training.quantization import Widths, calibrated, quantize, quantized_layers  # noqa: E402
 from small import TINY, EncoderAlone  # noqa: E402
 
 SIZE = 64
@@ -47,15 +48,42 @@ def _weights_of(model: torch.nn.Module) -> dict:
     }
 
 
-@pytest.mark.parametrize(("bits", "per_channel"), [(8, True), (8, False), (4, True)])
-def test_widths_and_granularity_reach_the_exported_graph(bits: int, per_channel: bool) -> None:
-    how = QuantizationConfig(parts=ENCODER, weight_bits=bits, per_channel=per_channel)
+@pytest.mark.parametrize(
+    ("bits", "per_channel", "overflow", "reached"),
+    [(8, True, "none", 127), (8, False, "none", 127), (8, True, "7bit", 63), (4, True, "channel", 7), (8, False, "channel", 64)],
+)
+def test_widths_and_granularity_reach_the_exported_graph(bits: int, per_channel: bool, overflow: str, reached: int) -> None:
+    how = QuantizationConfig(parts=ENCODER, weight_bits=bits, per_channel=per_channel, overflow=overflow)
     weights = _weights_of(calibrated(EncoderAlone(_quantized(how).image_encoder), _batches()))
     assert len(weights) > 10
     for values, scale in weights.values():
-        assert values.dtype == np.int8 and values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
-        assert np.abs(values.astype(int)).max() >= 2 ** (bits - 1) - 1, "the range is used"
+        largest = np.abs(values.astype(int)).max()
+        assert values.dtype == np.int8 and largest >= reached, "the range is used"
+        assert overflow == "channel" or largest <= reached + 1
         assert scale.size == (len(values) if per_channel else 1)
+
+
+def test_a_channel_is_shrunk_just_until_any_two_of_its_weights_fit() -> None:
+    weights = _weights_of(calibrated(EncoderAlone(_quantized(QuantizationConfig(parts=ENCODER)).image_encoder), _batches()))
+    sums = []
+    for values, _ in weights.values():
+        rows = np.sort(values.reshape(len(values), -1).astype(int), axis=1)
+        sums += np.maximum(rows[:, -2:].sum(axis=1), -rows[:, :2].sum(axis=1)).tolist()
+    assert max(sums) * 255 <= 2**15 - 1, "no two products leave 16 bits"
+    assert min(sums) >= 127, "and none is shrunk further than that"
+    assert max(np.abs(values.astype(int)).max() for values, _ in weights.values()) > 64, "7 bits for all would be less"
+
+
+def test_a_transposed_convolution_equals_its_convolution_and_shuffle() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.ConvTranspose2d(6, 5, 2, 2)
+    quantized = quantize(torch.nn.Sequential(layer), widths=Widths(overflow="none"))
+    image = torch.randn(2, 6, 7, 9)
+    with torch.no_grad(), calibration_mode(quantized):
+        found = quantized(image)
+        assert torch.allclose(found, layer(image), atol=0.02) and found.shape == (2, 5, 14, 18)
+    with pytest.raises(ValueError, match="transposed"):
+        quantize(torch.nn.Sequential(torch.nn.ConvTranspose2d(6, 5, 3, 2)))
 
 
 def test_fewer_bits_lose_more() -> None:

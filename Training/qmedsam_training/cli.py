@@ -154,6 +154,11 @@ def export(
         None, exists=True, help="YAML: further fields of the manifest, card_file, card_tables."
     ),
     keep_onnx: bool = typer.Option(False, help="Keep the ONNX files too."),
+    allow_overflow: bool = typer.Option(False, help="Even if some processors compute something else with it."),
+    config: Optional[Path] = typer.Option(
+        None, exists=True, dir_okay=False, help="YAML of a stage: runtimes are compared on the patients that its data holds out."
+    ),
+    manifest: Optional[Path] = _MANIFEST,
     dry_run: bool = _DRY,
 ) -> None:
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
@@ -176,9 +181,13 @@ def export(
     if dry_run:
         console.print(fields)
         return
-    write_model(output, model, fields, card, keep_onnx)
-    census(output)
-    for row in parity(model, output):
+    write_model(output, model, fields, card, keep_onnx, allow_overflow)
+    census(output, layers=False)
+    frames = None
+    if config:
+        held = _held_out(_described(config, network, manifest))
+        frames = [(one.image.numpy(), one.box.numpy()) for one in held[:: max(1, len(held) // 32)]]
+    for row in parity(model, output, frames):
         console.print(str(row))
         if row.too_far:
             console.print(f"[yellow]{row.name} computes something else than torch:[/] this model should not be used.")
@@ -359,19 +368,41 @@ def import_checkpoint(
     card = f"# {name}\n\n{architecture}, imported from `{checkpoint.name}` ({precision}). Licence of the weights: {license}.\n"
     write_model(output, model, fields, card)
     console.print(f"Wrote [green]{output}[/]; add it with: qmedsam models add {output}")
-    census(output)
+    census(output, layers=False)
 
 
 @app.command()
-def census(model: Path = typer.Argument(..., exists=True, file_okay=False, help="Model folder.")) -> None:
-    """Count the layers that multiply, by the precision that OpenVINO runs them in."""
+def census(
+    model: Path = typer.Argument(..., exists=True, file_okay=False, help="Model folder."),
+    layers: bool = typer.Option(False, "--layers", help="Also how near to 16 bits every int8 product comes."),
+) -> None:
+    """Count the layers that multiply, by the precision that OpenVINO runs them in; name those that can overflow."""
     from .export import census as count
+    from .overflow import certificate, unsafe
 
     table = Table("network", "layer", "precision", "count")
+    products = {}
     for part in ("encoder", "decoder"):
+        products[part] = certificate(model / f"{part}.xml")
         for (kind, precision), number in sorted(Counter(row[1:] for row in count(model / f"{part}.xml")).items()):
             table.add_row(part, kind, precision, str(number))
     console.print(table)
+    if layers:
+        table = Table("network", "layer", "of 16 bits", "pairs beyond", "")
+        for part, rows in products.items():
+            for row in rows:
+                table.add_row(part, row.name, f"{row.reach:.3f}", f"{row.pairs:.2%}", "" if row.safe else "can overflow")
+        console.print(table)
+    for part, rows in products.items():
+        bad = unsafe(rows)
+        if bad:
+            console.print(f"[yellow]{part}: {len(bad)} of {len(rows)} int8 products can overflow without VNNI.[/] The worst:")
+            for row in bad[:5]:
+                console.print(f"  {escape(str(row))}")
+        elif rows:
+            console.print(
+                f"{part}: none of {len(rows)} int8 products can overflow (the nearest: {max(r.reach for r in rows):.3f})."
+            )
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ class QuantizationConfig(Strict):
     weight_bits: int = Field(8, ge=2, le=8)
     activation_bits: int = Field(8, ge=2, le=8)
     per_channel: bool = Field(True, description="one weight scale per output channel (the paper: one per layer)")
+    overflow: Literal["channel", "7bit", "none"] = Field(
+        "channel", description="how products are kept within 16 bits (quantization.Widths); none: only for comparisons"
+    )
     skip: List[str] = Field(default_factory=list, description="layers, or what holds layers, that stay float: part.name")
     calibration_images: int = Field(192, ge=1, description="that activation scales are initialised from")
 

@@ -25,6 +25,9 @@ from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import NetworkConfig
 from .networks import frame_kind
+from .overflow import certificate, unsafe
+from .reference import FILE as REFERENCE
+from .reference import reference_answer
 
 #: Exported with this many boxes and kept dynamic in that dimension; the engine fixes it when it loads.
 _TRACED_BOXES = 2
@@ -35,7 +38,11 @@ _PUBLIC = ("image", "embedding", "boxes", "logits", "confidence")
 _NAMED = ("Parameter", "Result", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: What tells that a folder is a model of ours, and all that one can hold.
 _MARKS = {"manifest.json", "encoder.xml"}
-_FILES = {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in ("xml", "bin", "onnx")} | _MARKS | {"MODEL_CARD.md"}
+_FILES = (
+    {f"{part}.{kind}" for part in ("encoder", "decoder") for kind in ("xml", "bin", "onnx")}
+    | _MARKS
+    | {"MODEL_CARD.md", REFERENCE}
+)
 #: OpenVINO's runtime names of the layers that multiply.
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
@@ -99,6 +106,8 @@ def mend(graph: onnx.ModelProto) -> onnx.ModelProto:
        A Clip left between int8 weights and their DequantizeLinear makes OpenVINO run the layer in float.
     2. Every weight's DequantizeLinear loses its (all-zero) zero point: exporters merge equal zero-point vectors of several
        layers into one initialiser, upon which OpenVINO refuses int8 to all of them.
+    3. Activations of fewer bits are clipped before they are quantized, not between ``QuantizeLinear`` and
+       ``DequantizeLinear``: there OpenVINO's float way (``LP_TRANSFORMS_MODE=NO``) computes something else.
 
     Raises:
         ValueError: a weight has a zero point that is not zero.
@@ -138,9 +147,31 @@ def mend(graph: onnx.ModelProto) -> onnx.ModelProto:
                 del folded[node.input[0]]
     for node in gone:
         nodes.node.remove(node)
+    _clip_first(graph, constants)
     _drop_unused(graph)
     onnx.checker.check_model(graph)
     return graph
+
+
+def _clip_first(graph: onnx.ModelProto, constants: Dict[str, np.ndarray]) -> None:
+    """Exchange ``QuantizeLinear`` and the ``Clip`` of its integers, in place."""
+    nodes = graph.graph.node
+    quantizers = {node.output[0]: node for node in nodes if node.op_type == "QuantizeLinear"}
+    for clip in [node for node in nodes if node.op_type == "Clip" and node.input[0] in quantizers]:
+        quantizer = quantizers[clip.input[0]]
+        scale, zero = (constants[name] for name in quantizer.input[1:3])
+        if scale.size != 1 or zero.any():
+            raise ValueError(f"The quantizer {quantizer.name} of fewer than 8 bits is not symmetric.")
+        limits = []
+        for name in clip.input[1:3]:
+            limits.append(f"{clip.name}/{len(limits)}")
+            value = np.float32(constants[name]) * scale.astype(np.float32).reshape(())
+            graph.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), limits[-1]))
+        source, between = quantizer.input[0], f"{clip.name}/clipped"
+        quantizer.input[0], quantizer.output[0] = between, clip.output[0]
+        place = list(nodes).index(quantizer)
+        nodes.remove(clip)
+        nodes.insert(place, onnx.helper.make_node("Clip", [source, *limits], [between], name=clip.name))
 
 
 def _drop_unused(graph: onnx.ModelProto) -> None:
@@ -249,7 +280,9 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
     return {**fields, **others}
 
 
-def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: str, keep_onnx: bool = False) -> Path:
+def write_model(
+    folder: Path, model: Promptable, fields: Dict[str, Any], card: str, keep_onnx: bool = False, allow_overflow: bool = False
+) -> Path:
     """Export a network into a model folder that the engine loads.
 
     Args:
@@ -258,14 +291,16 @@ def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: s
         fields: of the manifest (``manifest.schema.json`` of the engine), without the files that are written here.
         card: text of the model card.
         keep_onnx: also keep the mended ONNX files (for ONNX Runtime).
+        allow_overflow: write it even if processors without VNNI compute something else with it.
 
     Returns:
         ``folder``.
 
     Raises:
-        QMedSAMError: see :func:`check_replaceable`.
+        QMedSAMError: see :func:`check_replaceable`; or a product can overflow.
     """
     ov = import_openvino()
+    put_reference, reference = reference_answer(model, fields)
 
     def export(scratch: Path) -> None:
         for part, graph in to_onnx(model, fields["input_size"], fields["precision"] == "int8").items():
@@ -275,9 +310,28 @@ def write_model(folder: Path, model: Promptable, fields: Dict[str, Any], card: s
             slim(scratch / f"{part}.xml")
             if not keep_onnx:
                 path.unlink()
+        if not allow_overflow:
+            _check_overflow(scratch)
+        put_reference(scratch)
 
     prompt_size = round(fields["input_size"] * model.prompt_scale)
-    return write_folder(folder, export, {"prompt_size": prompt_size, **fields}, card)
+    return write_folder(folder, export, {"prompt_size": prompt_size, **fields, "reference": reference}, card)
+
+
+def _check_overflow(folder: Path) -> None:
+    """Refuse the networks in a folder if a product of theirs can leave 16 bits.
+
+    Raises:
+        QMedSAMError: with the worst layers of each.
+    """
+    found = {part: unsafe(certificate(folder / f"{part}.xml")) for part in ("encoder", "decoder")}
+    count = sum(map(len, found.values()))
+    if count:
+        worst = "; ".join(f"{part}: {', '.join(map(str, rows[:3]))}" for part, rows in found.items() if rows)
+        raise QMedSAMError(
+            f"{count} products of this network can overflow on processors without VNNI: {worst}.",
+            "Quantize with overflow: channel (or 7bit), or allow it with --allow-overflow to compare.",
+        )
 
 
 def check_replaceable(folder: Path) -> None:

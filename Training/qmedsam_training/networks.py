@@ -50,7 +50,7 @@ def quantize_parts(model: Promptable, how: QuantizationConfig, parts: Iterable[s
     Raises:
         QMedSAMError: a part does not exist, or a name to skip keeps no layer of the quantized parts in float.
     """
-    widths = Widths(how.weight_bits, how.activation_bits, how.per_channel)
+    widths = Widths(how.weight_bits, how.activation_bits, how.per_channel, overflow=how.overflow)
     foreign = [name for name in how.skip if not _skipped_in(how.parts, [name])]
     if foreign:
         raise QMedSAMError(f"There is no layer '{foreign[0]}' to skip in {', '.join(how.parts)}.", "Its part leads its name.")
@@ -164,7 +164,7 @@ def post_training_quantized(
 def _alike(before: QuantizationConfig, now: QuantizationConfig) -> bool:
     """Whether the parts that were quantized before still would be in the same way."""
     first, second = (
-        (how.weight_bits, how.activation_bits, how.per_channel, sorted(_skipped_in(before.parts, how.skip)))
+        (how.weight_bits, how.activation_bits, how.per_channel, how.overflow, sorted(_skipped_in(before.parts, how.skip)))
         for how in (before, now)
     )
     return first == second

@@ -9,7 +9,8 @@ Departures from the published code, each with its reason (measured; see Docs/Dec
     * weights per channel and *full range* (-128..127): a narrow range exports a Clip between the int8 weights and their
       DequantizeLinear, and OpenVINO then silently runs the layer in float;
     * softmax output unsigned: signed int8 wastes half of its range there;
-    * batch normalisation folded before quantization, so that what is quantized is what is deployed.
+    * batch normalisation folded before quantization, so that what is quantized is what is deployed;
+    * no product that can overflow 16 bits, see :class:`Widths`; :mod:`~qmedsam_training.overflow` proves it of the graph.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from typing import Iterable, Iterator, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .architectures.marks import KeptFloat, SignedPoint, UnsignedPoint
@@ -48,12 +50,53 @@ class Widths:
         weight, activation: bits. Below 8 the values are still stored and multiplied as int8: an experiment in accuracy.
         per_channel: a weight scale per output channel instead of one per layer (the paper's).
         narrow_range: weights in -127..127, as Brevitas' default and the paper have it; only for comparisons, see above.
+        overflow: processors without VNNI add two neighbouring products of an unsigned and a signed byte in 16 bits, and
+            saturate. ``channel``: every output channel's weights are scaled down just until its two largest of the same sign
+            fit (:class:`PairMax`); ``7bit``: all weights in 7 bits; ``none``: 8 bits, whatever a processor makes of them.
+            Signed factors of products of two activations have 7 bits unless ``none``.
     """
 
     weight: int = 8
     activation: int = 8
     per_channel: bool = True
     narrow_range: bool = False
+    overflow: str = "channel"
+
+    @property
+    def weight_bits(self) -> int:
+        """Of the weights."""
+        return min(self.weight, 7) if self.overflow == "7bit" else self.weight
+
+    @property
+    def factor_bits(self) -> int:
+        """Of a signed factor of a product of two activations."""
+        return self.activation if self.overflow == "none" else min(self.activation, 7)
+
+
+class PairMax(nn.Module):
+    """A statistic for the scale of weights that cannot overflow: the largest sum of two of the same sign in a channel.
+
+    As the largest of the range -128..127, it leaves ``w1 + w2 <= 128`` of any two weights that a kernel may add, each times
+    an unsigned byte: ``128 x 255 = 32,640``. A channel of one weight, or of one that stands out, keeps (nearly) all 8 bits.
+
+    Args:
+        stats_reduce_dim: None for a scale per layer, as Brevitas' own statistics have it.
+        keepdim: the same.
+    """
+
+    #: The sum must stay below 128 however the division by the scale rounds.
+    _MARGIN = 1 + 1e-5
+
+    def __init__(self, stats_reduce_dim: Optional[int] = None, keepdim: bool = False) -> None:
+        super().__init__()
+        self.dim, self.keepdim = stats_reduce_dim, keepdim
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Weights with a row per output channel (or all in one) to one value per channel (or one)."""
+        rows, dim = (weights.flatten(), 0) if self.dim is None else (weights, self.dim)
+        two = min(2, rows.shape[dim])
+        up, down = (side.clamp(min=0).topk(two, dim).values.sum(dim, self.keepdim) for side in (rows, -rows))
+        return torch.maximum(up, down) * self._MARGIN
 
 
 def quantize(model: nn.Module, skip: Sequence[str] = (), widths: Widths = Widths()) -> nn.Module:
@@ -135,24 +178,30 @@ def _quantized(layer: nn.Module, widths: Widths) -> nn.Module:
 
     class Weight(Int8WeightPerChannelFloat if widths.per_channel else Int8WeightPerTensorFloat):
         narrow_range = widths.narrow_range
-        bit_width = widths.weight
+        bit_width = widths.weight_bits
+        if widths.overflow == "channel" and widths.weight_bits == 8:  # fewer bits fit as they are
+            scaling_stats_impl = PairMax
 
     class Signed(Int8ActPerTensorFloat):
         bit_width = widths.activation
+
+    class Factor(Signed):
+        bit_width = widths.factor_bits
 
     class Unsigned(Uint8ActPerTensorFloat):
         bit_width = widths.activation
 
     if isinstance(layer, SignedPoint):
-        return qnn.QuantIdentity(act_quant=Signed)
+        return qnn.QuantIdentity(act_quant=Factor)
     if isinstance(layer, UnsignedPoint):
         return qnn.QuantIdentity(act_quant=Unsigned)
     shared = {"bias": layer.bias is not None, "weight_quant": Weight, "input_quant": Signed}
     if isinstance(layer, nn.Linear):
         new = qnn.QuantLinear(layer.in_features, layer.out_features, **shared)
+    elif isinstance(layer, nn.ConvTranspose2d):
+        return _transposed(layer, shared)
     else:
-        kind = qnn.QuantConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else qnn.QuantConv2d
-        new = kind(
+        new = qnn.QuantConv2d(
             layer.in_channels,
             layer.out_channels,
             layer.kernel_size,
@@ -165,4 +214,33 @@ def _quantized(layer: nn.Module, widths: Widths) -> nn.Module:
         new.weight.copy_(layer.weight)
         if layer.bias is not None:
             new.bias.copy_(layer.bias)
+    return new
+
+
+def _transposed(layer: nn.ConvTranspose2d, shared: dict) -> nn.Module:
+    """A transposed convolution that does not overlap, as the 1 x 1 convolution and the shuffle that it equals.
+
+    On AVX-512 without VNNI oneDNN halves the weights of a transposed convolution whose input is signed, and drops their last
+    bit (with a convolution's it does not): the mean of a 2 x 2 one moved by 2 % of the largest value.
+
+    Raises:
+        ValueError: it overlaps.
+    """
+    from brevitas import nn as qnn
+
+    side = layer.stride[0]
+    if not (
+        layer.kernel_size == layer.stride == (side, side) and layer.groups == 1 and not any(layer.padding + layer.output_padding)
+    ):
+        raise ValueError(f"a transposed convolution of {layer.kernel_size} at stride {layer.stride} cannot be quantized")
+
+    class Transposed(qnn.QuantConv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return pixel_shuffle(super().forward(x), side)
+
+    new = Transposed(layer.in_channels, layer.out_channels * side * side, 1, **shared)
+    with torch.no_grad():  # in x out x row x column -> a channel per out, row and column
+        new.weight.copy_(layer.weight.flatten(1).T[..., None, None])
+        if layer.bias is not None:
+            new.bias.copy_(layer.bias.repeat_interleave(side * side))
     return new

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import QMedSAMError
-from ..models import ModelStore
+from ..models import Model, ModelStore
+from ..network.openvino_network import OpenVINONetwork
 from .terminal import console
 
 models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
@@ -44,21 +45,41 @@ def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
 
 @models_app.command()
 def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; default: all.")) -> None:
-    """Compare the files of models with their checksums."""
+    """Compare the files of models with their checksums, and this computer's answers with the models' reference answers."""
     store = ModelStore()
     models = [store.get(name)] if name else store.models()
     failed = False
     for model in models:
         try:
             model.verify()
-            console.print(f"[green]intact[/]  {escape(model.name)}")
         except QMedSAMError as error:
             failed = True
             console.print(f"[red]damaged[/] {escape(f'{model.name}: {error}')}")
+            continue
+        console.print(f"[green]intact[/]  {escape(model.name)}")
+        failed |= not _answers(model)
     if not models:
         console.print("There are no models.")
     if (not name and _print_broken(store)) or failed or not models:
         raise typer.Exit(1)
+
+
+def _answers(model: Model) -> bool:
+    """Whether a model answers here as its reference says; prints what was found."""
+    try:
+        network = OpenVINONetwork(model)
+        deviation = network.check()
+    except QMedSAMError as error:
+        console.print("[red]unusable[/] " + escape(str(error)))
+        return False
+    if deviation is None:
+        console.print("        it carries no reference answer to compare this computer's with")
+    elif deviation.too_far:
+        console.print("[red]differs[/] " + escape(network.sentence(deviation)))
+        return False
+    else:
+        console.print("        " + escape(f"this computer answers as it should: {deviation}"))
+    return True
 
 
 @models_app.command()

@@ -1,23 +1,36 @@
-"""Where compiled networks are kept between runs, sealed: OpenVINO does not notice a damaged one and answers differently."""
+"""Where compiled networks are kept between runs, sealed: OpenVINO does not notice a damaged one and answers differently.
+
+A home folder may be shared by machines: every kind of processor has its own (a network compiled for another one runs, with
+instructions that are not there or results that are not the same).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 from ..models import Model, user_folder
 
+_ANSWER = "answer.json"
 
-def cache_folder(model: Model) -> Optional[Path]:
-    """A model's own (``QMEDSAM_CACHE`` overrules where; empty: no cache), made and rid of what is damaged."""
+
+def cache_folder(model: Model, kind: str) -> Optional[Path]:
+    """A model's own on a kind of processor (``QMEDSAM_CACHE`` overrules where; empty: no cache), rid of what is damaged.
+
+    Args:
+        model: by its files' checksums.
+        kind: see :func:`~qmedsam.network.processor.processor_kind`.
+    """
     chosen = os.environ.get("QMEDSAM_CACHE")
     if chosen == "":
         return None
     files = "".join(sorted(model.manifest.files.values()))
-    folder = (Path(chosen) if chosen else user_folder().parent / "Cache") / hashlib.sha256(files.encode()).hexdigest()[:16]
+    name = f"{hashlib.sha256(files.encode()).hexdigest()[:16]}-{kind}"
+    folder = (Path(chosen) if chosen else user_folder().parent / "Cache") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for blob in folder.glob("*.blob"):
@@ -40,6 +53,22 @@ def sealing(folder: Optional[Path]) -> Iterator[None]:
         for blob in folder.glob("*.blob") if folder else ():
             if not _seal(blob).exists():
                 _seal(blob).write_text(_sum(blob))
+
+
+def kept_deviation(folder: Optional[Path]) -> Optional[Tuple[float, float]]:
+    """How far this machine's answer was from the reference (embedding, logits) when it was compared; None: not yet."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if folder:
+            found = json.loads((folder / _ANSWER).read_text(encoding="utf-8"))
+            return float(found["embedding"]), float(found["logits"])
+    return None
+
+
+def keep_deviation(folder: Optional[Path], embedding: float, logits: float) -> None:
+    """Remember it with the compiled networks; a write that is cut short is no JSON and is done again."""
+    with suppress(OSError):
+        if folder:
+            (folder / _ANSWER).write_text(json.dumps({"embedding": embedding, "logits": logits}), encoding="utf-8")
 
 
 def _seal(blob: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..models import Model
-from .compiled import cache_folder, sealing
+from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
+from .processor import CAPS, processor_kind, processor_name
+from .reference import Deviation, Reference
 
 _log = logging.getLogger("QMedSAM")
 
@@ -48,6 +51,12 @@ class OpenVINONetwork:
             takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
 
+    Attributes:
+        doubt: why this machine's masks are not to be trusted: its answer to the model's stored input differs from the
+            reference. Empty when it agrees, the model carries none, or before the first mask of the first run: it is
+            compared then, once for a model, a kind of processor and a version of OpenVINO (remembered with the compiled
+            networks), and only in f32.
+
     Raises:
         QMedSAMError: OpenVINO is missing, the files are damaged, or the networks cannot be compiled.
     """
@@ -62,19 +71,25 @@ class OpenVINONetwork:
         # A run that was given up goes on until its slice ends while the next one starts: one network, one request at a time.
         self._lock = threading.Lock()
         self.input_size = model.manifest.input_size
-        self._core = openvino.Core()
+        self._scale = np.float32(model.manifest.prompt_size / self.input_size)
+        self._core, self._version = openvino.Core(), openvino.__version__
         # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
         self._options: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
         if precision:
             self._options["INFERENCE_PRECISION_HINT"] = precision
-        self._cache = cache_folder(model)
+        self._cache = cache_folder(model, processor_kind(self._core, self._version))
         if self._cache:
             self._options["CACHE_DIR"] = str(self._cache)
         size = self.input_size
         self._encoder = self._compiled(model.encoder, {"image": [1, 3, size, size]})
         self._decoders: Dict[int, Any] = {}
+        self._reference = Reference.of(model)
+        self.doubt, self._compared = "", precision != "f32" or self._reference is None
+        kept = kept_deviation(self._cache)
+        if not self._compared and kept:
+            self._judge(Deviation(*kept, *self._reference.most))
 
     def _compiled(self, path: Path, shapes: Dict[str, list]) -> Any:
         try:
@@ -84,16 +99,52 @@ class OpenVINONetwork:
                 return self._core.compile_model(graph, "CPU", self._options)
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
+            capped = [cap for cap in CAPS if os.environ.get(cap)]
+            advice = f"Unset {' and '.join(capped)}" if capped else "Update OpenVINO, or verify the model"
             raise QMedSAMError(
                 f"OpenVINO cannot load '{path.name}' of the model '{self.model.name}'.",
-                f"Update OpenVINO, or verify the model. ({str(error).strip().splitlines()[-1][:200]})",
+                f"{advice}. ({str(error).strip().splitlines()[-1][:200]})",
             ) from error
 
     def _decoder(self, count: int) -> Any:
         if count not in self._decoders:
             shape = list(self._encoder.output(0).shape)
             self._decoders[count] = self._compiled(self.model.decoder, {"embedding": shape, "boxes": [count, 4]})
+        if not self._compared:
+            self._compared = True
+            deviation = self._compare(self._decoders[count], count)
+            keep_deviation(self._cache, deviation.embedding, deviation.logits)
+            self._judge(deviation)
         return self._decoders[count]
+
+    def _compare(self, decoder: Any, count: int) -> Deviation:
+        """With whatever number of boxes a decoder takes: compiling another one takes longer than all the rest."""
+        reference = self._reference
+        embedding = self._encoder(reference.image[None])[0]
+        boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
+        logits = [decoder([embedding, boxes[n : n + count]])[0] for n in range(0, len(boxes), count)]
+        return reference.compared(embedding, np.concatenate(logits)[: len(reference.boxes_uv)])
+
+    def _judge(self, deviation: Deviation) -> None:
+        self._compared = True
+        if deviation.too_far:
+            self.doubt = self.sentence(deviation)
+            _log.warning("%s", self.doubt)
+
+    def sentence(self, deviation: Deviation) -> str:
+        """What to tell a user of a machine whose answer is too far from the reference."""
+        return (
+            f"The model '{self.model.name}' computes something else on this computer ({processor_name(self._core)}, OpenVINO "
+            f"{self._version}) than it should: {deviation}. Do not rely on its masks; try another version of OpenVINO."
+        )
+
+    def check(self) -> Optional[Deviation]:
+        """This machine's answer now, whatever was remembered; None if the model carries no reference answer."""
+        if self._reference is None:
+            return None
+        with self._lock:
+            self._compared = True
+            return self._compare(self._decoder(1), 1)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """See :class:`~qmedsam.network.Network`."""
@@ -103,7 +154,7 @@ class OpenVINONetwork:
 
     def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """See :class:`~qmedsam.network.Network`. Fixed shapes of 16, 4 and 1 boxes, compiled when first needed."""
-        boxes = np.asarray(boxes_uv, np.float32) * (self.model.manifest.prompt_size / self.input_size)
+        boxes = np.asarray(boxes_uv, np.float32) * self._scale
         logits, confidence = [], []
         while len(boxes):
             # Whole shapes, no padding: six boxes as 4 + 1 + 1 take half of the time that one padded block of 16 takes.
