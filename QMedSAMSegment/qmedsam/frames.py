@@ -97,6 +97,20 @@ class Frame:
         drawn = np.moveaxis(drawn, 0, -1) if image.ndim == 3 else drawn
         return np.ascontiguousarray(drawn), valid_v[:, None] & valid_u[None, :]
 
+    def on_grid(self, mask: np.ndarray, pixels: Pixels, side: int) -> np.ndarray:
+        """A mask of the slice as the network is told of it: boolean ``side x side``, true where most of a pixel is covered.
+
+        Args:
+            mask: boolean, ``(y1 - y0) x (x1 - x0)``; false elsewhere.
+            pixels: its part of the slice, ``(x0, y0, x1, y1)``, end excluded.
+            side: of the grid that covers the frame.
+        """
+        ratio = side / self.size
+        x0, y0 = pixels[:2]
+        columns = _coverage(self.left - x0, self.scale_x * ratio, side, mask.shape[1])
+        rows = _coverage(self.top - y0, self.scale_y * ratio, side, mask.shape[0])
+        return rows @ mask.astype(np.float32) @ columns.T > 0.5
+
     def restore(self, values: np.ndarray, pixels: Pixels) -> np.ndarray:
         """Bring network output back onto slice pixels by linear interpolation.
 
@@ -136,6 +150,15 @@ def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.nd
     weights[~valid] = 0
     total = weights.sum(axis=1, keepdims=True)
     return (weights / np.where(total > 0, total, 1)).astype(np.float32), first, valid
+
+
+@lru_cache(maxsize=32)
+def _coverage(start: float, scale: float, size: int, length: int) -> np.ndarray:
+    """Weights ``size x length`` of a triangle filter as in :func:`_sampling`; what lies beside the pixels counts as nothing."""
+    centers = start + (np.arange(size) + 0.5) / scale
+    radius = max(1.0, 1.0 / scale)
+    weights = np.clip(1 - np.abs(np.arange(length)[None, :] - centers[:, None]) / radius, 0, None)
+    return (weights / (radius if radius > 1 else 1.0)).astype(np.float32)
 
 
 def _interpolation(position: np.ndarray, length: int) -> np.ndarray:

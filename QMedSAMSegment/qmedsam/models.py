@@ -47,6 +47,7 @@ class Manifest:
     scores: Dict[str, Any] = field(default_factory=dict)
     data: Tuple[Dict[str, str], ...] = ()
     reference: Dict[str, Any] = field(default_factory=dict)
+    prompts: Dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

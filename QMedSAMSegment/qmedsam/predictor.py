@@ -5,18 +5,47 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .frames import Frame
-from .geometry import Rectangle, View, Volume
+from .geometry import Pixels, Rectangle, View, Volume
 from .intensity import Intensity, normalise
-from .network import Network
+from .network import HINTS, KINDS, Network
 
 #: Embeddings kept for a second look at a slice (the downward sweep of other boxes). Bytes, not slices: the bound on the
 #: memory that a run adds must hold whatever the model.
 CACHE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Region:
+    """A boolean mask on a part of a slice: ``pixels`` are ``x0, y0, x1, y1``, end excluded; it is false elsewhere."""
+
+    mask: np.ndarray
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked about an object on a slice.
+
+    Attributes:
+        rectangle: slice coordinates, edges.
+        kind: of the rectangle, one of :data:`~qmedsam.network.KINDS`; empty where nothing is known.
+        neighbour: the object on a slice beside this one.
+        present: its mask on this slice so far, which is to be corrected.
+        add, remove: strokes of the user on this slice.
+    """
+
+    rectangle: Rectangle
+    kind: str = ""
+    neighbour: Optional[Region] = None
+    present: Optional[Region] = None
+    add: Optional[Region] = None
+    remove: Optional[Region] = None
 
 
 class Clock:
@@ -66,6 +95,11 @@ class SlicePredictor:
         self.network, self.volume, self.view, self.frame = network, volume, view, frame
         self.intensity, self.normalization, self.clock = intensity, normalization, clock
         self._embeddings: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._drawn: OrderedDict[int, Tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._apart = 0
+        if network.depth_px and view.count > 1 and not volume.is_rgb:
+            distance_mm = network.depth_px * view.pixel_mm[0] / frame.scale_x
+            self._apart = max(round(distance_mm / view.spacing_mm[view.axis]), 1)
 
     def embedding(self, index: int) -> np.ndarray:
         """Of a slice; encoded when it is not among the last ones."""
@@ -73,8 +107,7 @@ class SlicePredictor:
             self._embeddings.move_to_end(index)
             return self._embeddings[index]
         with self.clock.stage("frame"):
-            # Window first, then resample, as in training: averaging metal or air before clipping would shift borders.
-            drawn, valid = self.frame.sample(self.view.slice_of(self.volume.array_kji, index), self.intensity.apply)
+            drawn, valid = self._channels(index)
             kind = self.normalization
             image = normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
         with self.clock.stage("encode"):
@@ -85,16 +118,50 @@ class SlicePredictor:
             self._embeddings.popitem(last=False)
         return embedding
 
-    def predict(self, index: int, rectangles: Sequence[Rectangle]) -> Iterator[Tuple[np.ndarray, float]]:
-        """Logits (network grid, ``m x m``) and confidence for each rectangle (slice coordinates, edges), in order.
+    def _channels(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+        """A slice in the frame, between the slices before and behind it where the network wants them."""
+        if not self._apart:
+            return self._slice(index)
+        last = self.view.count - 1
+        around = [self._slice(min(max(index + n, 0), last)) for n in (-self._apart, 0, self._apart)]
+        return np.stack([drawn for drawn, _ in around], axis=-1), around[1][1]
 
-        Decoded in blocks, handed out one by one: memory does not grow with the number of boxes.
+    def _slice(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+        """One slice in the frame and what of the frame lies on it; the last ones are kept for their neighbours."""
+        if index not in self._drawn:
+            # Window first, then resample, as in training: averaging metal or air before clipping would shift borders.
+            self._drawn[index] = self.frame.sample(self.view.slice_of(self.volume.array_kji, index), self.intensity.apply)
+            while len(self._drawn) > 2 * self._apart + 2:
+                self._drawn.popitem(last=False)
+        return self._drawn[index]
+
+    def predict(self, index: int, prompts: Sequence[Prompt]) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """Logits (network grid, ``C x m x m``) and confidence (``C``) for each prompt, in order.
+
+        Decoded in blocks, handed out one by one: memory does not grow with the number of prompts.
         """
         embedding = self.embedding(index)
-        for start in range(0, len(rectangles), self.network.block):
-            boxes = np.array([self.frame.to_network(r) for r in rectangles[start : start + self.network.block]], np.float32)
+        for start in range(0, len(prompts), self.network.block):
+            block = prompts[start : start + self.network.block]
+            boxes = np.array([self.frame.to_network(prompt.rectangle) for prompt in block], np.float32)
+            hints, kinds = self._said(block) if self.network.hinted else (None, None)
             with self.clock.stage("decode"):
-                logits, confidence = self.network.decode(embedding, boxes)
+                logits, confidence = self.network.decode(embedding, boxes, hints, kinds)
             self.clock.decodes += len(boxes)
             for n in range(len(boxes)):
-                yield logits[n], float(confidence[n])
+                yield logits[n], confidence[n]
+
+    def _said(self, prompts: Sequence[Prompt]) -> Tuple[np.ndarray, np.ndarray]:
+        side = self.network.input_size // 2
+        hints = np.zeros((len(prompts), len(HINTS), side, side), np.float32)
+        kinds = np.zeros((len(prompts), len(KINDS)), np.float32)
+        for n, prompt in enumerate(prompts):
+            if prompt.kind:
+                kinds[n, KINDS.index(prompt.kind)] = 1
+            for channel, name in enumerate(HINTS):
+                region: Optional[Region] = getattr(prompt, name)
+                if region is not None:
+                    there = self.frame.on_grid(region.mask, region.pixels, side)
+                    # masks say where the object is and where not, strokes say nothing beside them
+                    hints[n, channel] = there * 2.0 - 1.0 if channel < 2 else there
+        return hints, kinds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class TorchNetwork:
 
     def __init__(self, model: Promptable, input_size: int) -> None:
         self.model, self.input_size = model.eval(), input_size
+        self.hinted, self.depth_px = bool(model.hints), 4.0 if model.hints else 0.0
         self.device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -34,11 +35,22 @@ class TorchNetwork:
         return self.model.encode(torch.from_numpy(image)[None].to(self.device)).float().cpu().numpy()
 
     @torch.no_grad()
-    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Logits ``N x m x m`` and predicted IoU ``N``."""
+    def decode(
+        self,
+        embedding: np.ndarray,
+        boxes_uv: np.ndarray,
+        hints: Optional[np.ndarray] = None,
+        kinds: Optional[np.ndarray] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Logits ``N x C x m x m`` and predicted IoU ``N x C``."""
         image, boxes = (torch.from_numpy(np.asarray(a, np.float32)).to(self.device) for a in (embedding, boxes_uv))
-        logits, confidence = self.model.predict(image, boxes * self.model.prompt_scale)
-        return logits.float().cpu().numpy(), confidence.float().cpu().numpy()
+        said = list(self.model.silence(boxes))
+        for n, given in enumerate((hints, kinds)):
+            if said and given is not None:
+                said[n] = torch.from_numpy(np.asarray(given, np.float32)).to(self.device)
+        logits, confidence = self.model.predict(image, boxes * self.model.prompt_scale, *said)
+        shape = (len(boxes), self.model.candidates)
+        return logits.reshape(*shape, *logits.shape[-2:]).float().cpu().numpy(), confidence.reshape(shape).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Result:
 def predicted(network: Network, held: HeldOut) -> np.ndarray:
     """The logits within the object's box, on the slice's own pixels; the mask is where they are above 0."""
     logits, _ = network.decode(network.encode(held.image.numpy()), held.box.numpy())
-    return held.frame.restore(logits[0], held.pixels)
+    return held.frame.restore(logits[0, 0], held.pixels)
 
 
 def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:

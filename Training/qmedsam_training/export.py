@@ -18,11 +18,13 @@ import torch
 from onnx import numpy_helper
 from qmedsam import QMedSAMError
 from qmedsam.models import Model
+from qmedsam.network import HINTS, KINDS
 from qmedsam.network.openvino_network import import_openvino
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
+from .atlas.drawing import Habits
 from .config import NetworkConfig
 from .networks import frame_kind
 from .overflow import certificate, unsafe
@@ -33,7 +35,7 @@ from .reference import reference_answer
 _TRACED_BOXES = 2
 _OPSET = 17
 #: Names of inputs and outputs, by which callers know them.
-_PUBLIC = ("image", "embedding", "boxes", "logits", "confidence")
+_PUBLIC = ("image", "embedding", "boxes", "hints", "kinds", "logits", "confidence")
 #: Operations that keep their names, by which the census says what a layer is; nobody looks for the others'.
 _NAMED = ("Parameter", "Result", "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: What tells that a folder is a model of ours, and all that one can hold.
@@ -52,8 +54,8 @@ class _Decoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, embedding: Tensor, boxes: Tensor) -> Tuple[Tensor, Tensor]:
-        return self.model.predict(embedding, boxes)
+    def forward(self, embedding: Tensor, boxes: Tensor, *said: Tensor) -> Tuple[Tensor, Tensor]:
+        return self.model.predict(embedding, boxes, *said)
 
 
 class _Encoder(nn.Module):
@@ -74,13 +76,15 @@ def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onn
     graphs = {"encoder": _traced(_Encoder(model), (image,), quantized, input_names=["image"], output_names=["embedding"])}
     with torch.no_grad():  # run, for its shape: the graph need not know it where windows are folded into the batch
         embedding = model.encode(image)
+    # Told something: zeros could be folded away.
+    said = tuple(part + 0.1 * torch.rand_like(part) for part in model.silence(boxes))
     graphs["decoder"] = _traced(
         _Decoder(model),
-        (embedding, boxes),
+        (embedding, boxes, *said),
         quantized,
-        input_names=["embedding", "boxes"],
+        input_names=["embedding", "boxes", *(["hints", "kinds"] if said else [])],
         output_names=["logits", "confidence"],
-        dynamic_axes={"boxes": {0: "count"}, "logits": {0: "count"}, "confidence": {0: "count"}},
+        dynamic_axes={name: {0: "count"} for name in ("boxes", "hints", "kinds", "logits", "confidence")},
     )
     return {name: mend(graph) for name, graph in graphs.items()}
 
@@ -277,6 +281,9 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         "frame": {"kind": kind} if kind == "slice" else {"kind": kind, "margin": network.margin},
         "modalities": ["*"],
     }
+    if network.options.get("hints"):
+        asked = {"hints": list(HINTS), "kinds": list(KINDS), "candidates": network.options["candidates"]}
+        fields["prompts"] = {**asked, "depth_px": Habits.depth_px}
     return {**fields, **others}
 
 

@@ -129,14 +129,15 @@ def quantize(model: nn.Module, skip: Sequence[str] = (), widths: Widths = Widths
 @torch.no_grad()
 def calibrated(
     model: nn.Module,
-    samples: Iterable[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    samples: Iterable[Tuple[torch.Tensor, ...]],
     parts: Optional[Sequence[str]] = None,
 ) -> nn.Module:
     """Initialise activation scales from run-time statistics (QMedSAM paper, section 2.2), in place; no weight moves.
 
     Args:
         model: quantized.
-        samples: images ``B x 3 x S x S``, boxes ``N x 4`` and the image of each box ``N``.
+        samples: images ``B x 3 x S x S``, boxes ``N x 4``, the image of each box ``N`` and, for a network that takes them, hints
+            and kinds.
         parts: children to calibrate; the others keep the scales they have and quantize as usual. Default: all.
     """
     from brevitas.graph.calibrate import calibration_mode
@@ -145,8 +146,8 @@ def calibrated(
     with ExitStack() as stack:
         for part in [model] if parts is None else [getattr(model, name) for name in parts]:
             stack.enter_context(calibration_mode(part))
-        for images, boxes, image_of_box in samples:
-            model(images, boxes, image_of_box)
+        for sample in samples:
+            model(*sample)
     return model.eval()
 
 

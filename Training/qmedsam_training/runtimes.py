@@ -12,7 +12,7 @@ import torch
 from qmedsam.geometry import extent_of
 from qmedsam.intensity import normalise
 from qmedsam.models import Manifest, Model
-from qmedsam.network import Network
+from qmedsam.network import HINTS, KINDS, Network
 from qmedsam.network.openvino_network import OpenVINONetwork
 from qmedsam.network.reference import deviation
 
@@ -39,6 +39,7 @@ class OnnxNetwork:
     """
 
     block = 16
+    depth_px = 0.0
 
     def __init__(self, graphs: dict[str, onnx.ModelProto], input_size: int, prompt_scale: float = 1.0, threads: int = 0) -> None:
         import onnxruntime
@@ -50,16 +51,29 @@ class OnnxNetwork:
             name: onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
             for name, graph in graphs.items()
         }
+        self.hinted = any(i.name == "hints" for i in self._sessions["decoder"].get_inputs())
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """``3 x S x S`` to ``1 x C x G x G``."""
         return self._sessions["encoder"].run(None, {"image": image[None]})[0]
 
-    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Logits ``N x m x m`` and predicted IoU ``N``."""
+    def decode(
+        self,
+        embedding: np.ndarray,
+        boxes_uv: np.ndarray,
+        hints: Optional[np.ndarray] = None,
+        kinds: Optional[np.ndarray] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Logits ``N x C x m x m`` and predicted IoU ``N x C``."""
         boxes = np.asarray(boxes_uv, np.float32) * np.float32(self._scale)
-        logits, confidence = self._sessions["decoder"].run(None, {"embedding": embedding, "boxes": boxes})
-        return logits, confidence
+        inputs = {"embedding": embedding, "boxes": boxes}
+        if self.hinted:
+            side = self.input_size // 2
+            inputs["hints"] = np.zeros((len(boxes), len(HINTS), side, side), np.float32) if hints is None else hints
+            inputs["kinds"] = np.zeros((len(boxes), len(KINDS)), np.float32) if kinds is None else kinds
+        logits, confidence = self._sessions["decoder"].run(None, inputs)
+        count = len(boxes)
+        return logits.reshape(count, -1, *logits.shape[-2:]), confidence.reshape(count, -1)
 
 
 @dataclass(frozen=True)
@@ -119,13 +133,15 @@ def parity(model: Promptable, folder: Path, frames: Optional[Frames] = None) -> 
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name, _ in others}
     for image, boxes in _scenes(exported.manifest) if frames is None else frames:
         embedding = truth.encode(image)
-        logits, confidence = truth.decode(embedding, boxes)
-        inside = _inside(boxes, logits.shape[-1], size)
+        inside = _inside(boxes, size // 2 if model.hints else truth.decode(embedding, boxes)[0].shape[-1], size)
+        said = _said(inside) if model.hints else ()
+        logits, confidence = truth.decode(embedding, boxes, *said)
         for name, network in others:
             there = network.encode(image)
-            alone = network.decode(embedding, boxes)[0]
-            back, sure = network.decode(there, boxes)
-            same = float(((back > 0) == (logits > 0))[inside].mean())
+            alone = network.decode(embedding, boxes, *said)[0]
+            back, sure = network.decode(there, boxes, *said)
+            alike = (back > 0) == (logits > 0)
+            same = float(alike[np.broadcast_to(inside[:, None], alike.shape)].mean())
             far = float(np.abs(sure - confidence).max())
             rows[name].append((deviation(there, embedding), deviation(alone, logits), same, far))
     differences = []
@@ -142,6 +158,17 @@ def _scenes(manifest: Manifest) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         valid = np.ones(drawn.shape[:2], bool)
         image = normalise(np.clip(drawn, 0, 1), valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
         yield image, np.array([extent_of(mask > 0.5) for mask in masks], np.float32)
+
+
+def _said(inside: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Something of everything that can be said: a neighbour's mask, the present one, a stroke of each kind, every kind of box."""
+    hints = np.zeros((len(inside), len(HINTS), *inside.shape[1:]), np.float32)
+    hints[:, 0] = np.roll(inside, 3, axis=1) * 2.0 - 1
+    hints[1::2, 1] = inside[1::2] * 2.0 - 1
+    middle = inside.shape[-1] // 2
+    hints[:, 2, middle : middle + 3, middle : middle + 3] = 1
+    hints[:, 3, :3, :3] = 1
+    return hints, np.eye(len(KINDS), dtype=np.float32)[np.arange(len(inside)) % len(KINDS)]
 
 
 def _inside(boxes: np.ndarray, side: int, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class FakeNetwork:
 
     def __init__(self, input_size: int = 64, block: int = 16) -> None:
         self.input_size, self.block = input_size, block
+        self.hinted, self.depth_px = False, 0.0
         self.encoded = 0
         self.decoded: List[int] = []
 
@@ -26,7 +27,13 @@ class FakeNetwork:
         self.encoded += 1
         return image[0].copy()
 
-    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def decode(
+        self,
+        embedding: np.ndarray,
+        boxes_uv: np.ndarray,
+        hints: Optional[np.ndarray] = None,
+        kinds: Optional[np.ndarray] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
         self.decoded.append(len(boxes_uv))
         middle = (embedding.max() + embedding.min()) / 2
         axis = np.arange(self.input_size)
@@ -35,4 +42,4 @@ class FakeNetwork:
             inside = (axis >= u0)[None] & (axis <= u1)[None] & (axis >= v0)[:, None] & (axis <= v1)[:, None]
             logits[n][inside] = (embedding - middle)[inside]
         filled = (logits > 0).any(axis=(1, 2))
-        return logits, np.where(filled, 0.9, 0.1)
+        return logits[:, None], np.where(filled, 0.9, 0.1)[:, None]

@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError
 from ..models import Model
+from . import HINTS, KINDS
 from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
 from .processor import CAPS, processor_kind, processor_name
 from .reference import Deviation, Reference
@@ -71,6 +72,8 @@ class OpenVINONetwork:
         # A run that was given up goes on until its slice ends while the next one starts: one network, one request at a time.
         self._lock = threading.Lock()
         self.input_size = model.manifest.input_size
+        self.hinted = bool(model.manifest.prompts.get("hints"))
+        self.depth_px = float(model.manifest.prompts.get("depth_px", 0.0))
         self._scale = np.float32(model.manifest.prompt_size / self.input_size)
         self._core, self._version = openvino.Core(), openvino.__version__
         # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
@@ -109,7 +112,11 @@ class OpenVINONetwork:
     def _decoder(self, count: int) -> Any:
         if count not in self._decoders:
             shape = list(self._encoder.output(0).shape)
-            self._decoders[count] = self._compiled(self.model.decoder, {"embedding": shape, "boxes": [count, 4]})
+            shapes = {"embedding": shape, "boxes": [count, 4]}
+            if self.hinted:
+                side = self.input_size // 2
+                shapes.update(hints=[count, len(HINTS), side, side], kinds=[count, len(KINDS)])
+            self._decoders[count] = self._compiled(self.model.decoder, shapes)
         if not self._compared:
             self._compared = True
             deviation = self._compare(self._decoders[count], count)
@@ -122,7 +129,7 @@ class OpenVINONetwork:
         reference = self._reference
         embedding = self._encoder(reference.image[None])[0]
         boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
-        logits = [decoder([embedding, boxes[n : n + count]])[0] for n in range(0, len(boxes), count)]
+        logits = [decoder([embedding, boxes[n : n + count], *self._silence(count)])[0] for n in range(0, len(boxes), count)]
         return reference.compared(embedding, np.concatenate(logits)[: len(reference.boxes_uv)])
 
     def _judge(self, deviation: Deviation) -> None:
@@ -152,24 +159,50 @@ class OpenVINONetwork:
         with self._lock:
             return self._encoder(image[None])[0]
 
-    def decode(self, embedding: np.ndarray, boxes_uv: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def decode(
+        self,
+        embedding: np.ndarray,
+        boxes_uv: np.ndarray,
+        hints: Optional[np.ndarray] = None,
+        kinds: Optional[np.ndarray] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
         """See :class:`~qmedsam.network.Network`. Fixed shapes of 16, 4 and 1 boxes, compiled when first needed."""
         boxes = np.asarray(boxes_uv, np.float32) * self._scale
         logits, confidence = [], []
-        while len(boxes):
-            # Whole shapes, no padding: six boxes as 4 + 1 + 1 take half of the time that one padded block of 16 takes.
-            shape = next(size for size in self._SHAPES if size <= len(boxes))
+        for start, count in _blocks(len(boxes), self._SHAPES):
+            part = slice(start, start + count)
+            said = self._silence(count)
+            if said and hints is not None:
+                said[0] = np.asarray(hints[part], np.float32)
+            if said and kinds is not None:
+                said[1] = np.asarray(kinds[part], np.float32)
             with self._lock:
-                out = self._decoder(shape)([embedding, boxes[:shape]])
-            boxes = boxes[shape:]
-            logits.append(out[0])
+                out = self._decoder(count)([embedding, boxes[part], *said])
+            masks = out[0] if out[0].ndim == 4 else out[0][:, None]
+            logits.append(masks)
             # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
-            confidence.append(out[1] if len(out) > 1 else _pixel_confidence(out[0]))
+            confidence.append(out[1].reshape(masks.shape[:2]) if len(out) > 1 else _pixel_confidence(masks))
         return np.concatenate(logits), np.concatenate(confidence)
+
+    def _silence(self, count: int) -> List[np.ndarray]:
+        """Hints and kinds that say nothing, where the decoder has them."""
+        if not self.hinted:
+            return []
+        side = self.input_size // 2
+        return [np.zeros((count, len(HINTS), side, side), np.float32), np.zeros((count, len(KINDS)), np.float32)]
+
+
+def _blocks(count: int, shapes: Sequence[int]) -> Iterator[Tuple[int, int]]:
+    """Where calls of whole shapes begin, and how many boxes each takes: six as 4 + 1 + 1, half of the time of a padded 16."""
+    start = 0
+    while start < count:
+        shape = next(size for size in shapes if size <= count - start)
+        yield start, shape
+        start += shape
 
 
 def _pixel_confidence(logits: np.ndarray) -> np.ndarray:
-    """Mean probability inside the thresholded mask, per mask; 0 for an empty one."""
+    """Mean probability inside the thresholded mask, per mask (``N x C x m x m`` to ``N x C``); 0 for an empty one."""
     inside = logits > 0
     probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-    return (probability * inside).sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)
+    return (probability * inside).sum(axis=(2, 3)) / np.maximum(inside.sum(axis=(2, 3)), 1)

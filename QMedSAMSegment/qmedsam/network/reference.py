@@ -98,11 +98,11 @@ def enlarged(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def samples(embedding: np.ndarray, logits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """What is stored and compared of an embedding, and of logits ``N x m x m``: evenly spread values."""
+    """What is stored and compared of an embedding, and of logits ``N (x C) x m x m``: evenly spread values."""
     flat = embedding.ravel()
     chosen = np.linspace(0, flat.size - 1, min(_EMBEDDING, flat.size)).astype(int)
     index = np.arange(_SIDE) * logits.shape[-1] // _SIDE
-    return flat[chosen].astype(np.float32), logits[:, index][:, :, index].astype(np.float32)
+    return flat[chosen].astype(np.float32), logits.reshape(-1, *logits.shape[-2:])[:, index][:, :, index].astype(np.float32)
 
 
 def write(path: Path, image: np.ndarray, scale: float, offset: float, boxes_uv: np.ndarray, answer: Tuple[Any, Any]) -> None:

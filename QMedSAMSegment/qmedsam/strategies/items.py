@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Box, Pixels, Rectangle, View
-from ..predictor import SlicePredictor
+from ..predictor import Prompt, Region, SlicePredictor
 
 #: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
 #: ellipsoid, infinity the box itself). A box drawn around an object touches it at its end faces in a point, not a face.
@@ -78,6 +78,11 @@ class SliceMask:
     logits: Optional[np.ndarray] = None
     agreement: Optional[np.ndarray] = None
 
+    @property
+    def region(self) -> Region:
+        """What a prompt can say of it."""
+        return Region(self.mask, self.pixels)
+
     def on(self, pixels: Pixels) -> np.ndarray:
         """The mask on another part of the slice plane; false where it was not defined."""
         out = np.zeros((pixels[3] - pixels[1], pixels[2] - pixels[0]), bool)
@@ -99,7 +104,8 @@ class Item:
         emit: takes its masks, at most one per slice, in any order.
         slices: that its box touches.
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
-        prompts: by slice, where something is known of the object already.
+        prompts: by slice, where something is known of the object already: its extent.
+        known: likewise, its mask.
         every: encode every n-th slice of this view; 0 for what the options say.
     """
 
@@ -109,6 +115,7 @@ class Item:
     slices: range = field(init=False)
     wanted: Sequence[int] = field(init=False)
     prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
+    known: Dict[int, Region] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -119,6 +126,11 @@ class Item:
         cut = self.box.cut(self.view, index)
         assert cut is not None, "asked for a slice that the box does not touch"
         return self.view.clipped(cut)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the box is on a single slice: its rectangle is then drawn around the object on this very slice."""
+        return len(self.slices) == 1
 
     def expected_share(self, index: int) -> float:
         """Of the rectangle's sides, at a slice: 1 in the middle, towards 0 at the box's ends.
@@ -147,13 +159,13 @@ Rounds = Callable[[Sequence[Item]], Iterator[Tuple[SlicePredictor, List[Item]]]]
 Strategy = Callable[[Rounds, Sequence[Item], Tick, Options], bool]
 
 
-def masks_of(predictor: SlicePredictor, index: int, prompts: Sequence[Tuple[Item, Rectangle]]) -> Iterator[SliceMask]:
-    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes."""
-    predictions = predictor.predict(index, [rectangle for _, rectangle in prompts]) if prompts else ()
+def masks_of(predictor: SlicePredictor, index: int, prompts: Sequence[Tuple[Item, Prompt]]) -> Iterator[SliceMask]:
+    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes; of candidates the first."""
+    predictions = predictor.predict(index, [prompt for _, prompt in prompts]) if prompts else ()
     for (item, _), (logits, confidence) in zip(prompts, predictions):
         with predictor.clock.stage("restore"):
             pixels = item.view.pixels_of(item.rectangle(index))
-            restored = predictor.frame.restore(logits, pixels)
+            restored = predictor.frame.restore(logits[0], pixels)
             mask = restored > 0
             mask &= item.box.inside(item.view, index, pixels)
-        yield SliceMask(index, pixels, mask, confidence, restored)
+        yield SliceMask(index, pixels, mask, float(confidence[0]), restored)

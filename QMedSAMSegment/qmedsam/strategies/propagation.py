@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..geometry import Rectangle, extent_of
-from ..predictor import SlicePredictor
+from ..predictor import Prompt, SlicePredictor
 from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
 from .slicewise import MARGIN, grown_within, tapered
@@ -96,15 +96,16 @@ class Walker:
         """How many slices are settled by stepping on ``index``."""
         return 1 if index == self.key else abs(index - self.at)
 
-    def prompt(self, index: int) -> Rectangle:
-        """For a slice: the neighbour's extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
+    def prompt(self, index: int) -> Prompt:
+        """For a slice: the neighbour's mask and extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
         roi = self.item.rectangle(index)
         extent = extent_of(self.previous.mask) if self.previous else None
         if self.previous is None or extent is None:
-            return tapered(self.item, index)
+            return first_look(self.item, index)
         x, y = self.previous.pixels[:2]
         previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
-        return grown_within(previous, roi, self.item.expected_share(index))
+        rectangle = grown_within(previous, roi, self.item.expected_share(index))
+        return Prompt(rectangle, "propagated", self.previous.region)
 
     def convinced(self, found: SliceMask, least: float) -> bool:
         """Whether a mask is the object: the network is sure enough, and about as sure as before if the object grows."""
@@ -175,6 +176,11 @@ class Walker:
             self.at_key = self.previous
 
 
+def first_look(item: Item, index: int) -> Prompt:
+    """What is asked where nothing is known of the object: the box's rectangle, smaller towards its ends."""
+    return Prompt(tapered(item, index), "tight" if item.flat else "volume")
+
+
 def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:
     """Let every walker set out from a slice that shows its object; false when stopped."""
     best: Dict[int, Tuple[float, int]] = {id(walker): (-1.0, walker.key) for walker in walkers}
@@ -183,7 +189,7 @@ def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick)
         places = [walker.aside if unsure else [walker.key] for walker in seeking]
         for index in sorted({i for some in places for i in some}):
             here = [walker for walker, some in zip(seeking, places) if index in some]
-            prompts = [(walker.item, tapered(walker.item, index)) for walker in here]
+            prompts = [(walker.item, first_look(walker.item, index)) for walker in here]
             for walker, found in zip(here, masks_of(predictor, index, prompts)):
                 score = found.confidence * bool(found.mask.any())
                 if score > best[id(walker)][0]:
@@ -208,10 +214,10 @@ def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> I
     """Prompt, fall back to the ROI where nothing continues the object, or give up (None)."""
     prompts = [walker.prompt(index) for walker in walkers]
     first = masks_of(predictor, index, [(walker.item, prompt) for walker, prompt in zip(walkers, prompts)])
-    found = [walker.continuing(mask, prompt) for walker, mask, prompt in zip(walkers, first, prompts)]
+    found = [walker.continuing(mask, prompt.rectangle) for walker, mask, prompt in zip(walkers, first, prompts)]
     lost = [walker for walker, mask in zip(walkers, found) if walker.previous and not walker.convinced(mask, END_CONFIDENCE)]
     rectangles = [walker.item.rectangle(index) for walker in lost]
-    retries = masks_of(predictor, index, [(walker.item, roi) for walker, roi in zip(lost, rectangles)])
+    retries = masks_of(predictor, index, [(walker.item, Prompt(roi, "volume")) for walker, roi in zip(lost, rectangles)])
     again = {id(walker): walker.continuing(mask, roi) for walker, mask, roi in zip(lost, retries, rectangles)}
     for walker, mask in zip(walkers, found):
         retry = again.get(id(walker))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable, Sequence
 
 from ..geometry import Rectangle
+from ..predictor import Prompt
 from .items import Item, Options, Rounds, Tick, masks_of
 
 #: A tapered prompt never gets smaller than this share of the ROI's rectangle (sides), nor than a pixel.
@@ -26,7 +27,7 @@ def fixed(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -
     Returns:
         Whether it ran to the end.
     """
-    return _each_slice(rounds, items, tick, lambda item, index: item.rectangle(index))
+    return _each_slice(rounds, items, tick, whole)
 
 
 def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
@@ -34,7 +35,7 @@ def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -
 
     Arguments and result as for :func:`fixed`.
     """
-    return _each_slice(rounds, items, tick, tapered)
+    return _each_slice(rounds, items, tick, lambda item, index: Prompt(tapered(item, index), "volume"))
 
 
 def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
@@ -43,12 +44,18 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
     Arguments and result as for :func:`fixed`.
     """
 
-    def prompt(item: Item, index: int) -> Rectangle:
+    def prompt(item: Item, index: int) -> Prompt:
         if index not in item.prompts:
-            return tapered(item, index)
-        return grown_within(item.prompts[index], item.rectangle(index), item.expected_share(index))
+            return Prompt(tapered(item, index), "volume")
+        rectangle = grown_within(item.prompts[index], item.rectangle(index), item.expected_share(index))
+        return Prompt(rectangle, "propagated", item.known.get(index))
 
     return _each_slice(rounds, items, tick, prompt)
+
+
+def whole(item: Item, index: int) -> Prompt:
+    """The box's own rectangle on a slice."""
+    return Prompt(item.rectangle(index), "tight" if item.flat else "volume")
 
 
 def tapered(item: Item, index: int) -> Rectangle:
@@ -73,7 +80,7 @@ def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rec
     return x0, y0, x1, y1
 
 
-def _each_slice(rounds: Rounds, items: Sequence[Item], tick: Tick, prompt: Callable[[Item, int], Rectangle]) -> bool:
+def _each_slice(rounds: Rounds, items: Sequence[Item], tick: Tick, prompt: Callable[[Item, int], Prompt]) -> bool:
     for predictor, group in rounds(items):
         wanted = [set(item.wanted) for item in group]
         for index in sorted(set().union(*wanted)):

@@ -255,10 +255,18 @@ class CompactSAM(Promptable):
         hints: int = 0,
         kinds: int = 0,
         candidates: int = 1,
+        input_size: int = 160,
     ) -> None:
         super().__init__()
         self.image_encoder = ImageEncoder(widths, depths, embed)
         self.mask_decoder = MaskDecoder(embed, width, deep, hints=hints, kinds=kinds, candidates=candidates)
+        self.hints, self.kinds, self.candidates = hints, kinds, candidates
+        self.input_size = input_size
+
+    @property
+    def hint_side(self) -> int:
+        """See :class:`Promptable`."""
+        return self.input_size // 2
 
     def encode(self, image: Tensor) -> Tensor:
         """``B x 3 x S x S`` normalised images to ``B x C x S/4 x S/4`` embeddings."""

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from .store import HU_KNOTS, LEVELS, Atlas
 
-#: Kinds of boxes that a network is told: drawn tightly on this slice, the cut of a 3D box, around a neighbour's mask.
-KINDS = ("tight", "volume", "propagated")
 #: Side of the first look, which finds an object's extent once it is turned.
 _LOOK = 64
 
@@ -32,7 +30,7 @@ class Habits:
         size: network pixels along a side.
         margin: around the prompt, as at run time.
         strength: 0..1, of turning, bending and zooming; 0 draws as the engine does.
-        kinds: how often the three :data:`KINDS` are asked of pictures, and of volumes.
+        kinds: how often the three :data:`~qmedsam.network.KINDS` are asked of pictures, and of volumes.
         depth_px: distance of the slices before and behind, in network pixels.
         flat: share of volumes' slices whose neighbours are not shown.
         wide: share of frames that show far more than the prompt.
@@ -58,7 +56,7 @@ class Drawn:
         beside: the object on a neighbouring slice, likewise; the mask itself where there is none.
         neighbour: whether ``beside`` is another slice's.
         is_3d: whether the channels are slices, not colours.
-        kind: index into :data:`KINDS`.
+        kind: index into :data:`~qmedsam.network.KINDS`.
         outer: ``B x 4``, the box that the frame is around, network pixels.
         growth: ``B x 4``, by which shares of its sides a tight box is too large: left, top, right, bottom.
     """

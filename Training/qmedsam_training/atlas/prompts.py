@@ -7,13 +7,11 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
+from qmedsam.network import HINTS, KINDS
 from torch import Tensor
 
-from .drawing import KINDS, Drawn, chosen, extent, grown, uniform
+from .drawing import Drawn, chosen, extent, grown, uniform
 
-#: Channels of the hints: the neighbour's mask and the present one (1 object, -1 not, 0 nothing said), strokes that add and that
-#: remove.
-HINTS = ("neighbour", "present", "add", "remove")
 #: Of which kinds of boxes the walk knows a neighbour's mask, as shares.
 _KNOWN = (0.12, 0.65, 0.9)
 #: As ``qmedsam.strategies.slicewise.MARGIN``: how far a propagated box reaches beyond the neighbour's mask.
