@@ -54,7 +54,7 @@ def test_nothing_happens_before_the_application_has_started(app, module) -> None
     (started,) = app.started
     started()
     (effect,) = effects.qSlicerSegmentEditorScriptedEffect.registered
-    assert effect.name == "QMedSAM" and effect.perSegment and effect.requireSegments
+    assert effect.name == "QMedSAM" and effect.perSegment and not effect.requireSegments
     (source,) = SampleData.SampleDataLogic.sources
     assert all(uri.startswith("file:") and Path(uri[7:]).is_file() for uri in source["uris"])
     lists = [source[key] for key in ("uris", "checksums", "fileNames", "nodeNames", "loadFileType")]
