@@ -203,7 +203,7 @@ class EffectPanel:
         area.setVisible(bool(text))
         self.ui.hintLabel.setVisible(not text)
         needed = label.heightForWidth(max(self.widget.width - 20, 100))  # less a scroll bar
-        area.setFixedHeight(min(needed, LINES * label.fontMetrics().lineSpacing()))
+        area.setFixedHeight(max(0, min(needed, LINES * label.fontMetrics().lineSpacing())))
 
     def started(self, slices: int) -> None:
         self.ui.progressBar.setRange(0, slices)

@@ -29,15 +29,16 @@ def fresh(app):
 
 
 def _height(editor, width: int) -> int:
-    frame = editor.effect.panel.widget
-    frame.resize(width, 50)
-    frame.show()
+    """What the frame needs when it is so wide, measured as it is laid out."""
+    frame, options = editor.effect.panel.widget, editor.scripted.options
+    margins = options.layout().contentsMargins
+    options.resize(width + margins.left() + margins.right(), 50)
+    options.show()
     for _ in range(3):
         QtWidgets.QApplication.processEvents()
+    assert frame.width == width, "it cannot be made so narrow"
     needed = frame.layout().heightForWidth(width)
-    wide = frame.layout().minimumSize().width()
-    frame.hide()
-    assert wide <= width, "it cannot be made so narrow"
+    options.hide()
     return needed
 
 
