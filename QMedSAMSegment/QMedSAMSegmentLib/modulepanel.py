@@ -16,6 +16,7 @@ from .installer import Installer, downloadCommand
 from .questions import confirmed
 from .selfcheck import selfCheck
 from .speed import rememberMsPerSlice
+from .trial import guardThisApplication
 from .worker import Job
 
 
@@ -39,6 +40,7 @@ class ModulePanel:
         self.widget, self._jobs = widget, jobs
         self.ui = slicer.util.childWidgetVariables(widget)
         self.installer, self.store = installer or Installer(), store or ModelStore()
+        guardThisApplication()
         self._job: Optional[Job] = None
         self._models: List[Model] = []
         self.ui.progressBar.setVisible(False)
