@@ -47,8 +47,8 @@ $(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requireme
 SLICER ?= Slicer
 SLICER_REPORT ?= slicer-report
 test-slicer:
-	$(SLICER) --no-splash --additional-module-paths $(CURDIR)/QMedSAMSegment $(CURDIR)/QMedSAMBatch \
-	    --python-script $(CURDIR)/Testing/slicer/run.py --output $(SLICER_REPORT)
+	QMEDSAM_SLICER_REPORT=$(abspath $(SLICER_REPORT)) $(SLICER) --no-splash \
+	    --additional-module-paths $(CURDIR)/QMedSAMSegment $(CURDIR)/QMedSAMBatch --python-script $(CURDIR)/Testing/slicer/run.py
 
 # The phantom that ships under Resources/SampleData.
 sample: $(VENV)/installed

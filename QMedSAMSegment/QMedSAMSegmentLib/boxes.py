@@ -69,9 +69,21 @@ def createRoi(scene: Any, segmentationNode: Any, segmentId: str) -> Any:
     name = scene.GenerateUniqueName(f"{segment.GetName()} box")
     roiNode = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     roiNode.CreateDefaultDisplayNodes()
-    roiNode.GetDisplayNode().SetFillOpacity(0.08)  # the object must stay visible through its box
+    outline(roiNode)
     bind(roiNode, segmentationNode, segmentId)
     return roiNode
+
+
+def outline(roiNode: Any) -> None:
+    """Show an ROI as thin lines with small handles and without its name: the anatomy stays in sight.
+
+    A markups file can say none of this about the fill.
+    """
+    display = roiNode.GetDisplayNode()
+    display.SetFillVisibility(False)
+    display.SetPropertiesLabelVisibility(False)
+    display.SetInteractionHandleScale(1.5)
+    display.SetGlyphScale(1.5)
 
 
 def bind(roiNode: Any, segmentationNode: Any, segmentId: str) -> None:

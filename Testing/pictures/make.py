@@ -52,6 +52,7 @@ def _sample(scene: Any) -> Any:
     """The phantom in its window, and its ROIs by name."""
     import nodes
     import slicer
+    from QMedSAMSegmentLib.boxes import outline
 
     folder = ROOT / "Resources" / "SampleData"
     colors = slicer.vtkMRMLColorLogic()
@@ -71,8 +72,7 @@ def _sample(scene: Any) -> Any:
     for roi in rois:
         display = roi.GetDisplayNode()
         display.SetHandlesInteractive(False)  # their size follows the screen, which is not there
-        display.SetPropertiesLabelVisibility(False)
-        display.SetFillOpacity(0.08)
+        outline(roi)
         display.SetVisibility(roi.GetName() in ORGANS)
     return volume, {roi.GetName(): roi for roi in rois}
 

@@ -326,7 +326,8 @@ class Person:
 
         slicer.mrmlScene.Clear(0)
         self.settle()
-        SampleData.SampleDataLogic().downloadSamples("QMedSAMPhantom")
+        source = SampleData.SampleDataLogic().sourceForSampleName("QMedSAMPhantom")
+        source.customDownloader(source)  # what its button calls
         self.settle()
         self.volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
         self.openEffect()

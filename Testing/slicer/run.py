@@ -39,11 +39,19 @@ def allSteps() -> List[Step]:
 
 
 def arguments(argv: Sequence[str]) -> Any:
+    """What was asked for; Slicer's own arguments may be among them. A Slicer that refuses ours takes the environment."""
+    asked = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="folder for report and pictures; without: a new temporary one")
-    parser.add_argument("--only", default="", help="only steps whose name holds this")
+    output = asked("QMEDSAM_SLICER_REPORT")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(output) if output else None,
+        help="folder for report and pictures (a new temporary one)",
+    )
+    parser.add_argument("--only", default=asked("QMEDSAM_SLICER_ONLY", ""), help="only steps whose name holds this")
     parser.add_argument("--stay", action="store_true", help="leave the application open")
-    return parser.parse_known_args(argv)[0]  # Slicer's own arguments may be among them
+    return parser.parse_known_args(argv)[0]
 
 
 def say(line: str) -> None:

@@ -78,6 +78,7 @@ class Runner:
             self.say(f"[{n}/{len(steps)}] {step.name} ...")
             self._tell(self._tried(step, person))
         self.say(self.summary())
+        self.write()
         return sum(one.state == FAILED for one in self.outcomes)
 
     def _tried(self, step: Step, person: Any) -> Outcome:

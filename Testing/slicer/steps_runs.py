@@ -73,7 +73,7 @@ def votes(person: Any) -> None:
     person.press(person.ui.previewButton)
     person.finished()
     node = person.effect.session.agreement.node
-    assert node is not None and slicer.util.arrayFromVolume(node).max() == 100
+    assert node is not None and slicer.util.arrayFromVolume(node).max() > 50
     person.picture("agreement")
     person.press(person.ui.cancelButton)
     assert node.GetScene() is None

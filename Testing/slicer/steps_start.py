@@ -29,6 +29,7 @@ def versions(person: Any) -> None:
     person.note(
         f"Python {sys.version.split()[0]}, numpy {numpy.__version__}, VTK {vtk.vtkVersion().GetVTKVersion()}, Qt {qtVersion}"
     )
+    person.note(f"main window {slicer.util.mainWindow().width} x {slicer.util.mainWindow().height} px")
     person.note(f"sys.executable {sys.executable}, language {app.settings().value('language')}, style {app.style().objectName}")
     if hasattr(os, "getpriority"):
         from qmedsam.batch.priority import lowered
@@ -112,7 +113,7 @@ def frame(person: Any) -> None:
     person.press(person.ui.useAllButton)
     widget = person.effect.panel.widget
     needed = widget.layout().heightForWidth(widget.width) if widget.layout().hasHeightForWidth() else widget.sizeHint.height()
-    person.note(f"{widget.width} px wide, needs {needed} px; the main window is {slicer.util.mainWindow().height} px high")
+    person.note(f"{widget.width} px wide, needs {needed} px")
     person.picture("frame with two boxes")
     assert needed <= 220, needed
     for name in ("addButton", "previewButton", "applyButton", "applyAllButton", "cancelButton"):

@@ -58,7 +58,10 @@ class ClickedView:
 
     def click(self, ij: Sequence[float]) -> None:
         """Move the mouse over a place of the slice, in voxels, press and let go."""
-        ras = (self.toWorld @ [*ij, self.k, 1])[:3]
+        self.clickRas((self.toWorld @ [*ij, self.k, 1])[:3])
+
+    def clickRas(self, ras: Sequence[float]) -> None:
+        """The same by millimetres."""
         toRas = arrayFromMatrix(self.node.GetXYToRAS())
         xy = (np.linalg.inv(toRas) @ [*ras, 1])[:2]
         events = vtk.vtkCommand
@@ -66,7 +69,7 @@ class ClickedView:
             data = slicer.vtkMRMLInteractionEventData()
             data.SetType(kind)
             data.SetDisplayPosition([round(v) for v in xy])
-            data.SetWorldPosition(ras.tolist())
+            data.SetWorldPosition([float(value) for value in ras])
             data.SetViewNode(self.node)
             data.SetRenderer(self.renderer)
             data.SetMouseMovedSinceButtonDown(False)

@@ -6,7 +6,9 @@ Written from PythonQt's public behaviour, for the few classes that the extension
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+import traceback
 import types
 from typing import Any
 
@@ -73,6 +75,7 @@ class _Loader(QtUiTools.QUiLoader):
         widget = super().createWidget(className, parent, name)
         # PySide6 keeps QObject.connect from being replaced in its classes; an instance and a subclass may have their own
         widget.connect = functools.partial(_connect, widget)
+        widget.disconnect = functools.partial(_disconnect, widget)
         _KEPT.append(widget)  # its Python half would else be made anew, without what was set on it
         return widget
 
@@ -95,11 +98,58 @@ class _FileDialog(QtWidgets.QFileDialog):
         return QtWidgets.QFileDialog.getOpenFileName(*arguments)[0]
 
 
+#: What slots have raised since a test began: PythonQt writes it to the log, and no caller hears of it.
+slotErrors: list = []
+_CONNECTED: dict = {}
+
+
 def _connect(self: Any, signature: str, slot: Any) -> bool:
+    """PythonQt passes what the signature says, fewer to a slot that takes fewer, and returns False for an unknown signal."""
     name, arguments = signature.rstrip(")").split("(")
-    count = len([argument for argument in arguments.split(",") if argument])
-    getattr(self, name).connect(lambda *values: slot(*values[:count]))  # PythonQt passes what the signature says
+    meta = self.metaObject()
+    if meta.indexOfSignal(QtCore.QMetaObject.normalizedSignature(signature).data().decode()) < 0 and not (
+        arguments == "" and hasattr(getattr(self, name, None), "connect")  # a default argument left out: clicked()
+    ):
+        return False
+    count = _accepted(slot, len([argument for argument in arguments.split(",") if argument]))
+
+    def called(*values: Any) -> None:
+        try:
+            slot(*values[:count])
+        except Exception as error:
+            slotErrors.append(error)
+            traceback.print_exc()
+
+    getattr(self, name).connect(called)
+    _CONNECTED.setdefault((id(self), signature, slot), []).append(called)
     return True
+
+
+def _disconnect(self: Any, signature: str, slot: Any) -> bool:
+    called = _CONNECTED.get((id(self), signature, slot), [])
+    if not called:
+        return False
+    getattr(self, signature.split("(")[0]).disconnect(called.pop())
+    return True
+
+
+def _accepted(slot: Any, offered: int) -> int:
+    """How many of the offered values a slot takes."""
+    try:
+        parameters = inspect.signature(slot).parameters.values()
+    except (TypeError, ValueError):
+        return offered
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return offered
+    return min(offered, sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters))
+
+
+def _strict(self: Any, name: str, value: Any) -> None:
+    """An object of C++ takes no attribute that its class does not have; one of a Python class does."""
+    foreign = type(self).__module__.split(".")[0] == "PySide6"
+    if foreign and name not in ("connect", "disconnect") and not hasattr(type(self), name):
+        raise AttributeError(f"{type(self).__name__} object has no attribute '{name}'")
+    object.__setattr__(self, name, value)
 
 
 def _property(name: str) -> property:
@@ -121,6 +171,7 @@ def install() -> types.ModuleType:
         meta = kind.staticMetaObject
         for index in range(meta.propertyOffset(), meta.propertyCount()):
             setattr(kind, meta.property(index).name(), _property(meta.property(index).name()))
+    QtCore.QObject.__setattr__ = _strict  # type: ignore[method-assign]
     qt.QUiLoader, qt.QFileDialog, qt.QTimer, qt.QShortcut = _Loader, _FileDialog, _Timer, _Shortcut
     sys.modules.update(qt=qt, ctk=ctk)
     return qt
