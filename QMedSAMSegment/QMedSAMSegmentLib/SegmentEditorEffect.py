@@ -67,7 +67,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return (
             "<html>"
             + _("Boxes become segments, on this computer's processor.")
-            + "<p>"
+            + "<br>"  # what comes after it is folded away at first
             + _("Add a box with two clicks in a slice view and pull its handles until it touches the object on all sides.")
             + "<br>"
             + _("Preview shows the result without changing anything; Apply writes it. Cancel stops a run within a slice.")

@@ -16,6 +16,7 @@ from .boxtable import compact, fitHeight
 from .installer import Installer, downloadCommand
 from .questions import confirmed
 from .selfcheck import selfCheck
+from .signals import connected
 from .speed import rememberMsPerSlice
 from .trial import guardThisApplication
 from .volumes import onlyVolume
@@ -61,8 +62,8 @@ class ModulePanel:
             (self.ui.addModelButton, self.onAddModel),
             (self.ui.removeModelButton, self.onRemoveModel),
         ):
-            button.connect("clicked()", method)
-        self.ui.modelsTable.connect("itemSelectionChanged()", self.updateButtons)
+            connected(button, "clicked()", method)
+        connected(self.ui.modelsTable, "itemSelectionChanged()", self.updateButtons)
         self.batch = BatchPanel(widget, self.ui, lambda: self.installer.present(), jobs)
         self.update()
 

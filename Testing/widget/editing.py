@@ -72,6 +72,28 @@ class Editor:
         there = inner.GetNumberOfSegments() > 0 and (bool(self.node.GetSelectedSegmentID()) or not needed.perSegment)
         return self.node.GetSourceVolumeNode() is not None and (not needed.requireSegments or there)
 
+    def follow(self) -> None:
+        """The widget looks at its parameter node: without a source volume the options frame is disabled."""
+        self.scripted.options.setEnabled(self.node.GetSourceVolumeNode() is not None)
+
+    def switchTo(self, segmentation: Any) -> None:
+        """Another segmentation is chosen: the effect is left first."""
+        self.effect.deactivate()
+        self.segmentation = segmentation
+        self.logic.SetSegmentationNode(segmentation)
+        inner = segmentation.GetSegmentation()
+        if inner.GetNumberOfSegments():
+            self.logic.SetCurrentSegmentID(inner.GetNthSegmentID(0))
+
+    def removeSegment(self, segmentId: str) -> None:
+        """The button *Remove*: with the last segment goes the selection, and with it an effect for single segments."""
+        inner = self.segmentation.GetSegmentation()
+        inner.RemoveSegment(segmentId)
+        if inner.GetNumberOfSegments() == 0:
+            self.node.SetSelectedSegmentID("")
+            if self.scripted.perSegment:
+                self.effect.deactivate()
+
     def select(self, segmentId: str) -> None:
         """As the editor does it: the effect is not told, it has to see it."""
         self.logic.SetCurrentSegmentID(segmentId)

@@ -120,8 +120,10 @@ def _connect(self: Any, signature: str, slot: Any) -> bool:
             slotErrors.append(error)
             traceback.print_exc()
 
-    getattr(self, name).connect(called)
-    _CONNECTED.setdefault((id(self), signature, slot), []).append(called)
+    # PySide6 passes as many values as it sees the function take
+    takes = {0: lambda: called(), 1: lambda one: called(one)}.get(count, called)
+    getattr(self, name).connect(takes)
+    _CONNECTED.setdefault((id(self), signature, slot), []).append(takes)
     return True
 
 
@@ -144,14 +146,6 @@ def _accepted(slot: Any, offered: int) -> int:
     return min(offered, sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters))
 
 
-def _strict(self: Any, name: str, value: Any) -> None:
-    """An object of C++ takes no attribute that its class does not have; one of a Python class does."""
-    foreign = type(self).__module__.split(".")[0] == "PySide6"
-    if foreign and name not in ("connect", "disconnect") and not hasattr(type(self), name):
-        raise AttributeError(f"{type(self).__name__} object has no attribute '{name}'")
-    object.__setattr__(self, name, value)
-
-
 def _property(name: str) -> property:
     return property(lambda self: self.property(name), lambda self, value: self.setProperty(name, value))
 
@@ -171,7 +165,6 @@ def install() -> types.ModuleType:
         meta = kind.staticMetaObject
         for index in range(meta.propertyOffset(), meta.propertyCount()):
             setattr(kind, meta.property(index).name(), _property(meta.property(index).name()))
-    QtCore.QObject.__setattr__ = _strict  # type: ignore[method-assign]
     qt.QUiLoader, qt.QFileDialog, qt.QTimer, qt.QShortcut = _Loader, _FileDialog, _Timer, _Shortcut
     sys.modules.update(qt=qt, ctk=ctk)
     return qt
