@@ -35,11 +35,12 @@ class BoxActions:
         self.endPlacing()  # of an earlier press
         with self._effect.panel.mendable():
             self._effect.chooseOnlyVolume()
-            self.placing = roiNode = self._newBox()
+            roiNode = self._newBox()
             self._effect.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
             slicer.modules.markups.logic().SetActiveList(roiNode)
             # Not the logic's StartPlaceMode: it sets what is placed back to control points.
             _interactionNode().SwitchToSinglePlaceMode()
+            self.placing = roiNode  # not before: the switch may pass through the arrow, which gives a box up
             self._effect.panel.say(_("Click two opposite corners of the object in a slice view."))
 
     def useAllRois(self) -> None:

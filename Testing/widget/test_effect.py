@@ -252,9 +252,11 @@ def test_of_two_volumes_none_is_chosen_for_the_user(editor) -> None:
     assert editor.node.GetSourceVolumeNode() is None and "source volume" in editor.status
 
 
-def test_going_back_to_the_arrow_gives_the_box_up(editor) -> None:
+@pytest.mark.parametrize("persistent", [0, 1])  # as the user left the toolbar's place mode
+def test_going_back_to_the_arrow_gives_the_box_up(editor, persistent) -> None:
     nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
     interaction = editor.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    interaction.SetPlaceModePersistence(persistent)
     interaction.AddObserver("ModifiedEvent", lambda caller, event: editor.effect.interactionNodeModified(caller))
     editor.ui.addButton.click()
     assert editor.effect.boxes.placing is not None

@@ -78,6 +78,14 @@ def test_a_fresh_box_says_how_to_go_on(editor) -> None:
     assert _seen(hint) and "Preview, then Apply" in hint.text and "slices in all boxes" in hint.text
 
 
+@pytest.mark.parametrize(("lowered", "word"), [(False, "about"), (True, "at least")])
+def test_the_estimate_promises_no_more_than_the_priority_can_hold(editor, monkeypatch, lowered, word) -> None:
+    monkeypatch.setattr("qmedsam.batch.priority.lowered", lambda: lowered)
+    editor.ui.previewButton.click()
+    editor.finish()
+    assert f", {word} " in editor.ui.hintLabel.text
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_frame_with_two_boxes_fits_above_the_fold(editor, width) -> None:
     assert editor.ui.settingsButton.collapsed

@@ -100,7 +100,6 @@ class _FileDialog(QtWidgets.QFileDialog):
 
 #: What slots have raised since a test began: PythonQt writes it to the log, and no caller hears of it.
 slotErrors: list = []
-_CONNECTED: dict = {}
 
 
 def _connect(self: Any, signature: str, slot: Any) -> bool:
@@ -123,15 +122,17 @@ def _connect(self: Any, signature: str, slot: Any) -> bool:
     # PySide6 passes as many values as it sees the function take
     takes = {0: lambda: called(), 1: lambda one: called(one)}.get(count, called)
     getattr(self, name).connect(takes)
-    _CONNECTED.setdefault((id(self), signature, slot), []).append(takes)
+    self.__dict__.setdefault("connections", []).append((signature, slot, takes))
     return True
 
 
 def _disconnect(self: Any, signature: str, slot: Any) -> bool:
-    called = _CONNECTED.get((id(self), signature, slot), [])
-    if not called:
+    connections = self.__dict__.get("connections", [])
+    found = next((one for one in connections if one[:2] == (signature, slot)), None)
+    if found is None:
         return False
-    getattr(self, signature.split("(")[0]).disconnect(called.pop())
+    connections.remove(found)
+    getattr(self, signature.split("(")[0]).disconnect(found[2])
     return True
 
 
