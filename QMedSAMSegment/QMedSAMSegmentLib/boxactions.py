@@ -123,7 +123,8 @@ class BoxActions:
         try:
             boxes.boxFromRoi(roiNode, self._effect.volumeNode)
         except QMedSAMError:
-            self._firstCorner = list(roiNode.GetNthControlPointPositionWorld(0))  # the second puts the centre in its place
+            self._firstCorner = [0.0, 0.0, 0.0]  # kept here: the second click puts the box's centre in its place
+            roiNode.GetNthControlPointPositionWorld(0, self._firstCorner)
             return
         corner = self._firstCorner
         self.endPlacing()

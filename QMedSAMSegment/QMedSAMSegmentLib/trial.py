@@ -143,6 +143,7 @@ def stateOfThis() -> str:
 
 
 def _revision() -> str:
+    """Of the application; empty where there is none, only its libraries."""
     import slicer
 
     return str(getattr(getattr(slicer, "app", None), "repositoryRevision", ""))
@@ -150,5 +151,5 @@ def _revision() -> str:
 
 def guardThisApplication() -> None:
     """Try OpenVINO before it is loaded for the first time into the application."""
-    if runtime.guard is None:
+    if runtime.guard is None and _revision():
         runtime.guard = Trial()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,9 +88,15 @@ def test_a_crash_reaches_a_run_as_a_sentence(monkeypatch: pytest.MonkeyPatch, tm
     assert "openvino" not in sys.modules
 
 
-def test_who_segments_for_the_application_is_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("application", [True, False])
+def test_who_segments_for_the_application_is_guarded(monkeypatch: pytest.MonkeyPatch, application: bool) -> None:
+    """Outside of it there is nobody's scene to lose."""
+    import slicer
     from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 
+    app = SimpleNamespace(repositoryRevision="34567") if application else SimpleNamespace()
+    monkeypatch.setattr(slicer, "app", app, raising=False)
     monkeypatch.setattr(runtime, "guard", None)
     QMedSAMSegmentLogic()
-    assert isinstance(runtime.guard, Trial)
+    assert isinstance(runtime.guard, Trial) == application
+    assert ("34567" in trial.stateOfThis()) == application
