@@ -330,6 +330,8 @@ class Person:
         source.customDownloader(source)  # what its button calls
         self.settle()
         self.volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
+        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            view.RotateToVolumePlane(self.volume)  # the sample lies oblique: what is drawn is told in its voxels
         self.openEffect()
 
     def openEffect(self) -> None:

@@ -76,7 +76,7 @@ def closes(person: Any) -> None:
     assert effect.session.running
     slicer.mrmlScene.Clear(0)
     person.settle(2)
-    assert not effect.session.running and not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert not effect.session.running and not effect.session.preview.shown and not person.rois()
 
 
 @STEPS("another segmentation, and a segment that is removed, end what is about them")

@@ -83,7 +83,7 @@ def tried(person: Any) -> None:
 @STEPS("sample data, effect, Use all ROIs, Apply all: six organs in four clicks")
 def fourClicks(person: Any) -> None:
     person.sample()  # 1 and 2
-    assert len(person.rois()) == 6 and person.editor.sourceVolumeNode() is person.volume
+    assert len(person.rois()) == 6 and person.editor.sourceVolumeNode().GetID() == person.volume.GetID()
     person.note(f"the panel says: {person.status()}")
     person.picture("effect with the sample")
     person.press(person.ui.useAllButton)  # 3
