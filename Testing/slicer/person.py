@@ -249,8 +249,8 @@ class Person:
         """Click into a slice view at a point."""
         interactor, (x, y) = self._interactor(view), self._at(view, ras)
         self._move(interactor, x, y)
-        interactor.LeftButtonPressEvent()
-        interactor.LeftButtonReleaseEvent()
+        interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
+        interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
         self.settle()
 
     def drag(self, view: str, start: Ras, end: Ras, steps: int = 12) -> None:
@@ -259,16 +259,17 @@ class Person:
         (x0, y0), (x1, y1) = self._at(view, start), self._at(view, end)
         self._move(interactor, x0 - 3, y0)
         self._move(interactor, x0, y0)
-        interactor.LeftButtonPressEvent()
+        interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
         for n in range(1, steps + 1):
             self._move(interactor, round(x0 + (x1 - x0) * n / steps), round(y0 + (y1 - y0) * n / steps))
-        interactor.LeftButtonReleaseEvent()
+        interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
         self.settle()
 
     def _move(self, interactor: Any, x: int, y: int) -> None:
+        """As the window's own adapter tells it: its functions of the same names translate gestures first."""
         interactor.SetEventInformation(x, y, 0, 0, chr(0), 0, None)
-        interactor.EnterEvent()
-        interactor.MouseMoveEvent()
+        interactor.InvokeEvent(vtk.vtkCommand.EnterEvent)
+        interactor.InvokeEvent(vtk.vtkCommand.MouseMoveEvent)
         self.settle(0.05)
 
     @staticmethod
