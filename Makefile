@@ -9,7 +9,7 @@ ALSO := $(shell for v in 3.12; do python$$v -c '' 2>/dev/null && echo $$v; done)
 # tests in one process has ended in a segmentation fault.
 TESTS = Testing/engine Testing/mrml Testing/widget Testing/packaging $(wildcard Testing/training/test_*.py)
 
-.PHONY: demo test test-engine lint sample clean
+.PHONY: demo test test-engine test-slicer lint sample clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/qmedsam demo -o demo
@@ -43,6 +43,13 @@ $(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requireme
 	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -c Testing/constraints.txt -r Training/requirements-nncf.txt
 	touch $@
 
+# In the application: make test-slicer SLICER=/opt/Slicer-5.12/Slicer (needs a screen, or xvfb-run before it).
+SLICER ?= Slicer
+SLICER_REPORT ?= slicer-report
+test-slicer:
+	QMEDSAM_SLICER_REPORT=$(abspath $(SLICER_REPORT)) $(SLICER) --no-splash \
+	    --additional-module-paths $(CURDIR)/QMedSAMSegment $(CURDIR)/QMedSAMBatch --python-script $(CURDIR)/Testing/slicer/run.py
+
 # The phantom that ships under Resources/SampleData.
 sample: $(VENV)/installed
 	$(VENV)/bin/python -c "from qmedsam.phantom import write_sample; write_sample('Resources/SampleData')"
@@ -52,4 +59,4 @@ lint: $(TEST_VENV)/installed
 	$(TEST_VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TEST_VENV) .venv-test-* demo
+	rm -rf $(VENV) $(TEST_VENV) .venv-test-* demo $(SLICER_REPORT)

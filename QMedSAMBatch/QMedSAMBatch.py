@@ -314,6 +314,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     find_engine()
     try:
         from qmedsam import QMedSAMError
+        from qmedsam.batch.priority import raise_priority
     except ImportError as error:
         sys.stderr.write(f"The engine of QMedSAM is not there ({error}): install the extension QMedSAM again.\n")
         return 2
@@ -322,6 +323,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    raise_priority()  # Slicer's own is the lowest, and its children inherit it
     try:
         if values.json:  # Slicer's launcher passes no signal on: who stops a run needs this process
             Progress.say(json.dumps({"event": "process", "pid": os.getpid()}))

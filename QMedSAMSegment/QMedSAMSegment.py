@@ -71,15 +71,21 @@ def registerSampleData() -> None:
         fileNames=[file.name for file in files],
         nodeNames=["QMedSAMPhantom", "QMedSAMPhantom-boxes"],
         loadFileType=["VolumeFile", "MarkupsFile"],
+        customDownloader=lambda source: loadSampleData(),
     )
 
 
 def loadSampleData() -> Any:
-    """Load the phantom and its boxes from the extension; the volume node."""
+    """Load the phantom and its boxes, as outlines, from the extension; the volume node."""
+    from QMedSAMSegmentLib.boxes import outline
     from QMedSAMSegmentLib.selfcheck import sampleFolder
 
     volumeNode = slicer.util.loadVolume(str(sampleFolder() / "QMedSAMPhantom.nrrd"))
-    slicer.util.loadMarkups(str(sampleFolder() / "QMedSAMPhantom-boxes.mrk.json"))
+    before = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")}
+    slicer.util.loadMarkups(str(sampleFolder() / "QMedSAMPhantom-boxes.mrk.json"))  # returns one node, and not always the same
+    for roiNode in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
+        if roiNode.GetID() not in before:
+            outline(roiNode)
     return volumeNode
 
 

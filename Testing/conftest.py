@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 from hypothesis import settings
+
+# pytest puts this folder on the path, and slicer-core takes every folder named "slicer" on it for a part of its own.
+sys.path[:] = [one for one in sys.path if one != str(Path(__file__).parent)]
 
 # Tests neither read nor leave compiled networks in the user's cache.
 os.environ["QMEDSAM_CACHE"] = ""

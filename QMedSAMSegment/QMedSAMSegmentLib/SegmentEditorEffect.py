@@ -24,6 +24,7 @@ from .runs import Prompt, Run
 from .sceneevents import SceneEvents
 from .session import Session, fingerprint
 from .settings import Settings
+from .volumes import onlyVolume
 from .worker import Job
 
 _log = logging.getLogger("QMedSAM")
@@ -36,7 +37,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         scriptedEffect.name = "QMedSAM"  # used by scripts and saved scenes, not translated
         scriptedEffect.title = _("QMedSAM")
         scriptedEffect.perSegment = True
-        scriptedEffect.requireSegments = True
+        scriptedEffect.requireSegments = False  # its boxes bring their segments along
         AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
         self.logic = QMedSAMSegmentLogic()
         self.jobs = Job
@@ -66,7 +67,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return (
             "<html>"
             + _("Boxes become segments, on this computer's processor.")
-            + "<p>"
+            + "<br>"  # what comes after it is folded away at first
             + _("Add a box with two clicks in a slice view and pull its handles until it touches the object on all sides.")
             + "<br>"
             + _("Preview shows the result without changing anything; Apply writes it. Cancel stops a run within a slice.")
@@ -91,6 +92,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def activate(self) -> None:
         self.active = True
+        self.chooseOnlyVolume()
         self.scriptedEffect.showEffectCursorInSliceView = False
         self.events.observeScene()
         self._installShortcuts()
@@ -118,6 +120,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def interactionNodeModified(self, interactionNode: Any) -> None:
         """Placing a box leaves the view mode; the default would end the effect."""
+        if self.boxes is not None:
+            self.boxes.modeChanged(interactionNode)
 
     def processInteractionEvents(self, callerInteractor: Any, eventId: int, viewWidget: Any) -> bool:
         return False
@@ -154,6 +158,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def segmentId(self) -> str:
         node = self.scriptedEffect.parameterSetNode()
         return (node.GetSelectedSegmentID() or "") if node is not None else ""
+
+    def chooseOnlyVolume(self) -> None:
+        """Where no source volume is chosen and the scene has a single one, take that."""
+        node = self.scriptedEffect.parameterSetNode()
+        if node is not None and node.GetSourceVolumeNode() is None:
+            node.SetAndObserveSourceVolumeNode(onlyVolume(slicer.mrmlScene))
 
     @property
     def settings(self) -> Settings:
@@ -226,6 +236,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _ready(self) -> bool:
         """Whether a run may start: something to segment, the segment visible, OpenVINO there or to be installed first."""
+        self.chooseOnlyVolume()
         if self.segmentationNode is None or self.volumeNode is None:
             self.panel.say(_("Choose a segmentation and a source volume first."))
             return False

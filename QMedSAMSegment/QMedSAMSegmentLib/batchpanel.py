@@ -12,6 +12,7 @@ from qmedsam.strategies import STRATEGIES
 from slicer.i18n import tr as _
 
 from .batchprocess import FINISHED, SOME_FAILED, BatchProcess, Ended, launchModule, moduleArguments
+from .signals import connected
 from .worker import Job
 
 
@@ -55,9 +56,9 @@ class BatchPanel:
             (self.ui.batchCancelButton, self.onCancel),
             (self.ui.batchReportButton, self.onReport),
         ):
-            button.connect("clicked()", method)
+            connected(button, "clicked()", method)
         for edit in (self.ui.batchCasesEdit, self.ui.batchOutputEdit):
-            edit.connect("textChanged(QString)", self.onTyped)
+            connected(edit, "textChanged(QString)", self.onTyped)
         self.updateButtons()
 
     def close(self) -> None:
@@ -135,11 +136,11 @@ class BatchPanel:
         done, failed = sum(state in ("done", "unchanged") for state in states), states.count("failed")
         stopped = self._process is not None and self._process.stopped
         if ended.code == FINISHED:
-            text = _("{done} cases are done.").format(done=done)
+            text = _countText(done) + "."
         elif stopped:  # its exit code differs between systems then
-            text = _("Stopped: {done} cases are done. Run again to go on with the others.").format(done=done)
+            text = _("Stopped: {cases}. Run again to go on with the others.").format(cases=_countText(done))
         elif ended.code == SOME_FAILED:
-            text = _("{done} cases are done, {failed} failed: the table says why.").format(done=done, failed=failed)
+            text = _("{cases}, {failed} failed: the table says why.").format(cases=_countText(done), failed=failed)
         else:
             text = ended.message or _("The run failed with the exit code {code}.").format(code=ended.code)
         self._ended(text)
@@ -182,3 +183,7 @@ class BatchPanel:
     def _choose(edit: Any, path: Any) -> None:
         if path:
             edit.setText(str(path))
+
+
+def _countText(done: int) -> str:
+    return _("1 case is done") if done == 1 else _("{done} cases are done").format(done=done)

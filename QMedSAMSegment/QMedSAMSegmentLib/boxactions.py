@@ -28,32 +28,40 @@ class BoxActions:
     def __init__(self, effect: Any) -> None:
         self._effect = effect
         self.placing: Any = None
+        self._firstCorner: Any = None
 
     def add(self) -> None:
-        """A new box for the selected segment, to be placed with two clicks."""
+        """A new box for the selected segment, else for a new one, to be placed with two clicks."""
         self.endPlacing()  # of an earlier press
         with self._effect.panel.mendable():
-            self.placing = roiNode = self._newBox()
+            self._effect.chooseOnlyVolume()
+            roiNode = self._newBox()
             self._effect.observations.addObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
-            markups = slicer.modules.markups.logic()
-            markups.SetActiveList(roiNode)
-            markups.StartPlaceMode(False)
+            slicer.modules.markups.logic().SetActiveList(roiNode)
+            # Not the logic's StartPlaceMode: it sets what is placed back to control points.
+            _interactionNode().SwitchToSinglePlaceMode()
+            self.placing = roiNode  # not before: the switch may pass through the arrow, which gives a box up
             self._effect.panel.say(_("Click two opposite corners of the object in a slice view."))
 
-    def useRoi(self, roiId: str) -> None:
-        """An ROI of the scene becomes the box of the selected segment; ``*``: each gets a new segment of its name and colour."""
+    def useAllRois(self) -> None:
+        """Every free ROI of the scene becomes the box of a new segment of its name and colour."""
         with self._effect.panel.mendable():
-            segmentation = self._effect.segmentationNode.GetSegmentation()
-            if roiId == "*":
-                self._effect.scriptedEffect.saveStateForUndo()
-                for roiNode in boxes.freeRois(slicer.mrmlScene):
-                    color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
-                    segmentId = segmentation.AddEmptySegment("", roiNode.GetName(), color)
-                    boxes.bind(roiNode, self._effect.segmentationNode, segmentId)
-            elif segmentation.GetSegment(self._effect.segmentId) is None:
-                raise QMedSAMError(_("No segment is selected."), _("Choose one, or use all boxes with a new segment for each."))
-            else:
-                boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._effect.segmentId)
+            if self._effect.segmentationNode is None:
+                raise QMedSAMError(_("There is no segmentation."), _("Choose one, or make a new one, above."))
+            segmentation, made = self._effect.segmentationNode.GetSegmentation(), []
+            self._effect.scriptedEffect.saveStateForUndo()
+            for roiNode in boxes.freeRois(slicer.mrmlScene):
+                color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
+                made.append(segmentation.AddEmptySegment("", roiNode.GetName(), color))
+                boxes.bind(roiNode, self._effect.segmentationNode, made[-1])
+            if made and segmentation.GetSegment(self._effect.segmentId) is None:
+                self._select(made[0])
+            self._made()
+
+    def useRoi(self, roiId: str) -> None:
+        """An ROI of the scene becomes the box of the selected segment, else of a new one."""
+        with self._effect.panel.mendable():
+            boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._segment())
             self._made()
 
     def fit(self) -> None:
@@ -108,19 +116,29 @@ class BoxActions:
 
     def chosen(self, roiNode: Any) -> None:
         """The user has chosen a row: its segment becomes the selected one."""
-        self._effect.scriptedEffect.parameterSetNode().SetSelectedSegmentID(roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE))
+        self._select(roiNode.GetAttribute(boxes.SEGMENT_ATTRIBUTE))
 
     def placed(self, roiNode: Any, event: Any) -> None:
-        """A click has landed; after the second one the box is there."""
+        """A click has landed; after the second one the box is there, and as deep as it is wide."""
         try:
             boxes.boxFromRoi(roiNode, self._effect.volumeNode)
         except QMedSAMError:
-            return  # the first of two clicks
+            self._firstCorner = [0.0, 0.0, 0.0]  # kept here: the second click puts the box's centre in its place
+            roiNode.GetNthControlPointPositionWorld(0, self._firstCorner)
+            return
+        corner = self._firstCorner
         self.endPlacing()
-        if boxes.ensureDepth(roiNode):
-            self._effect.panel.say(_("Pull the box's handles in the other views until it holds the whole object."))
+        if corner is not None:
+            boxes.squareToView(roiNode, corner, self._effect.volumeNode)
+        self._effect.panel.say(_("Pull the box's handles in the other views until it holds the whole object, then Preview."))
         self._effect.updateGUIFromMRML()
         self.released(roiNode, event)
+
+    def modeChanged(self, interactionNode: Any) -> None:
+        """Who goes back to the arrow before the second click has given the box up."""
+        if self.placing is not None and interactionNode.GetCurrentInteractionMode() != interactionNode.Place:
+            self.endPlacing()
+            self._effect.panel.say(_("No box was placed."))
 
     def released(self, roiNode: Any, event: Any) -> None:
         """A box was let go: the time to preview it, if that is wanted; its segment becomes the selected one."""
@@ -138,11 +156,22 @@ class BoxActions:
         self.showHandles(self._effect.panel.ui.handlesCheck.checked)
 
     def _newBox(self) -> Any:
-        if self._effect.segmentationNode is None or not self._effect.segmentId:
-            raise QMedSAMError(_("No segment is selected."), _("Choose one first."))
-        roiNode = boxes.createRoi(slicer.mrmlScene, self._effect.segmentationNode, self._effect.segmentId)
+        roiNode = boxes.createRoi(slicer.mrmlScene, self._effect.segmentationNode, self._segment())
         roiNode.GetDisplayNode().SetHandlesInteractive(self._effect.panel.ui.handlesCheck.checked)
         return roiNode
+
+    def _segment(self) -> str:
+        """The selected segment; without one a new one is added and selected, as the editor's button *Add* does."""
+        if self._effect.segmentationNode is None:
+            raise QMedSAMError(_("There is no segmentation."), _("Choose one, or make a new one, above."))
+        segmentation = self._effect.segmentationNode.GetSegmentation()
+        if segmentation.GetSegment(self._effect.segmentId) is None:
+            self._effect.scriptedEffect.saveStateForUndo()
+            self._select(segmentation.AddEmptySegment(""))
+        return self._effect.segmentId
+
+    def _select(self, segmentId: str) -> None:
+        self._effect.scriptedEffect.parameterSetNode().SetSelectedSegmentID(segmentId)
 
     def _chosen(self) -> Any:
         roiNode = self._effect.table.current
@@ -165,12 +194,15 @@ class BoxActions:
 
     def endPlacing(self) -> None:
         """Stop waiting for clicks; a box that has none goes."""
-        roiNode, self.placing = self.placing, None
+        roiNode, self.placing, self._firstCorner = self.placing, None, None
         if roiNode is None or roiNode.GetScene() is None:
             return
         self._effect.observations.removeObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
         if max(roiNode.GetSize()) <= 0:  # never placed
             slicer.mrmlScene.RemoveNode(roiNode)
-            interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-            if interaction is not None:
-                interaction.SwitchToViewTransformMode()
+            if _interactionNode() is not None:
+                _interactionNode().SwitchToViewTransformMode()
+
+
+def _interactionNode() -> Any:
+    return slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")

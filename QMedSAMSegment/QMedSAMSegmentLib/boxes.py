@@ -69,9 +69,21 @@ def createRoi(scene: Any, segmentationNode: Any, segmentId: str) -> Any:
     name = scene.GenerateUniqueName(f"{segment.GetName()} box")
     roiNode = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     roiNode.CreateDefaultDisplayNodes()
-    roiNode.GetDisplayNode().SetFillOpacity(0.08)  # the object must stay visible through its box
+    outline(roiNode)
     bind(roiNode, segmentationNode, segmentId)
     return roiNode
+
+
+def outline(roiNode: Any) -> None:
+    """Show an ROI as thin lines with small handles and without its name: the anatomy stays in sight.
+
+    A markups file can say none of this about the fill.
+    """
+    display = roiNode.GetDisplayNode()
+    display.SetFillVisibility(False)
+    display.SetPropertiesLabelVisibility(False)
+    display.SetInteractionHandleScale(1.5)
+    display.SetGlyphScale(1.5)
 
 
 def bind(roiNode: Any, segmentationNode: Any, segmentId: str) -> None:
@@ -151,17 +163,32 @@ def fitToMask(roiNode: Any, mask_kji: np.ndarray, ijkToRas: np.ndarray, margin: 
     setRoi(roiNode, center[:3], ijkToRas[:3, :3] * half)
 
 
-def ensureDepth(roiNode: Any) -> bool:
-    """Give an ROI that was drawn flat, with both clicks in one slice view, the depth of its shorter side.
+def squareToView(roiNode: Any, cornerWorld: Sequence[float], volumeNode: Any) -> bool:
+    """Turn an ROI that was drawn in one slice view along that view's axes, as deep as its shorter side (at most as the image).
+
+    The application lays the rectangle's diagonal into a cuboid along R, A and S: in an oblique view (70.6 x 53.9 x 13.2 mm on
+    the sample), neither what was drawn nor of a depth that anybody chose.
+
+    Args:
+        roiNode: has just been placed; its centre stays.
+        cornerWorld: where the first click was, RAS.
+        volumeNode: what it was drawn on.
 
     Returns:
-        Whether it was flat.
+        Whether a slice view shows both clicks; with clicks in two views the ROI stays as it is.
     """
-    size = np.array(roiNode.GetSize(), dtype=float)
-    flat = size < 1e-3 * size.max()
-    if flat.any():
-        roiNode.SetSize(*np.where(flat, size[~flat].min(), size).tolist())
-    return bool(flat.any())
+    center = arrayFromMatrix(roiNode.GetObjectToWorldMatrix())[:3, 3]
+    diagonal = np.asarray(cornerWorld, dtype=float) - center
+    for view in _shownViews(volumeNode.GetScene()):
+        axes = view[:3, :3] / np.linalg.norm(view[:3, :3], axis=0)
+        half, away = np.abs(axes.T @ diagonal), abs(axes[:, 2] @ (center - view[:3, 3]))
+        if max(half[2], away) > 1e-3 * half.max() + 0.01:
+            continue
+        imageDepth = float(np.abs(axes[:, 2] @ ijkToWorld(volumeNode)[:3, :3]) @ imageOf(volumeNode).GetDimensions())
+        half[2] = min(half[0], half[1], imageDepth / 2)
+        setRoi(roiNode, center, axes * half)
+        return True
+    return False
 
 
 def shownSlice(volumeNode: Any) -> Optional[int]:
@@ -175,14 +202,19 @@ def shownSlice(volumeNode: Any) -> Optional[int]:
     scene, toWorld, slices = volumeNode.GetScene(), ijkToWorld(volumeNode), imageOf(volumeNode).GetDimensions()[2]
     across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
     best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
-    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-        node = scene.GetNthNodeByClass(n, "vtkMRMLSliceNode")
-        view = arrayFromMatrix(node.GetSliceToRAS())
+    for view in _shownViews(scene):
         along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
         k = int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
-        if node.IsMappedInLayout() and along > best and 0 <= k < slices:
+        if along > best and 0 <= k < slices:
             best, found = along, k
     return found
+
+
+def _shownViews(scene: Any) -> List[np.ndarray]:
+    """``SliceToRAS``, ``4 x 4``, of every slice view on the screen."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
+    return [arrayFromMatrix(node.GetSliceToRAS()) for node in nodes if node.IsMappedInLayout()]
 
 
 def flattenToSlice(roiNode: Any, volumeNode: Any) -> int:

@@ -7,8 +7,11 @@ from typing import Any, Callable, List, Optional
 from qmedsam import QMedSAMError
 
 from .boxes import SEGMENT_ATTRIBUTE, boundRois, boxFromRoi, updateColor
+from .signals import connected
 
 SEGMENT, SIZE, SLICES = range(3)
+#: Rows that are seen at most; more are scrolled.
+ROWS = 3
 
 
 class BoxTable:
@@ -26,9 +29,11 @@ class BoxTable:
         self.rois: List[Any] = []
         header = table.horizontalHeader()
         header.setSectionResizeMode(SEGMENT, qt.QHeaderView.Stretch)
-        table.verticalHeader().hide()
-        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
-        table.connect("itemSelectionChanged()", self._onSelectionChanged)
+        for column in (SIZE, SLICES):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        compact(table)
+        connected(table, "itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        connected(table, "itemSelectionChanged()", self._onSelectionChanged)
 
     @property
     def current(self) -> Optional[Any]:
@@ -56,6 +61,8 @@ class BoxTable:
                 self._table.setItem(row, column, item)
         self._choose(previous, selectedSegmentId)
         self._table.blockSignals(wasBlocked)
+        self._table.setVisible(bool(self.rois))
+        fitHeight(self._table, ROWS)
 
     def choose(self, roiNode: Any) -> None:
         """Make a box the chosen one."""
@@ -114,4 +121,21 @@ def _swatch(color: Any) -> Any:
 
     pixmap = qt.QPixmap(12, 12)
     pixmap.fill(qt.QColor(*(round(255 * channel) for channel in color)))
-    return qt.QIcon(pixmap)
+    icon = qt.QIcon(pixmap)
+    icon.addPixmap(pixmap, qt.QIcon.Selected)  # else the style tints it in the chosen row
+    return icon
+
+
+def compact(table: Any) -> None:
+    """Rows and heading as high as their text, rows without numbers."""
+    rows, high = table.verticalHeader(), table.fontMetrics().height() + 6
+    rows.hide()
+    rows.setMinimumSectionSize(1)
+    rows.setDefaultSectionSize(high)
+    table.horizontalHeader().setFixedHeight(high)
+
+
+def fitHeight(table: Any, most: int) -> None:
+    """Make a :func:`compact` table as high as its rows, of which ``most`` are seen at once."""
+    lines = 1 + min(table.rowCount, most)
+    table.setFixedHeight(lines * table.verticalHeader().defaultSectionSize + 2 * table.frameWidth)

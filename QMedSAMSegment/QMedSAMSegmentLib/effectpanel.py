@@ -17,7 +17,8 @@ from .boxtags import restorableSegments
 from .questions import confirmed
 from .runs import Run
 from .settings import MODES, canVote, modalityChoices, modelChoices, strategyChoices
-from .speed import durationText, rememberedMsPerSlice, rememberMsPerSlice
+from .signals import connected
+from .speed import durationText, estimateText, rememberedMsPerSlice, rememberMsPerSlice
 from .worker import Job
 
 _log = logging.getLogger("QMedSAM")
@@ -34,6 +35,8 @@ LABELS = {
     "replace": "Replace the segment",
     "add": "Add to the segment",
 }
+#: Lines of a message that are seen at once; more are scrolled, so that the table and the buttons stay where they are seen.
+LINES = 4
 
 
 class EffectPanel:
@@ -67,6 +70,7 @@ class EffectPanel:
         for name, values in choices.items():
             _fill(self._combos[name], values)
         self.ui.progressBar.setVisible(False)
+        self.say("")
         self.ui.agreementCheck.setVisible(canVote())
         # A box that is being pulled changes many times a second. The widget's child: without an owner it outlives the editor,
         # and with it the effect that it calls.
@@ -84,20 +88,21 @@ class EffectPanel:
             (ui.duplicateButton, effect.boxes.duplicate),
             (ui.deleteButton, effect.boxes.delete),
             (ui.restoreButton, effect.boxes.restore),
+            (ui.useAllButton, effect.boxes.useAllRois),
             (ui.previewButton, effect.onPreview),
             (ui.cancelButton, effect.onCancel),
             (ui.applyButton, effect.onApplyClicked),
             (ui.applyAllButton, effect.onApplyAllClicked),
             (ui.installButton, self.onInstall),
         ):
-            button.connect("clicked()", method)
-        ui.roiCombo.connect("activated(int)", self.onRoiChosen)
-        ui.handlesCheck.connect("toggled(bool)", effect.boxes.showHandles)
-        ui.autoUpdateCheck.connect("toggled(bool)", self.onParameterChanged)
-        ui.agreementCheck.connect("toggled(bool)", self.onParameterChanged)
+            connected(button, "clicked()", method)
+        connected(ui.roiCombo, "activated(int)", self.onRoiChosen)
+        connected(ui.handlesCheck, "toggled(bool)", effect.boxes.showHandles)
+        connected(ui.autoUpdateCheck, "toggled(bool)", self.onParameterChanged)
+        connected(ui.agreementCheck, "toggled(bool)", self.onParameterChanged)
         for combo in self._combos.values():
-            combo.connect("currentIndexChanged(int)", self.onParameterChanged)
-        self._soon.connect("timeout()", effect.updateGUIFromMRML)
+            connected(combo, "currentIndexChanged(int)", self.onParameterChanged)
+        connected(self._soon, "timeout()", effect.updateGUIFromMRML)
 
     # Parameters
 
@@ -109,17 +114,17 @@ class EffectPanel:
         if index > 0:  # the first is the heading
             self.effect.boxes.useRoi(self.ui.roiCombo.itemData(index))
 
-    def _fillRois(self) -> None:
+    def _fillRois(self) -> int:
+        """Offer the free boxes of the scene; how many there are."""
         combo, free = self.ui.roiCombo, freeRois(slicer.mrmlScene)
         wasBlocked = combo.blockSignals(True)
         combo.clear()
-        combo.addItem(_("Use an ROI of the scene ({count})...").format(count=len(free)), "")
-        if len(free) > 1:
-            combo.addItem(_("All of them, a new segment for each"), "*")
+        combo.addItem(_("Use one ({count})...").format(count=len(free)), "")
         for roiNode in free:
             combo.addItem(roiNode.GetName(), roiNode.GetID())
         combo.blockSignals(wasBlocked)
-        combo.setEnabled(bool(free))
+        self.ui.roiFrame.setVisible(bool(free))
+        return len(free)
 
     def onParameterChanged(self, *unused: Any) -> None:
         self.effect.updateMRMLFromGUI()
@@ -147,10 +152,10 @@ class EffectPanel:
             wasBlocked = check.blockSignals(True)
             check.checked = on
             check.blockSignals(wasBlocked)
-        self._fillRois()
+        free = self._fillRois()
         self.ui.installFrame.setVisible(not self.effect.installer.present())
         self.ui.restoreButton.setEnabled(bool(restorableSegments(segmentationNode)))
-        self.ui.estimateLabel.setText(self._estimate(table, volumeNode))
+        self.ui.hintLabel.setText(self._hint(table, segmentationNode, volumeNode, free))
         self.updateButtons()
 
     def updateSoon(self) -> None:
@@ -167,13 +172,21 @@ class EffectPanel:
         self.ui.applyAllButton.setEnabled(not running and bool(effect.table.rois))
         self.ui.cancelButton.setEnabled(running or effect.session.shown is not None)
 
+    def _hint(self, table: BoxTable, segmentationNode: Any, volumeNode: Any, free: int) -> str:
+        """What to do next, in one line."""
+        if segmentationNode is None or volumeNode is None:
+            return _("Choose a segmentation and a source volume above.")
+        if table.rois:
+            return _("Preview, then Apply:") + " " + self._estimate(table, volumeNode)
+        if free:
+            return _("Use all ROIs makes a segment for each box of the scene.")
+        return _("Add box, then click two opposite corners of the object.")
+
     def _estimate(self, table: BoxTable, volumeNode: Any) -> str:
-        slices = countSlices(table.rois, volumeNode) if volumeNode is not None and volumeNode.GetImageData() else 0
-        perSlice = rememberedMsPerSlice()
-        if not slices:
-            return ""
+        slices = countSlices(table.rois, volumeNode) if volumeNode.GetImageData() else 0
         text = _("{count} slices in all boxes").format(count=slices)
-        return f"{text}, {_('about')} {durationText(slices * perSlice / 1000)}." if perSlice else f"{text}."
+        perSlice = rememberedMsPerSlice()
+        return f"{text}, {estimateText(slices * perSlice / 1000)}." if perSlice and slices else f"{text}."
 
     def close(self) -> None:
         """The widgets are going away: nothing calls back afterwards."""
@@ -184,7 +197,13 @@ class EffectPanel:
     # What is going on
 
     def say(self, text: str) -> None:
-        self.ui.statusLabel.setText(text)
+        """Say what is going on; without a text the line says what to do next."""
+        label, area = self.ui.statusLabel, self.ui.statusArea
+        label.setText(text)
+        area.setVisible(bool(text))
+        self.ui.hintLabel.setVisible(not text)
+        needed = label.heightForWidth(max(self.widget.width - 20, 100))  # less a scroll bar
+        area.setFixedHeight(max(0, min(needed, LINES * label.fontMetrics().lineSpacing())))
 
     def started(self, slices: int) -> None:
         self.ui.progressBar.setRange(0, slices)
@@ -206,7 +225,10 @@ class EffectPanel:
         if not result.cancelled and run.slices:
             rememberMsPerSlice(1000 * result.seconds["total"] / run.slices)
         found = [f"{one.name}: {one.volume_ml:.1f} ml, {_('confidence')} {one.confidence:.2f}" for one in result.objects]
-        if not any(one.voxels for one in result.objects):
+        nothing = not any(one.voxels for one in result.objects)
+        if result.cancelled and nothing:
+            head, found = _("Stopped before anything was found; nothing was changed."), []
+        elif nothing:
             head = _("Nothing was found in the boxes.")
         elif result.cancelled:
             head = _("Stopped. Apply adds what is shown to its segments, Cancel drops it.")

@@ -14,6 +14,7 @@ from .installer import Installer, installed
 from .runs import Prompt, Run
 from .segments import EditorWriter, ensureReferenceGeometry, requireEditorLogic
 from .settings import Settings
+from .trial import guardThisApplication
 
 
 class QMedSAMSegmentLogic:
@@ -31,6 +32,7 @@ class QMedSAMSegmentLogic:
         self._segmenters = segmenters
         self._loaded: Dict[Optional[str], Segmenter] = {}
         self._writer: Optional[EditorWriter] = None
+        guardThisApplication()
 
     def segmenter(self, model: str = "auto") -> Segmenter:
         """The engine for a model's name; kept, so that a network is loaded once."""

@@ -12,11 +12,18 @@ from qmedsam.models import Model
 from slicer.i18n import tr as _
 
 from .batchpanel import BatchPanel
+from .boxtable import compact, fitHeight
 from .installer import Installer, downloadCommand
 from .questions import confirmed
 from .selfcheck import selfCheck
+from .signals import connected
 from .speed import rememberMsPerSlice
+from .trial import guardThisApplication
+from .volumes import onlyVolume
 from .worker import Job
+
+#: Models that are seen at once.
+MODELS = 5
 
 
 class ModulePanel:
@@ -39,11 +46,11 @@ class ModulePanel:
         self.widget, self._jobs = widget, jobs
         self.ui = slicer.util.childWidgetVariables(widget)
         self.installer, self.store = installer or Installer(), store or ModelStore()
+        guardThisApplication()
         self._job: Optional[Job] = None
         self._models: List[Model] = []
         self.ui.progressBar.setVisible(False)
-        self.ui.modelsTable.verticalHeader().hide()
-        self.ui.modelsTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        compact(self.ui.modelsTable)
         for button, method in (
             (self.ui.installButton, self.onInstall),
             (self.ui.installFolderButton, self.onInstallFromFolder),
@@ -55,8 +62,8 @@ class ModulePanel:
             (self.ui.addModelButton, self.onAddModel),
             (self.ui.removeModelButton, self.onRemoveModel),
         ):
-            button.connect("clicked()", method)
-        self.ui.modelsTable.connect("itemSelectionChanged()", self.updateButtons)
+            connected(button, "clicked()", method)
+        connected(self.ui.modelsTable, "itemSelectionChanged()", self.updateButtons)
         self.batch = BatchPanel(widget, self.ui, lambda: self.installer.present(), jobs)
         self.update()
 
@@ -137,7 +144,12 @@ class ModulePanel:
             self._job.cancel()
 
     def onOpenEditor(self) -> None:
+        """Go to the Segment Editor, with the only volume of the scene as its source, and with the effect."""
         slicer.util.selectModule("SegmentEditor")
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        if editor.sourceVolumeNode() is None:
+            editor.setSourceVolumeNode(onlyVolume(slicer.mrmlScene))
+        editor.setActiveEffectByName("QMedSAM")
 
     def _start(self, work: Any, done: Any, label: Any, text: str) -> None:
         def failed(error: Exception) -> None:
@@ -183,7 +195,8 @@ class ModulePanel:
         if names:
             table.setCurrentCell(names.index(chosen) if chosen in names else 0, 0)
         table.blockSignals(wasBlocked)
-        table.resizeColumnsToContents()
+        table.resizeColumnsToContents()  # the name first: in a narrow panel the size is what has to be scrolled to
+        fitHeight(table, MODELS)
         broken = self.store.broken()
         if broken:
             self.ui.modelLabel.setText("\n".join(f"{folder.name}: {why}" for folder, why in broken))

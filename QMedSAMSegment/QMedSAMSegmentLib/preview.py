@@ -33,7 +33,6 @@ class Preview:
         node = slicer.vtkMRMLSegmentationNode()
         node.SetName(NAME)
         node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
         self.node = node = target.GetScene().AddNode(node)
         node.SetAndObserveTransformNodeID(target.GetTransformNodeID())
         node.CreateDefaultDisplayNodes()
@@ -51,6 +50,8 @@ class Preview:
             segment.SetColor(original.GetColor() if original else DEFAULT_COLOR)
             segment.AddRepresentation(representation, image)
             node.GetSegmentation().AddSegment(segment, segmentId)
+        # Last: the subject hierarchy knows no item for a hidden node, and every change of its segments becomes a critical error.
+        node.SetHideFromEditors(True)
         return node
 
     def clear(self) -> None:

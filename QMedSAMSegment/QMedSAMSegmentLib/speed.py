@@ -21,6 +21,14 @@ def rememberMsPerSlice(milliseconds: float) -> None:
     qt.QSettings().setValue(_KEY, f"{milliseconds:.3f}")
 
 
+def estimateText(seconds: float) -> str:
+    """``about 12 s``; ``at least 12 s`` for a process that others come before and that may not change it."""
+    from qmedsam.batch.priority import lowered
+    from slicer.i18n import tr as _
+
+    return (_("at least") if lowered() else _("about")) + f" {durationText(seconds)}"
+
+
 def durationText(seconds: float) -> str:
     """``0.4 s``, ``12 s``, ``3 min``."""
     if seconds < 9.95:

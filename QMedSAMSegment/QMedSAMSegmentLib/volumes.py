@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError, Volume
@@ -57,6 +57,14 @@ def imageOf(volumeNode: Any) -> Any:
 def modalityOf(volumeNode: Any) -> str:
     """DICOM's modality of a volume, from the scene, the DICOM database or the unit of its voxels; ``""`` when nobody says."""
     return _fromSubjectHierarchy(volumeNode) or _fromDatabase(volumeNode) or _fromUnits(volumeNode)
+
+
+def onlyVolume(scene: Any) -> Optional[Any]:
+    """The volume of a scene that holds a single one, not counting label maps and what other modules hide; else None."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    volumes = [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]
+    found = [one for one in volumes if not one.GetHideFromEditors() and not one.IsA("vtkMRMLLabelMapVolumeNode")]
+    return found[0] if len(found) == 1 else None
 
 
 def windowOf(volumeNode: Any) -> Tuple[float, float]:

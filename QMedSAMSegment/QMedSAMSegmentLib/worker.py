@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any, Callable, Optional, Protocol
 
+from .signals import connected
+
 Work = Callable[[Callable[[int, int], None], Callable[[], bool]], Any]
 
 
@@ -27,7 +29,7 @@ class QtTimer:
 
         self._timer = qt.QTimer()
         self._timer.setInterval(self.INTERVAL_MS)
-        self._timer.connect("timeout()", callback)
+        connected(self._timer, "timeout()", callback)
 
     def start(self) -> None:
         self._timer.start()
@@ -39,8 +41,14 @@ class QtTimer:
 
 
 def onThread(function: Callable[[], None]) -> None:
-    """Start a function on a thread that does not keep the application from closing."""
-    threading.Thread(target=function, name="QMedSAM", daemon=True).start()
+    """Start a function on a thread of the usual priority that does not keep the application from closing."""
+    from qmedsam.batch.priority import raise_priority
+
+    def run() -> None:
+        raise_priority()
+        function()
+
+    threading.Thread(target=run, name="QMedSAM", daemon=True).start()
 
 
 class Job:

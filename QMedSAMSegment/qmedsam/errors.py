@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, Callable, TypeVar, cast
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 
 class QMedSAMError(Exception):
     """Something is wrong that the user can put right.
@@ -22,3 +27,25 @@ class QMedSAMError(Exception):
 
 class Cancelled(Exception):
     """Raised by runs over many cases when the caller's ``cancelled()`` turned true (one case returns what it has)."""
+
+
+def says_what_is_missing(function: _Function) -> _Function:
+    """Of a function that imports when it is called: a package that is not there becomes a :class:`QMedSAMError`.
+
+    A Slicer that somebody built may lack what the official one has, SciPy for example.
+    """
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package in ("", "qmedsam"):
+                raise
+            raise QMedSAMError(
+                f"The Python package '{package}' is not there.",
+                f"Install it: python -m pip install {package}, in Slicer's Python console slicer.util.pip_install('{package}').",
+            ) from error
+
+    return cast("_Function", called)

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .errors import QMedSAMError
+from .errors import QMedSAMError, says_what_is_missing
 from .frames import Frame
 from .geometry import Box, View, Volume
 from .intensity import MODALITIES, Intensity, known_modality
@@ -73,6 +73,7 @@ class Segmenter:
         self._given = network
         self._networks: Dict[str, Network] = {}
 
+    @says_what_is_missing
     def segment(
         self,
         volume: Volume,

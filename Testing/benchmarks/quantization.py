@@ -23,7 +23,8 @@ import numpy as np
 import onnx
 import torch
 from qmedsam.models import Model
-from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
+from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.runtime import import_openvino
 from qmedsam_training import export
 from qmedsam_training.architectures import ARCHITECTURES, build
 from qmedsam_training.config import NetworkConfig, QuantizationConfig

@@ -46,3 +46,21 @@ def test_importing_the_engine_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ENGINE.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_package_that_is_not_there_is_a_sentence() -> None:
+    """A Slicer that somebody built had no SciPy: "No module named 'scipy'" was all that its user read."""
+    code = (
+        "import sys; sys.modules['scipy'] = sys.modules['scipy.ndimage'] = None\n"
+        "import numpy as np\n"
+        "from qmedsam import Box, QMedSAMError, Segmenter, Volume\n"
+        "from qmedsam.network.fake import FakeNetwork\n"
+        "volume = Volume(np.zeros((8, 20, 20), np.uint8))\n"
+        "volume.array_kji[2:6, 5:15, 5:15] = 200\n"
+        "try:\n"
+        "    Segmenter(network=FakeNetwork(64)).segment(volume, [Box.from_voxels((4, 4, 1), (16, 16, 6))], strategy='vote')\n"
+        "except QMedSAMError as error:\n"
+        "    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'scipy' is not there" in done.stdout and "pip install scipy" in done.stdout

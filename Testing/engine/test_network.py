@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from qmedsam import ModelStore, QMedSAMError
 from qmedsam.models import Model, shipped_folder
-from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
+from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.runtime import import_openvino
 
 SHIPPED = ModelStore([shipped_folder()]).models()
 
@@ -147,10 +148,10 @@ def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("raise SystemExit('telemetry was imported')")
     (package / "backend" / "__init__.py").write_text("")
     code = (
-        "from qmedsam.network.openvino_network import import_openvino; import_openvino();"
+        "from qmedsam.network.runtime import import_openvino; import_openvino();"
         "import openvino.tools.ovc.telemetry_utils as t; print(t.tm.__name__)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub", done.stderr
 
@@ -159,8 +160,44 @@ def test_a_missing_openvino_says_how_to_install_it() -> None:
     code = (
         "import sys; sys.modules['openvino'] = None\n"
         "from qmedsam import QMedSAMError\n"
-        "from qmedsam.network.openvino_network import import_openvino\n"
+        "from qmedsam.network.runtime import import_openvino\n"
         "try:\n    import_openvino()\nexcept QMedSAMError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--no-deps" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "RTLD_DEEPBIND"), reason="libraries are bound so on Linux with glibc")
+@pytest.mark.parametrize("preloaded", ["", "libm.so.6"])
+def test_openvino_is_bound_to_its_own_symbols(preloaded: str) -> None:
+    """Another library's ``std::regex`` of the old C++ strings came first in Slicer, and compiling ended the application."""
+    code = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'openvino._pyopenvino': print(bool(sys.getdlopenflags() & os.RTLD_DEEPBIND))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "before = sys.getdlopenflags()\n"
+        "from qmedsam.network.runtime import import_openvino\n"
+        "import_openvino()\n"
+        "print(sys.getdlopenflags() == before)"
+    )
+    environment = {**os.environ, "LD_PRELOAD": preloaded}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [str(not preloaded), "True"]
+
+
+def test_an_application_is_asked_before_openvino_is_loaded_into_it() -> None:
+    code = (
+        "import sys\n"
+        "from qmedsam import QMedSAMError\n"
+        "from qmedsam.network import runtime\n"
+        "def refuse(): raise QMedSAMError('Not here.')\n"
+        "runtime.guard = refuse\n"
+        "try:\n    runtime.import_openvino()\nexcept QMedSAMError as error:\n    print(error, 'openvino' in sys.modules)\n"
+        "asked = []\n"
+        "runtime.guard = lambda: asked.append(1)\n"
+        "runtime.import_openvino(); runtime.import_openvino(); print(len(asked))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["Not here. False", "1"]

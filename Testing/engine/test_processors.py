@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from qmedsam import Box, ModelStore, Segmenter, Volume
 from qmedsam.models import Model, shipped_folder
-from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
+from qmedsam.network.openvino_network import OpenVINONetwork
 from qmedsam.network.processor import processor_kind
 from qmedsam.network.reference import Reference
+from qmedsam.network.runtime import import_openvino
 
 SHIPPED = [model for model in ModelStore([shipped_folder()]).models() if model.manifest.precision == "int8"]
 CPUINFO = Path("/proc/cpuinfo")
@@ -42,7 +43,7 @@ def _on(kind: str, code: str, *arguments: object) -> str:
 PRODUCT = """
 import json, sys
 import numpy as np
-from qmedsam.network.openvino_network import import_openvino
+from qmedsam.network.runtime import import_openvino
 ov = import_openvino()
 from openvino import opset13 as op
 results = []

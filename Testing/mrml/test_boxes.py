@@ -76,13 +76,6 @@ def test_a_bent_box_is_refused_with_a_sentence(scene) -> None:
         boxes.boxFromRoi(roi, volume)
 
 
-def test_a_box_drawn_flat_gets_the_depth_of_its_shorter_side(scene) -> None:
-    roi = addRoi(scene, (10, 10, 10), np.diag([10.0, 6.0, 4.0]))
-    assert not boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 8))
-    roi.SetSize(20, 12, 0)
-    assert boxes.ensureDepth(roi) and np.allclose(roi.GetSize(), (20, 12, 12))
-
-
 def _addView(scene, name, k, turned=False, mapped=True):
     """A slice view through the slice k of the oblique grid, along its slices or (``turned``) across them."""
     view = slicer.vtkMRMLSliceNode()
@@ -94,6 +87,25 @@ def _addView(scene, name, k, turned=False, mapped=True):
     directions[:3, :3] = rotation(12, -25, 40)[:, [0, 2, 1] if turned else [0, 1, 2]]
     directions[:3, 3] = (GRIDS["oblique"] @ [5, 5, k + 0.3, 1])[:3]
     view.GetSliceToRAS().DeepCopy(matrixFromArray(directions))
+
+
+def test_a_box_drawn_in_an_oblique_view_lies_along_it(scene) -> None:
+    """The application lays the diagonal between the two clicks into a cuboid along R, A and S."""
+    volume = addVolume(scene, PLAIN, GRIDS["oblique"])
+    _addView(scene, "Red", 10)
+    first, second = ((GRIDS["oblique"] @ [*place, 10.3, 1])[:3] for place in ((4, 6), (24, 16)))
+
+    def drawn():
+        return addRoi(scene, (first + second) / 2, np.diag(np.abs(second - first) / 2))
+
+    roi = drawn()
+    assert boxes.squareToView(roi, first, volume)
+    corners = boxes.boxFromRoi(roi, volume).corners_ijk
+    # 20 x 10 voxels of 1 x 1.5 mm; as deep as 15 mm, in slices of 2.5
+    assert np.allclose(corners.min(0), (4, 6, 7.3), atol=1e-3) and np.allclose(corners.max(0), (24, 16, 13.3), atol=1e-3)
+    elsewhere = drawn()
+    before = elsewhere.GetSize()
+    assert not boxes.squareToView(elsewhere, first + (0, 0, 9), volume) and elsewhere.GetSize() == before
 
 
 def test_a_2d_box_goes_to_the_slice_that_is_shown(scene) -> None:

@@ -150,5 +150,5 @@ def test_class_attributes_hold_no_state() -> None:
 
 def test_undo_is_saved_once_per_action() -> None:
     calls = [re.findall(r"\.saveStateForUndo\(\)", _code(path)) for path in FILES]
-    assert sum(map(len, calls)) == 3  # Run.write asks its writer, the effect's writer the editor; ROIs make new segments
+    assert sum(map(len, calls)) == 4  # Run.write asks its writer, that the editor; all ROIs, and a box without one, make segments
     assert _code(LIBRARY / "runs.py").count("saveStateForUndo()") == 1

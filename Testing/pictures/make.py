@@ -52,6 +52,7 @@ def _sample(scene: Any) -> Any:
     """The phantom in its window, and its ROIs by name."""
     import nodes
     import slicer
+    from QMedSAMSegmentLib.boxes import outline
 
     folder = ROOT / "Resources" / "SampleData"
     colors = slicer.vtkMRMLColorLogic()
@@ -71,8 +72,7 @@ def _sample(scene: Any) -> Any:
     for roi in rois:
         display = roi.GetDisplayNode()
         display.SetHandlesInteractive(False)  # their size follows the screen, which is not there
-        display.SetPropertiesLabelVisibility(False)
-        display.SetFillOpacity(0.08)
+        outline(roi)
         display.SetVisibility(roi.GetName() in ORGANS)
     return volume, {roi.GetName(): roi for roi in rois}
 
@@ -101,6 +101,7 @@ def _tutorial(scene: Any, volume: Any, rois: Dict[str, Any]) -> None:
     applied = view.array()
     savePicture(applied, SCREENSHOTS / "applied.png")
     _panel(editor.scripted.options, SCREENSHOTS / "effect.png", width=400)
+    _frames(editor.scripted.options, SCREENSHOTS / "frames.png")
     left, right, top, bottom = 110, 590, 40, 400
     savePicture(applied[top:bottom:2, left:right:2], ROOT / "QMedSAMSegment" / "Resources" / "Icons" / "QMedSAMPhantom.png")
     editor.segmentation.CreateClosedSurfaceRepresentation()
@@ -161,6 +162,37 @@ def _batchPanel() -> None:
         getattr(batch.ui, name).setVisible(False)
     batch.ui.batchButton.collapsed = False
     _panel(widget, SCREENSHOTS / "batch.png", width=520)
+
+
+def _frames(options: Any, target: Path) -> None:
+    """The effect's frame as narrow and as wide as panels were seen, in a light and a dark style."""
+    import numpy as np
+    from PIL import Image
+    from PySide6 import QtWidgets
+    from views import savePicture
+
+    light, rows = QtWidgets.QApplication.palette(), []
+    for palette in (light, _darkPalette()):
+        QtWidgets.QApplication.setPalette(palette)
+        pictures = []
+        for width in (395, 520):
+            _panel(options, target, width)
+            pictures.append(np.asarray(Image.open(target).convert("RGB")))
+        rows.append(np.concatenate([pictures[0], np.full((len(pictures[0]), 10, 3), 128, np.uint8), pictures[1]], axis=1))
+    QtWidgets.QApplication.setPalette(light)
+    savePicture(np.concatenate(rows), target)
+
+
+def _darkPalette() -> Any:
+    from PySide6 import QtGui
+
+    colors = {"Window": "#323232", "Base": "#1e1e1e", "AlternateBase": "#323232", "Button": "#3c3c3c", "Highlight": "#3d9bff"}
+    palette = QtGui.QPalette()
+    for role, color in {**colors, **dict.fromkeys(("WindowText", "Text", "ButtonText"), "#ffffff")}.items():
+        palette.setColor(getattr(QtGui.QPalette, role), QtGui.QColor(color))
+    for role in ("WindowText", "Text", "ButtonText"):
+        palette.setColor(QtGui.QPalette.Disabled, getattr(QtGui.QPalette, role), QtGui.QColor("#787878"))
+    return palette
 
 
 def _panel(widget: Any, target: Path, width: int) -> None:

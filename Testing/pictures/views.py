@@ -37,6 +37,7 @@ class _View:
         markups.SetMRMLScene(scene)
         markups.RegisterMarkupsNode(slicer.vtkMRMLMarkupsROINode(), slicer.vtkSlicerROIWidget())  # the Qt module does this
         self.logic.SetModuleLogic("Markups", markups)
+        self.markups = markups  # the application logic does not own it
         factory.SetMRMLApplicationLogic(self.logic)
         for manager in managers:
             if not factory.IsDisplayableManagerRegistered(manager):

@@ -40,6 +40,7 @@ def app(qtApplication, tmp_path, monkeypatch):
     """``slicer.app`` and a fresh scene as ``slicer.mrmlScene``."""
     import application
     import nodes
+    import pythonqt
     from PySide6 import QtCore
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))  # models that the user has added are not the tests' business
@@ -47,7 +48,9 @@ def app(qtApplication, tmp_path, monkeypatch):
     QtCore.QSettings().clear()
     scene = nodes.newScene()
     application.useScene(scene, nodes.logicOf("vtkSlicerMarkupsLogic"))
+    pythonqt.slotErrors.clear()
     yield made
+    assert not pythonqt.slotErrors, "a slot raised what only the log tells"
     scene.Clear(True)
 
 

@@ -51,7 +51,8 @@ class Editor:
         self.logic.SetSegmentationNode(self.segmentation)
         self.logic.SetSourceVolumeNode(self.volume)
         self.logic.SetMaximumNumberOfUndoStates(10)
-        self.logic.SetCurrentSegmentID(next(iter(segments)))
+        if segments:
+            self.logic.SetCurrentSegmentID(next(iter(segments)))
         effects.qSlicerSegmentEditorScriptedEffect.registered.clear()
         QMedSAMSegment.registerEditorEffect()
         (registered,) = effects.qSlicerSegmentEditorScriptedEffect.registered
@@ -63,6 +64,35 @@ class Editor:
         self.effect.jobs = lambda *work: Job(*work, launch=lambda f: f(), timer=HandTimer)
         self.effect.activate()
         self.ui = self.effect.panel.ui
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the effect's button can be pressed, by the rule of ``qMRMLSegmentEditorWidget``."""
+        inner, needed = self.segmentation.GetSegmentation(), self.scripted
+        there = inner.GetNumberOfSegments() > 0 and (bool(self.node.GetSelectedSegmentID()) or not needed.perSegment)
+        return self.node.GetSourceVolumeNode() is not None and (not needed.requireSegments or there)
+
+    def follow(self) -> None:
+        """The widget looks at its parameter node: without a source volume the options frame is disabled."""
+        self.scripted.options.setEnabled(self.node.GetSourceVolumeNode() is not None)
+
+    def switchTo(self, segmentation: Any) -> None:
+        """Another segmentation is chosen: the effect is left first."""
+        self.effect.deactivate()
+        self.segmentation = segmentation
+        self.logic.SetSegmentationNode(segmentation)
+        inner = segmentation.GetSegmentation()
+        if inner.GetNumberOfSegments():
+            self.logic.SetCurrentSegmentID(inner.GetNthSegmentID(0))
+
+    def removeSegment(self, segmentId: str) -> None:
+        """The button *Remove*: with the last segment goes the selection, and with it an effect for single segments."""
+        inner = self.segmentation.GetSegmentation()
+        inner.RemoveSegment(segmentId)
+        if inner.GetNumberOfSegments() == 0:
+            self.node.SetSelectedSegmentID("")
+            if self.scripted.perSegment:
+                self.effect.deactivate()
 
     def select(self, segmentId: str) -> None:
         """As the editor does it: the effect is not told, it has to see it."""

@@ -109,6 +109,13 @@ def _start(batch, cases, out) -> None:
     batch.ui.batchRunButton.click()
 
 
+def test_one_case_is_one_case(told, tmp_path) -> None:
+    batch, _process = told(_case("a", "done") + "\n", code=0)
+    _start(batch, tmp_path, tmp_path)
+    HandTimer.last.callback()
+    assert batch.ui.batchLabel.text == "1 case is done."
+
+
 def test_a_run_fills_the_table_and_offers_its_report(told, tmp_path, monkeypatch) -> None:
     lines = ('{"event": "start", "total": 3, "folder": "x"}', "<filter-start>", "<filter-progress>0.40</filter-progress>")
     cases = (_case("a", "done"), _case("b", "failed", message="'b' is empty.", volume_ml=None), _case("c", "unchanged"))

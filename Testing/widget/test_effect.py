@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import slicer
+from clicks import ClickedView
 from nodes import HandTimer, addRoi, addSegmentation, addVolume, brightSegmenter, labelmaps, logicOf
 from PySide6 import QtCore, QtGui, QtWidgets
 from qmedsam import QMedSAMError, Segmenter
@@ -168,7 +169,8 @@ def test_a_box_is_placed_released_and_previewed(editor) -> None:
     editor.ui.addButton.click()
     roi = editor.effect.boxes.placing
     assert slicer.modules.markups.logic().GetActiveListID() == roi.GetID()
-    editor.effect.interactionNodeModified(None)  # placing does not end the effect
+    interaction = editor.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    editor.effect.interactionNodeModified(interaction)  # placing does not end the effect
     assert "Click two" in editor.status and not editor.effect.session.running
     roi.SetCenter(*editor.rois[1].GetCenterWorld())
     roi.SetSize(12, 12, 12)
@@ -182,6 +184,86 @@ def test_a_box_is_placed_released_and_previewed(editor) -> None:
     roi.InvokeEvent(roi.PointEndInteractionEvent)
     editor.finish()
     assert editor.effect.session.preview.node is not first
+
+
+def _visible(widget) -> bool:
+    return widget.isVisibleTo(widget.parentWidget())
+
+
+def _sizeIjk(roi, volume) -> np.ndarray:
+    return np.ptp(boxFromRoi(roi, volume).corners_ijk, axis=0)
+
+
+def test_add_box_places_a_box_where_two_clicks_are(editor) -> None:
+    """Slicer's own selection node and markups manager: they place what the selection node names, whatever is active."""
+    selection = editor.scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    selection.SetActivePlaceNodeClassName("vtkMRMLMarkupsFiducialNode")
+    view = ClickedView(editor.volume, 7)
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    assert selection.GetActivePlaceNodeClassName() == "vtkMRMLMarkupsROINode"
+    view.click((5, 6))
+    assert editor.effect.boxes.placing is roi
+    view.click((25, 20))
+    assert editor.effect.boxes.placing is None and editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    corners = boxFromRoi(roi, editor.volume).corners_ijk
+    # the volume is turned against R, A and S: what was drawn is a rectangle along its rows, as deep as it is high
+    assert np.allclose(corners[:, :2].min(0), (5, 6), atol=1e-3) and np.allclose(corners[:, :2].max(0), (25, 20), atol=1e-3)
+    assert np.allclose(sorted(roi.GetSize()), (14, 14, 20), atol=1e-3)
+    assert np.allclose(_sizeIjk(roi, editor.volume), (20, 14, 14 / 2.5), atol=1e-3)
+    assert "Pull the box's handles" in editor.status and roi in editor.effect.table.rois
+
+
+def test_a_box_is_not_deeper_than_the_image(editor) -> None:
+    view = ClickedView(editor.volume, 7)
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    view.click((1, 1))
+    view.click((47, 39))
+    assert np.allclose(_sizeIjk(roi, editor.volume), (46, 38, 38 / 2.5), atol=1e-3)
+    editor.volume.SetSpacing(1, 1, 0.5)
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    view = ClickedView(editor.volume, 7)
+    view.click((1, 1))
+    view.click((47, 39))
+    assert np.allclose(_sizeIjk(roi, editor.volume), (46, 38, 16), atol=1e-3)
+
+
+def test_without_a_segment_add_box_makes_one_and_undo_takes_it_back(editor) -> None:
+    inner = editor.segmentation.GetSegmentation()
+    for roi in editor.rois:
+        editor.scene.RemoveNode(roi)
+    inner.RemoveAllSegments()
+    editor.node.SetSelectedSegmentID("")
+    editor.node.SetAndObserveSourceVolumeNode(None)  # nor is a source volume chosen: there is only one
+    editor.ui.addButton.click()
+    assert inner.GetNumberOfSegments() == 1 and editor.node.GetSelectedSegmentID() == inner.GetNthSegmentID(0)
+    assert editor.effect.boxes.placing is not None and editor.node.GetSourceVolumeNode() is editor.volume
+    editor.effect.boxes.endPlacing()
+    editor.logic.Undo()
+    assert inner.GetNumberOfSegments() == 0
+
+
+def test_of_two_volumes_none_is_chosen_for_the_user(editor) -> None:
+    addVolume(editor.scene, np.zeros((2, 3, 4), np.uint8), np.eye(4))
+    editor.node.SetAndObserveSourceVolumeNode(None)
+    editor.ui.previewButton.click()
+    assert editor.node.GetSourceVolumeNode() is None and "source volume" in editor.status
+
+
+@pytest.mark.parametrize("persistent", [0, 1])  # as the user left the toolbar's place mode
+def test_going_back_to_the_arrow_gives_the_box_up(editor, persistent) -> None:
+    nodes = editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
+    interaction = editor.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    interaction.SetPlaceModePersistence(persistent)
+    interaction.AddObserver("ModifiedEvent", lambda caller, event: editor.effect.interactionNodeModified(caller))
+    editor.ui.addButton.click()
+    assert editor.effect.boxes.placing is not None
+    ClickedView(editor.volume, 7).click((5, 6))
+    interaction.SwitchToViewTransformMode()
+    assert editor.effect.boxes.placing is None and "No box was placed" in editor.status
+    assert editor.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == nodes
 
 
 def test_a_box_never_placed_goes_with_the_effect(editor) -> None:
@@ -263,16 +345,16 @@ def test_the_table_follows_names_undo_and_segments_that_go(editor) -> None:
     editor.logic.SaveStateForUndo()
     inner.RemoveSegment("second")
     editor.rest()
-    assert table.rowCount == 1 and editor.ui.roiCombo.enabled
+    assert table.rowCount == 1 and _visible(editor.ui.roiFrame)
     editor.logic.Undo()
     editor.rest()
-    assert table.rowCount == 2 and not editor.ui.roiCombo.enabled
+    assert table.rowCount == 2 and not _visible(editor.ui.roiFrame)
 
 
 def test_an_roi_that_is_loaded_meanwhile_can_be_used(editor) -> None:
     addRoi(editor.scene, (0, 0, 0), np.eye(3) * 5, name="loaded")
     editor.rest()
-    assert editor.ui.roiCombo.enabled and editor.ui.roiCombo.itemText(1) == "loaded"
+    assert _visible(editor.ui.roiFrame) and editor.ui.roiCombo.itemText(1) == "loaded"
 
 
 def test_another_segmentation_is_followed_too(editor) -> None:
@@ -658,10 +740,10 @@ def test_keys_exist_only_while_the_effect_is_active_and_shadow_nothing(editor) -
 
 
 def test_an_estimate_follows_the_first_run(editor) -> None:
-    assert "slices in all boxes" in editor.ui.estimateLabel.text and "about" not in editor.ui.estimateLabel.text
+    assert "slices in all boxes" in editor.ui.hintLabel.text and "about" not in editor.ui.hintLabel.text
     editor.ui.previewButton.click()
     editor.finish()
-    assert "about" in editor.ui.estimateLabel.text
+    assert "about" in editor.ui.hintLabel.text
 
 
 def test_with_a_real_thread_and_timer_the_window_stays_alive(editor) -> None:
@@ -742,20 +824,20 @@ def test_without_a_vote_no_agreement_is_offered(editor) -> None:
 
 def test_rois_of_the_scene_are_used_for_a_segment_or_get_new_ones(editor) -> None:
     combo = editor.ui.roiCombo
-    assert not combo.enabled  # both belong to segments
+    assert not _visible(editor.ui.roiFrame)  # both belong to segments
     for roi in editor.rois:
         roi.RemoveAttribute("QMedSAM.SegmentID")
         roi.GetDisplayNode().SetSelectedColor(0.2, 0.4, 0.9)
     editor.effect.updateGUIFromMRML()
-    assert editor.ui.boxesTable.rowCount == 0
-    assert [combo.itemData(n) for n in range(combo.count)] == ["", "*", *(roi.GetID() for roi in editor.rois)]
+    assert editor.ui.boxesTable.rowCount == 0 and not _visible(editor.ui.boxesTable)
+    assert [combo.itemData(n) for n in range(combo.count)] == ["", *(roi.GetID() for roi in editor.rois)]
     combo.activated.emit(0)
     assert editor.ui.boxesTable.rowCount == 0
-    combo.activated.emit(2)
+    combo.activated.emit(1)
     assert boundRois(editor.segmentation, "first") == [editor.rois[0]] and combo.count == 2
     editor.rois[0].RemoveAttribute("QMedSAM.SegmentID")
     editor.effect.updateGUIFromMRML()
-    combo.activated.emit(1)
+    editor.ui.useAllButton.click()
     inner = editor.segmentation.GetSegmentation()
     made = [inner.GetNthSegmentID(n) for n in range(inner.GetNumberOfSegments())][2:]
     assert [inner.GetSegment(one).GetName() for one in made] == ["roi 0", "roi 1"]

@@ -54,7 +54,7 @@ def test_nothing_happens_before_the_application_has_started(app, module) -> None
     (started,) = app.started
     started()
     (effect,) = effects.qSlicerSegmentEditorScriptedEffect.registered
-    assert effect.name == "QMedSAM" and effect.perSegment and effect.requireSegments
+    assert effect.name == "QMedSAM" and effect.perSegment and not effect.requireSegments
     (source,) = SampleData.SampleDataLogic.sources
     assert all(uri.startswith("file:") and Path(uri[7:]).is_file() for uri in source["uris"])
     lists = [source[key] for key in ("uris", "checksums", "fileNames", "nodeNames", "loadFileType")]
@@ -133,6 +133,35 @@ def test_the_models_are_listed_with_licence_scores_and_size(panel) -> None:
     assert not panel.ui.removeModelButton.enabled  # shipped
     panel.ui.verifyButton.click()
     assert "equals its checksum" in panel.ui.modelLabel.text
+
+
+def test_a_models_name_is_read_in_a_narrow_panel(panel) -> None:
+    panel.widget.resize(395, 800)
+    panel.widget.show()
+    for _ in range(3):
+        QtWidgets.QApplication.processEvents()
+    table = panel.ui.modelsTable
+    needed = table.fontMetrics().horizontalAdvance(table.item(0, 0).text())
+    assert table.columnViewportPosition(0) == 0 and needed < table.columnWidth(0) <= table.viewport().width
+    assert table.height < 5 * table.rowHeight(0)
+    panel.widget.hide()
+
+
+@pytest.mark.parametrize("volumes", [1, 2])
+def test_the_segment_editor_opens_with_the_effect_and_the_only_volume(panel, monkeypatch, volumes) -> None:
+    import numpy as np
+
+    made = [nodes.addVolume(slicer.mrmlScene, np.zeros((2, 3, 4), np.uint8), np.eye(4)) for _ in range(volumes)]
+    called: list = []
+    editor = SimpleNamespace(
+        sourceVolumeNode=lambda: None,
+        setSourceVolumeNode=lambda node: called.append(node),
+        setActiveEffectByName=lambda name: called.append(name),
+    )
+    monkeypatch.setattr(slicer.util, "selectModule", called.append)
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: SimpleNamespace(editor=editor))
+    panel.ui.openEditorButton.click()
+    assert called == ["SegmentEditor", made[0] if volumes == 1 else None, "QMedSAM"]
 
 
 def test_a_model_is_added_verified_and_removed(panel, tmp_path, monkeypatch, answers) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from qmedsam.models import Model
 from qmedsam.network import Network
-from qmedsam.network.openvino_network import OpenVINONetwork, import_openvino
+from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.runtime import import_openvino
 from torch import Tensor
 
 from .architectures.promptable import Promptable

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from qmedsam import QMedSAMError
 from qmedsam.models import Model
 from qmedsam.network import HINTS, KINDS
-from qmedsam.network.openvino_network import import_openvino
+from qmedsam.network.runtime import import_openvino
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
-from qmedsam.network.openvino_network import import_openvino
+from qmedsam.network.runtime import import_openvino
 
 #: What a sum of two products may reach.
 _MOST, _LEAST = 2**15 - 1, -(2**15)

@@ -11,8 +11,11 @@ import os
 import signal
 import sys
 
+from .priority import raise_priority
+
 
 def main() -> None:
+    raise_priority()  # before any library starts its threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole terminal; who started us ends us
     answers = os.fdopen(os.dup(1), "w", encoding="ascii", newline="\n")
     os.dup2(2, 1)  # what libraries print must not get between the answers

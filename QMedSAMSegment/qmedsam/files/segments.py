@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from ..errors import QMedSAMError
+from ..errors import QMedSAMError, says_what_is_missing
 from ..geometry import Box, Volume
 from .paths import PathLike, existing_file
 from .segmentations import read_labels
@@ -88,6 +88,7 @@ def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, A
     return voxels.transpose(0, 3, 2, 1), ijk_to_ras_of(image), [segments[number] for number in sorted(segments, key=int)]
 
 
+@says_what_is_missing
 def _extents(labels_ijk: np.ndarray) -> Dict[int, Tuple[np.ndarray, np.ndarray]]:
     """First and last voxel of every label above 0."""
     from scipy.ndimage import find_objects

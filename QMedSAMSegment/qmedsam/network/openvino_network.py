@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -17,29 +16,9 @@ from . import HINTS, KINDS
 from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
 from .processor import CAPS, processor_kind, processor_name
 from .reference import Deviation, Reference
+from .runtime import import_openvino
 
 _log = logging.getLogger("QMedSAM")
-
-
-def import_openvino() -> Any:
-    """OpenVINO without its telemetry.
-
-    ``import openvino`` reports to an analytics service when the package ``openvino-telemetry`` is installed (it is a
-    declared dependency of the wheel; see openvino/tools/ovc/telemetry_utils.py). We install without it, and where
-    somebody else installed it, the entry below makes its import fail, upon which OpenVINO uses its own stub.
-
-    Raises:
-        QMedSAMError: it is not installed, or its libraries do not load.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise QMedSAMError(
-            f"OpenVINO, which runs the network, cannot be loaded ({error}).",
-            "Install it with: python -m pip install --no-deps 'openvino>=2025.3'",
-        ) from error
-    return openvino
 
 
 class OpenVINONetwork:

@@ -26,6 +26,9 @@ class App:
         self.started: List[Any] = []
         self.testing = False
 
+    def processEvents(self) -> None:
+        self._application.processEvents()
+
     def testingEnabled(self) -> bool:
         return self.testing
 
@@ -67,6 +70,7 @@ class ScriptedEffect:
     def setPythonSource(self, path: str) -> None:
         """The steps of C++: the folder is the module, the file the class; without such a class the file is executed."""
         moduleName, className = os.path.basename(os.path.dirname(path)), os.path.splitext(os.path.basename(path))[0]
+        className += "" if className.endswith("Effect") else "Effect"
         module = sys.modules.setdefault(moduleName, types.ModuleType(moduleName))
         if not hasattr(module, className):
             spec = importlib.util.spec_from_file_location(moduleName, path)
@@ -74,6 +78,7 @@ class ScriptedEffect:
             sys.modules[moduleName] = module
             spec.loader.exec_module(module)
         self._self = getattr(module, className)(self)
+        setattr(slicer, moduleName, self._self)
 
     def self(self) -> Any:
         return self._self

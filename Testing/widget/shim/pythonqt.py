@@ -6,7 +6,9 @@ Written from PythonQt's public behaviour, for the few classes that the extension
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+import traceback
 import types
 from typing import Any
 
@@ -73,6 +75,7 @@ class _Loader(QtUiTools.QUiLoader):
         widget = super().createWidget(className, parent, name)
         # PySide6 keeps QObject.connect from being replaced in its classes; an instance and a subclass may have their own
         widget.connect = functools.partial(_connect, widget)
+        widget.disconnect = functools.partial(_disconnect, widget)
         _KEPT.append(widget)  # its Python half would else be made anew, without what was set on it
         return widget
 
@@ -95,11 +98,53 @@ class _FileDialog(QtWidgets.QFileDialog):
         return QtWidgets.QFileDialog.getOpenFileName(*arguments)[0]
 
 
+#: What slots have raised since a test began: PythonQt writes it to the log, and no caller hears of it.
+slotErrors: list = []
+
+
 def _connect(self: Any, signature: str, slot: Any) -> bool:
+    """PythonQt passes what the signature says, fewer to a slot that takes fewer, and returns False for an unknown signal."""
     name, arguments = signature.rstrip(")").split("(")
-    count = len([argument for argument in arguments.split(",") if argument])
-    getattr(self, name).connect(lambda *values: slot(*values[:count]))  # PythonQt passes what the signature says
+    meta = self.metaObject()
+    if meta.indexOfSignal(QtCore.QMetaObject.normalizedSignature(signature).data().decode()) < 0 and not (
+        arguments == "" and hasattr(getattr(self, name, None), "connect")  # a default argument left out: clicked()
+    ):
+        return False
+    count = _accepted(slot, len([argument for argument in arguments.split(",") if argument]))
+
+    def called(*values: Any) -> None:
+        try:
+            slot(*values[:count])
+        except Exception as error:
+            slotErrors.append(error)
+            traceback.print_exc()
+
+    # PySide6 passes as many values as it sees the function take
+    takes = {0: lambda: called(), 1: lambda one: called(one)}.get(count, called)
+    getattr(self, name).connect(takes)
+    self.__dict__.setdefault("connections", []).append((signature, slot, takes))
     return True
+
+
+def _disconnect(self: Any, signature: str, slot: Any) -> bool:
+    connections = self.__dict__.get("connections", [])
+    found = next((one for one in connections if one[:2] == (signature, slot)), None)
+    if found is None:
+        return False
+    connections.remove(found)
+    getattr(self, signature.split("(")[0]).disconnect(found[2])
+    return True
+
+
+def _accepted(slot: Any, offered: int) -> int:
+    """How many of the offered values a slot takes."""
+    try:
+        parameters = inspect.signature(slot).parameters.values()
+    except (TypeError, ValueError):
+        return offered
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return offered
+    return min(offered, sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters))
 
 
 def _property(name: str) -> property:
