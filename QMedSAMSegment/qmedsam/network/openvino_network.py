@@ -108,7 +108,7 @@ class OpenVINONetwork:
         reference = self._reference
         embedding = self._encoder(reference.image[None])[0]
         boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
-        logits = [decoder([embedding, boxes[n : n + count], *self._silence(count)])[0] for n in range(0, len(boxes), count)]
+        logits = [decoder([embedding, boxes[n : n + count], *self.silence(count)])[0] for n in range(0, len(boxes), count)]
         return reference.compared(embedding, np.concatenate(logits)[: len(reference.boxes_uv)])
 
     def _judge(self, deviation: Deviation) -> None:
@@ -150,7 +150,7 @@ class OpenVINONetwork:
         logits, confidence = [], []
         for start, count in _blocks(len(boxes), self._SHAPES):
             part = slice(start, start + count)
-            said = self._silence(count)
+            said = self.silence(count)
             if said and hints is not None:
                 said[0] = np.asarray(hints[part], np.float32)
             if said and kinds is not None:
@@ -163,7 +163,7 @@ class OpenVINONetwork:
             confidence.append(out[1].reshape(masks.shape[:2]) if len(out) > 1 else _pixel_confidence(masks))
         return np.concatenate(logits), np.concatenate(confidence)
 
-    def _silence(self, count: int) -> List[np.ndarray]:
+    def silence(self, count: int) -> List[np.ndarray]:
         """Hints and kinds that say nothing, where the decoder has them."""
         if not self.hinted:
             return []

@@ -98,13 +98,16 @@ class Walker:
 
     def prompt(self, index: int) -> Prompt:
         """For a slice: the neighbour's mask and extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
+        import os
+        V=os.environ.get("QV","2")
         roi = self.item.rectangle(index)
         extent = extent_of(self.previous.mask) if self.previous else None
         if self.previous is None or extent is None:
             return first_look(self.item, index)
+        if V=="1": return Prompt(roi,"volume",self.previous.region)
         x, y = self.previous.pixels[:2]
         previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
-        rectangle = grown_within(previous, roi, self.item.expected_share(index))
+        rectangle = grown_within(previous, roi, 1.0 if V=="3" else self.item.expected_share(index))
         return Prompt(rectangle, "propagated", self.previous.region)
 
     def convinced(self, found: SliceMask, least: float) -> bool:
@@ -178,6 +181,8 @@ class Walker:
 
 def first_look(item: Item, index: int) -> Prompt:
     """What is asked where nothing is known of the object: the box's rectangle, smaller towards its ends."""
+    import os
+    if os.environ.get("QF","1")=="1": return Prompt(item.rectangle(index), "tight" if item.flat else "volume")
     return Prompt(tapered(item, index), "tight" if item.flat else "volume")
 
 

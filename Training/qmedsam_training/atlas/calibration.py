@@ -1,0 +1,43 @@
+"""Samples of an atlas that activation scales are initialised from: everything that the network can be told, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Iterator, Tuple
+
+import torch
+from torch import Tensor
+
+from ..architectures.promptable import Promptable
+from .corrections import corrected, next_stroke
+from .drawing import Habits
+from .fit import FitConfig, Sampler
+from .looks import normalised
+from .prompts import prompts_of
+from .store import Atlas
+
+_BATCH = 8
+
+
+@torch.no_grad()
+def calibration_samples(atlas: Atlas, model: Promptable, count: int, seed: int = 0) -> Iterator[Tuple[Tensor, ...]]:
+    """Images, boxes, the image of each box, hints and kinds: frames as the engine draws them, every other one corrected once.
+
+    Args:
+        atlas: on the device of the network.
+        model: float, or quantized with scales already: its answers are what is corrected.
+        count: of images.
+        seed: of what is drawn.
+    """
+    config = FitConfig(batch=_BATCH, shares=(0.5, 0.35, 0.05, 0.1))
+    sampler = Sampler(atlas, config, Habits(strength=0.0))
+    for number in range(-(-count // _BATCH)):
+        torch.manual_seed(seed * 1_000_003 + number)
+        drawn = sampler.draw()
+        image = normalised(drawn.image, drawn.valid)
+        prompts = prompts_of(drawn)
+        hints = prompts.hints
+        if number % 2:
+            logits, _ = model.predict(model.encode(image), prompts.boxes, hints, prompts.kinds)
+            found = logits[:, 0] > 0
+            hints = corrected(hints, found, next_stroke(found, prompts.truth > 0.5))
+        yield image, prompts.boxes, torch.arange(len(image)), hints, prompts.kinds
