@@ -26,7 +26,7 @@ class TorchNetwork:
 
     def __init__(self, model: Promptable, input_size: int) -> None:
         self.model, self.input_size = model.eval(), input_size
-        self.hinted, self.depth_px = bool(model.hints), 4.0 if model.hints else 0.0
+        self.hinted, self.depth_px = bool(model.hints), 0.0
         self.device = next(model.parameters()).device
 
     @torch.no_grad()

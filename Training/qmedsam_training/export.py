@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
-from .atlas.drawing import Habits
 from .config import NetworkConfig
 from .networks import frame_kind
 from .overflow import certificate, unsafe
@@ -283,7 +282,8 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
     }
     if network.options.get("hints"):
         asked = {"hints": list(HINTS), "kinds": list(KINDS), "candidates": network.options["candidates"]}
-        fields["prompts"] = {**asked, "depth_px": Habits.depth_px}
+        # Slices before and behind as channels lost on volumes what they won on slices: see Docs/Decisions.
+        fields["prompts"] = {**asked, "depth_px": 0.0}
     return {**fields, **others}
 
 

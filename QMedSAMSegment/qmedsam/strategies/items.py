@@ -104,8 +104,7 @@ class Item:
         emit: takes its masks, at most one per slice, in any order.
         slices: that its box touches.
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
-        prompts: by slice, where something is known of the object already: its extent.
-        known: likewise, its mask.
+        prompts: by slice, where something is known of the object already.
         every: encode every n-th slice of this view; 0 for what the options say.
     """
 
@@ -115,7 +114,6 @@ class Item:
     slices: range = field(init=False)
     wanted: Sequence[int] = field(init=False)
     prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
-    known: Dict[int, Region] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -160,15 +158,13 @@ Strategy = Callable[[Rounds, Sequence[Item], Tick, Options], bool]
 
 
 def masks_of(predictor: SlicePredictor, index: int, prompts: Sequence[Tuple[Item, Prompt]]) -> Iterator[SliceMask]:
-    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes; of candidates the first."""
+    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes; of candidates the surest."""
     predictions = predictor.predict(index, [prompt for _, prompt in prompts]) if prompts else ()
     for (item, _), (logits, confidence) in zip(prompts, predictions):
         with predictor.clock.stage("restore"):
             pixels = item.view.pixels_of(item.rectangle(index))
-            import os
-            C=int(np.argmax(confidence)) if os.environ.get("QC")=="1" else 0
-            logits, confidence = logits[C:C+1], confidence[C:C+1]
-            restored = predictor.frame.restore(logits[0], pixels)
+            best = int(np.argmax(confidence))
+            restored = predictor.frame.restore(logits[best], pixels)
             mask = restored > 0
             mask &= item.box.inside(item.view, index, pixels)
-        yield SliceMask(index, pixels, mask, float(confidence[0]), restored)
+        yield SliceMask(index, pixels, mask, float(confidence[best]), restored)

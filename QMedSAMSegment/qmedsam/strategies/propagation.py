@@ -11,7 +11,7 @@ from ..geometry import Rectangle, extent_of
 from ..predictor import Prompt, SlicePredictor
 from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
-from .slicewise import MARGIN, grown_within, tapered
+from .slicewise import MARGIN, grown_within, tapered, whole
 
 #: Where else a key slice is looked for when the middle one is not SURE, as shares of the box's slices; the most confident
 #: one is taken.
@@ -41,7 +41,7 @@ def propagate(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Option
     Arguments and result as for :func:`.slicewise.fixed`.
     """
     for predictor, group in rounds(items):
-        walkers = [Walker(item, options) for item in group if len(item.slices)]
+        walkers = [Walker(item, options, predictor.network.hinted) for item in group if len(item.slices)]
         if not _find_keys(predictor, walkers, tick):
             return False
         for step in (1, -1):
@@ -61,12 +61,13 @@ class Walker:
 
     Attributes:
         key: slice that it sets out from.
+        hinted: whether the network is told of the neighbour's mask.
         ahead: slices of the present sweep that it looks at.
         previous: mask that it comes from.
     """
 
-    def __init__(self, item: Item, options: Options) -> None:
-        self.item, self.options = item, options
+    def __init__(self, item: Item, options: Options, hinted: bool) -> None:
+        self.item, self.options, self.hinted = item, options, hinted
         self.key = item.slices[len(item.slices) // 2]
         self.at_key: Optional[SliceMask] = None
         self.previous: Optional[SliceMask] = None
@@ -98,16 +99,13 @@ class Walker:
 
     def prompt(self, index: int) -> Prompt:
         """For a slice: the neighbour's mask and extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
-        import os
-        V=os.environ.get("QV","2")
         roi = self.item.rectangle(index)
         extent = extent_of(self.previous.mask) if self.previous else None
         if self.previous is None or extent is None:
-            return first_look(self.item, index)
-        if V=="1": return Prompt(roi,"volume",self.previous.region)
+            return first_look(self.item, index, self.hinted)
         x, y = self.previous.pixels[:2]
         previous = (extent[0] + x, extent[1] + y, extent[2] + x, extent[3] + y)
-        rectangle = grown_within(previous, roi, 1.0 if V=="3" else self.item.expected_share(index))
+        rectangle = grown_within(previous, roi, self.item.expected_share(index))
         return Prompt(rectangle, "propagated", self.previous.region)
 
     def convinced(self, found: SliceMask, least: float) -> bool:
@@ -179,11 +177,12 @@ class Walker:
             self.at_key = self.previous
 
 
-def first_look(item: Item, index: int) -> Prompt:
-    """What is asked where nothing is known of the object: the box's rectangle, smaller towards its ends."""
-    import os
-    if os.environ.get("QF","1")=="1": return Prompt(item.rectangle(index), "tight" if item.flat else "volume")
-    return Prompt(tapered(item, index), "tight" if item.flat else "volume")
+def first_look(item: Item, index: int, hinted: bool) -> Prompt:
+    """What is asked where nothing is known of the object: the box's rectangle.
+
+    To a network that cannot be told that it is a 3D box's and loose, it is made smaller towards the box's ends.
+    """
+    return whole(item, index) if hinted else Prompt(tapered(item, index))
 
 
 def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:
@@ -194,7 +193,7 @@ def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick)
         places = [walker.aside if unsure else [walker.key] for walker in seeking]
         for index in sorted({i for some in places for i in some}):
             here = [walker for walker, some in zip(seeking, places) if index in some]
-            prompts = [(walker.item, first_look(walker.item, index)) for walker in here]
+            prompts = [(walker.item, first_look(walker.item, index, walker.hinted)) for walker in here]
             for walker, found in zip(here, masks_of(predictor, index, prompts)):
                 score = found.confidence * bool(found.mask.any())
                 if score > best[id(walker)][0]:

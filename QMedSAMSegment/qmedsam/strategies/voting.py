@@ -8,7 +8,6 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..geometry import Rectangle, View, extent_of
-from ..predictor import Region
 from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
 from .propagation import propagate
 from .slicewise import fixed, guided, taper
@@ -145,8 +144,6 @@ class Ballot:
             item.wanted = sorted(ends | {i for i in open_slices if i % item.every == 0})
             self.passed_over = Passed(item, sorted(open_slices.difference(item.wanted)))
             item.prompts = self._found(view) if self.options.walk == "propagate" else {}
-            import os
-            if os.environ.get("QK","1")=="1": item.known = self._known(view, sum(w for _, w in self.order[:turn]))
             asked *= contested
         shape = [1, 1, 1]
         shape[2 - axis] = -1
@@ -172,18 +169,6 @@ class Ballot:
             if extent is not None:
                 extents[first + n] = (extent[0] + left, extent[1] + top, extent[2] + left, extent[3] + top)
         return extents
-
-    def _known(self, view: View, asked: int) -> Dict[int, Region]:
-        """By slice of a view, what more than half of the votes so far are for."""
-        x_axis, y_axis = view.in_plane
-        crops = [self.crop[2 - axis] for axis in (x_axis, y_axis)]
-        pixels = (crops[0].start, crops[1].start, crops[0].stop, crops[1].stop)
-        first, known = self.crop[2 - view.axis].start, {}
-        for n in range(self.votes_kji.shape[2 - view.axis]):
-            mask = view.slice_of(self.votes_kji, n) > asked / 2
-            if mask.any():
-                known[first + n] = Region(mask, pixels)
-        return known
 
     def _collector(self, view: View, weight: int, last: bool) -> Callable[[SliceMask], None]:
         start = self.crop[2 - view.axis].start

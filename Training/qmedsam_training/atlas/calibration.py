@@ -1,4 +1,4 @@
-"""Samples of an atlas that activation scales are initialised from: everything that the network can be told, and what it answers."""
+"""Samples of an atlas that activation scales are initialised from: everything that the network can be told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def calibration_samples(atlas: Atlas, model: Promptable, count: int, seed: int =
         seed: of what is drawn.
     """
     config = FitConfig(batch=_BATCH, shares=(0.5, 0.35, 0.05, 0.1))
-    sampler = Sampler(atlas, config, Habits(strength=0.0))
+    sampler = Sampler(atlas, config, Habits(strength=0.0, flat=1.0))
     for number in range(-(-count // _BATCH)):
         torch.manual_seed(seed * 1_000_003 + number)
         drawn = sampler.draw()
