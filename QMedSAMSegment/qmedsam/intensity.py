@@ -82,7 +82,9 @@ def parse_window(text: str) -> Tuple[float, float]:
     try:
         width, level = (float(v) for v in text.split(","))
     except ValueError:
-        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
+        width = level = np.nan
+    if not (np.isfinite([width, level]).all() and width > 0):
+        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.")
     return width, level
 
 

@@ -39,7 +39,7 @@ class Segmentation:
             by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
     """
 
-    labels_kji: np.ndarray
+    labels_kji: np.ndarray = field(repr=False)
     objects: List[ObjectResult]
     model: str
     modality: str
@@ -48,7 +48,12 @@ class Segmentation:
     messages: List[str] = field(default_factory=list)
     cancelled: bool = False
     cost: Dict[str, int] = field(default_factory=dict)
-    agreement_kji: Optional[np.ndarray] = None
+    agreement_kji: Optional[np.ndarray] = field(default=None, repr=False)
+
+    @property
+    def errors(self) -> List[str]:
+        """Why boxes could not be segmented, one sentence each; the others were."""
+        return [one.error for one in self.objects if one.error]
 
 
 class Segmenter:
@@ -101,8 +106,12 @@ class Segmenter:
             keep_masks: also return every box's own mask.
             options: of the strategies.
 
+        Returns:
+            The labels, and what became of every box. One that cannot be segmented (outside the image, thinner than a voxel) is
+            named there and costs the others nothing.
+
         Raises:
-            QMedSAMError: something about the input or the model that the user can mend.
+            QMedSAMError: something about the input or the model that the user can mend; or no box can be segmented.
         """
         clock = Clock()
         with clock.stage("total"):
@@ -112,10 +121,12 @@ class Segmenter:
                 modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)
                 settings = _settings(model)
-                strategy = _resolve_strategy(strategy, settings, modality, volume, boxes, messages)
+                run = Run(volume, boxes, keep_masks, messages)
+                strategy = _resolve_strategy(strategy, settings, modality, volume, run.boxes, messages)
                 options = options or Options()
                 intensity = Intensity.of(volume, modality, window)
-                run = Run(volume, boxes, keep_masks, messages, options.agreement and strategy == "vote")
+                if options.agreement and strategy == "vote":
+                    run.keep_agreement()
                 kind = frame or settings["frame"]["kind"]
                 if kind not in ("roi", "slice"):
                     raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")

@@ -305,3 +305,29 @@ def test_voxels_and_millilitres_are_those_of_the_label_array() -> None:
     outer, inner = result.objects
     assert outer.voxels == (result.labels_kji == 1).sum() and outer.covered == inner.voxels > 0
     assert outer.volume_ml == pytest.approx(outer.voxels / 1000)
+
+
+@pytest.mark.parametrize("strategy", ["auto", *STRATEGIES])
+def test_a_box_that_cannot_be_segmented_is_named_and_costs_the_others_nothing(strategy) -> None:
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    good = tight(truth)
+    outside = Box(np.array([300.0, 25, 10]), np.diag([5.0, 5, 5]), name="away")
+    thin = Box(np.array([30.0, 25, 10.5]), np.diag([5.0, 5, 0.2]), name="thin")
+    alone = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [good], strategy=strategy)
+    result = Segmenter(network=FakeNetwork(96)).segment(
+        phantom(truth), [outside, good, thin], strategy=strategy, keep_masks=True
+    )
+    assert np.array_equal(result.labels_kji == 2, alone.labels_kji == 1) and not ((result.labels_kji != 2) & truth).any()
+    away, found, flat = result.objects
+    assert "'away' lies outside" in away.error and "'thin' is thinner" in flat.error and not found.error
+    assert result.errors == [away.error, flat.error] and found.voxels == alone.objects[0].voxels
+    assert not away.voxels and away.mask_kji_crop.size == 0 and result.labels_kji[away.crop].size == 0
+    assert sum("The others were segmented" in message for message in result.messages) == 2
+    with pytest.raises(QMedSAMError, match="'away' lies outside"):
+        Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [outside, thin], strategy=strategy)
+
+
+def test_a_result_shows_itself_without_its_arrays() -> None:
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [tight(truth)], strategy="fixed", keep_masks=True)
+    assert "array" not in repr(result) and len(repr(result)) < 1500 and "volume_ml" in repr(result)

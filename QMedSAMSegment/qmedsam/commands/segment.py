@@ -61,6 +61,8 @@ def segment(
 ) -> None:
     """Segment the object inside every box of a volume.
 
+    A box that cannot be segmented is named and the others are written; the exit code is then 1.
+
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
     from ..files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
@@ -83,11 +85,13 @@ def segment(
     segmenter = Segmenter(model, threads=threads)
     with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
-    segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+    prompts = [p for o, p in zip(result.objects, prompts) if not o.error]
+    objects = [o for o in result.objects if not o.error]
+    segments = [(o.label, o.name, p.color) for o, p in zip(objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    print_objects(objects, flat=image.array_kji.shape[0] == 1)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if result.strategy in ("propagate", "vote"):
@@ -114,7 +118,7 @@ def segment(
             "cost": result.cost,
             "messages": result.messages,
             "objects": [
-                {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices")}
+                {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices", "error")}
                 for o in result.objects
             ],
         }
@@ -122,6 +126,8 @@ def segment(
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if png:  # last: a picture that cannot be drawn costs nothing else
         draw(png, image, result, segments, prompts, chosen, volume.name)
+    if result.errors:
+        raise typer.Exit(1)
 
 
 def _write_agreement(path: Path, image: Volume, result) -> None:
