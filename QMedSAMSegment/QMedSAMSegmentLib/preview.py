@@ -8,6 +8,8 @@ from .geometry import removeWithDisplay
 from .runs import DEFAULT_COLOR, Run
 
 NAME = "QMedSAM preview"
+#: Opacities of fill and outline, of what an Apply would write and of what is out of date.
+FRESH, STALE = (0.35, 1.0), (0.08, 0.35)
 
 
 class Preview:
@@ -40,10 +42,10 @@ class Preview:
         if display is not None:
             display.SetSaveWithScene(False)
             display.SetVisibility3D(False)  # a surface of every preview would cost more than the masks
-            display.SetOpacity2DFill(0.35)
+            self.dim(False)
             display.SetSliceIntersectionThickness(3)
         representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-        for segmentId, image in run.images(node).items():
+        for segmentId, image in run.images().items():
             original = target.GetSegmentation().GetSegment(segmentId)
             segment = slicer.vtkSegment()
             segment.SetName(original.GetName() if original else segmentId)
@@ -53,6 +55,14 @@ class Preview:
         # Last: the subject hierarchy knows no item for a hidden node, and every change of its segments becomes a critical error.
         node.SetHideFromEditors(True)
         return node
+
+    def dim(self, stale: bool) -> None:
+        """Show that this is not what an Apply would write any more, or that it is again."""
+        display = self.node.GetDisplayNode() if self.shown else None
+        if display is not None:
+            fill, outline = STALE if stale else FRESH
+            display.SetOpacity2DFill(fill)
+            display.SetOpacity2DOutline(outline)
 
     def clear(self) -> None:
         """Take it away; a scene that was closed has done so already."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError, Volume
 
 from .geometry import ijkToWorld
+
+#: Bytes that a copy takes out of the scene at a time: some milliseconds, also on a busy machine.
+PIECE = 8 * 2**20
 
 
 def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
@@ -38,6 +42,50 @@ def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
             "Use a grey image or RGB of 8 bits per channel; the module Vector to Scalar Volume extracts a component.",
         )
     return Volume(array.copy() if copy else array, matrix, modalityOf(volumeNode), volumeNode.GetName() or "")
+
+
+class VoxelCopy:
+    """A volume on its way out of the scene: copied piece by piece, so that the window does not wait for a large one.
+
+    Args:
+        volumeNode: as for :func:`volumeFromNode`.
+
+    Attributes:
+        volume: whose voxels are there once :meth:`step` has said so; another thread may read them then, whatever the scene does.
+
+    Raises:
+        QMedSAMError: as :func:`volumeFromNode`.
+    """
+
+    def __init__(self, volumeNode: Any) -> None:
+        shared = volumeFromNode(volumeNode, copy=False)
+        self._node, self._state, self._next = volumeNode, voxelState(volumeNode), 0
+        array = np.empty(shared.array_kji.shape, shared.array_kji.dtype)
+        self._rows = max(1, PIECE // max(array[0].nbytes, 1))
+        self.volume = replace(shared, array_kji=array)
+
+    def step(self) -> bool:
+        """Copy the next piece; whether all is there.
+
+        Raises:
+            QMedSAMError: the image has gone or changed since the first piece.
+        """
+        if self._node.GetScene() is None or voxelState(self._node) != self._state:
+            raise QMedSAMError("The image changed before the run had its voxels.", "Nothing was written; start again.")
+        array, stop = self.volume.array_kji, self._next + self._rows
+        # Asked for anew each time: nothing of the scene's memory is held between two pieces.
+        array[self._next : stop] = volumeFromNode(self._node, copy=False).array_kji[self._next : stop]
+        self._next = stop
+        return stop >= len(array)
+
+
+def voxelState(volumeNode: Any) -> Any:
+    """Which voxels a volume node shows: another frame of a sequence, or a voxel edited in place, make another state.
+
+    Raises:
+        QMedSAMError: the volume holds no image.
+    """
+    return volumeNode.GetID(), imageOf(volumeNode).GetMTime()
 
 
 def imageOf(volumeNode: Any) -> Any:
@@ -100,4 +148,8 @@ def _fromDatabase(volumeNode: Any) -> str:
 
 def _fromUnits(volumeNode: Any) -> str:
     units = volumeNode.GetVoxelValueUnits() if hasattr(volumeNode, "GetVoxelValueUnits") else None
-    return "CT" if units is not None and units.GetCodeValue() == "[hnsf'U]" else ""
+    code = (units.GetCodeValue() or "") if units is not None else ""
+    if code == "[hnsf'U]":
+        return "CT"
+    # Standardized uptake values by body weight, lean mass, surface ..., and activity: what Slicer's DICOM plugins write for PET.
+    return "PET" if code.startswith("{SUV") or code.lower() == "bq/ml" else ""

@@ -197,7 +197,7 @@ def test_a_bad_box_gives_a_terminal_an_exit_code_and_the_others_their_segments(t
     line = ["--volume", PHANTOM, "--roi", "-60,0,0,20,20,20", "--names", "good", "--boxes", tmp_path / "b.json"]
     done = run(*line, "--strategy", "fixed", "--modality", "CT", "--output", tmp_path / "o.seg.nrrd")
     assert done.returncode == 1 and "'away' lies outside" in done.stderr and "good: " in done.stdout
-    assert "Segment0_Name:=good".encode() in (tmp_path / "o.seg.nrrd").read_bytes()
+    assert b"Segment0_Name:=good" in (tmp_path / "o.seg.nrrd").read_bytes()
 
 
 @needs_openvino

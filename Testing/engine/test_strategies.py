@@ -314,9 +314,7 @@ def test_a_box_that_cannot_be_segmented_is_named_and_costs_the_others_nothing(st
     outside = Box(np.array([300.0, 25, 10]), np.diag([5.0, 5, 5]), name="away")
     thin = Box(np.array([30.0, 25, 10.5]), np.diag([5.0, 5, 0.2]), name="thin")
     alone = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [good], strategy=strategy)
-    result = Segmenter(network=FakeNetwork(96)).segment(
-        phantom(truth), [outside, good, thin], strategy=strategy, keep_masks=True
-    )
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [outside, good, thin], strategy=strategy, keep_masks=True)
     assert np.array_equal(result.labels_kji == 2, alone.labels_kji == 1) and not ((result.labels_kji != 2) & truth).any()
     away, found, flat = result.objects
     assert "'away' lies outside" in away.error and "'thin' is thinner" in flat.error and not found.error

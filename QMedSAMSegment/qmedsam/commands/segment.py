@@ -33,6 +33,8 @@ from .terminal import bar, console
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: What a report holds of every box.
+_REPORTED = ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices", "error")
 
 
 def segment(
@@ -117,10 +119,7 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [
-                {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices", "error")}
-                for o in result.objects
-            ],
+            "objects": [{key: getattr(o, key) for key in _REPORTED} for o in result.objects],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
