@@ -218,6 +218,13 @@ def squareToView(roiNode: Any, cornerWorld: Sequence[float], volumeNode: Any) ->
     return False
 
 
+def onlyViewsIn3D(scene: Any) -> bool:
+    """Whether the layout shows no slice view; not where there is none at all, as without a window."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
+    return bool(nodes) and not any(node.IsMappedInLayout() for node in nodes)
+
+
 def shownSlice(volumeNode: Any) -> Optional[int]:
     """Index k of the volume's slice that is shown, by the slice view that looks most along its slices; None without one.
 

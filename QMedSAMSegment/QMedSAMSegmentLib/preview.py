@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from .boxes import onlyViewsIn3D
 from .geometry import removeWithDisplay
 from .runs import DEFAULT_COLOR, Run
 
@@ -41,7 +42,6 @@ class Preview:
         display = node.GetDisplayNode()
         if display is not None:
             display.SetSaveWithScene(False)
-            display.SetVisibility3D(False)  # a surface of every preview would cost more than the masks
             self.dim(False)
             display.SetSliceIntersectionThickness(3)
         representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -54,7 +54,17 @@ class Preview:
             node.GetSegmentation().AddSegment(segment, segmentId)
         # Last: the subject hierarchy knows no item for a hidden node, and every change of its segments becomes a critical error.
         node.SetHideFromEditors(True)
+        self.suitLayout()
         return node
+
+    def suitLayout(self) -> None:
+        """In 3D only where the layout has nothing else: a surface of every preview would cost more than the masks."""
+        display = self.node.GetDisplayNode() if self.shown else None
+        if display is not None:
+            in3D = onlyViewsIn3D(self.node.GetScene())
+            if in3D:
+                self.node.CreateClosedSurfaceRepresentation()
+            display.SetVisibility3D(in3D)
 
     def dim(self, stale: bool) -> None:
         """Show that this is not what an Apply would write any more, or that it is again."""

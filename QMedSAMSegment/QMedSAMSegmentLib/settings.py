@@ -110,6 +110,13 @@ def modalityChoices() -> List[str]:
     return ["auto", *sorted(set(MODALITIES.values()))]
 
 
+def windowChoices() -> List[str]:
+    """``auto``, ``displayed`` and the engine's windows."""
+    from qmedsam.intensity import CT_WINDOWS
+
+    return ["auto", "displayed", *CT_WINDOWS]
+
+
 def strategyChoices() -> List[str]:
     """``auto`` and the engine's strategies."""
     from qmedsam.strategies import STRATEGIES

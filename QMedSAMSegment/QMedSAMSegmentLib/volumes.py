@@ -115,6 +115,26 @@ def onlyVolume(scene: Any) -> Optional[Any]:
     return found[0] if len(found) == 1 else None
 
 
+def showsAnother(volumeNode: Any) -> bool:
+    """Whether a slice view on the screen shows another volume, over this one or in its place."""
+    scene = volumeNode.GetScene()
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode") if scene is not None else 0
+    views = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
+    mapped = {view.GetLayoutName() for view in views if view.IsMappedInLayout()}
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode") if mapped else 0):
+        composite = scene.GetNthNodeByClass(n, "vtkMRMLSliceCompositeNode")
+        shown = [composite.GetBackgroundVolumeID()]
+        if composite.GetForegroundOpacity() > 0:
+            shown.append(composite.GetForegroundVolumeID())
+        nodes = [scene.GetNodeByID(one) for one in shown if one]
+        # A node that is hidden from choosers is an overlay of a module's own: the agreement of a vote, say.
+        if composite.GetLayoutName() in mapped and any(
+            one is not None and one is not volumeNode and not one.GetHideFromEditors() for one in nodes
+        ):
+            return True
+    return False
+
+
 def windowOf(volumeNode: Any) -> Tuple[float, float]:
     """Width and level with which a volume is shown now.
 
