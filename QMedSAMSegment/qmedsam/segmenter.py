@@ -21,6 +21,10 @@ from .strategies.voting import box_slices
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
+#: Projections and photographs: slices of one image are frames in time. Nothing is to be followed from one to the next, and
+#: ``propagate``, which ends objects before the box does, loses the first and the last ones (12 equal frames: DSC 0.872, alone 0.996).
+FRAMES_IN_TIME = ("XRay", "Mammography", "Endoscopy", "Dermoscopy", "Fundus")
+
 
 @dataclass
 class Segmentation:
@@ -219,6 +223,9 @@ def _resolve_strategy(
     if asked != "auto":
         return asked
     if all(thinnest(box, volume)[1] == 1 for box in boxes):
+        return "fixed"
+    if (volume.is_rgb or modality in FRAMES_IN_TIME) and modality not in settings["strategies"]:
+        messages.append("The slices are taken for frames in time, each segmented by itself; name a strategy to get another.")
         return "fixed"
     chosen = strategy_for(modality, settings["strategies"])
     if not modality:

@@ -329,3 +329,25 @@ def test_a_result_shows_itself_without_its_arrays() -> None:
     truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
     result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [tight(truth)], strategy="fixed", keep_masks=True)
     assert "array" not in repr(result) and len(repr(result)) < 1500 and "volume_ml" in repr(result)
+
+
+@pytest.mark.parametrize(("colour", "modality"), [(True, ""), (True, "US"), (True, "ES"), (False, "XA"), (False, "US")])
+def test_every_frame_of_a_cine_is_segmented_as_if_it_were_alone(colour, modality) -> None:
+    """Twelve equal frames: nothing may get smaller towards the ends. Grey ultrasound may be a volume, and is followed."""
+    disc = ball((1, 40, 50), (25, 20, 0), (14, 11, 0.5))
+    truth = np.repeat(disc, 12, axis=0)
+    grey = (40 + 160 * truth).astype(np.uint8)
+    array = np.repeat(grey[..., None], 3, axis=3) if colour else grey
+    half = np.array([15.0, 12.0, 6.0])
+    cine = Segmenter(network=FakeNetwork(96)).segment(
+        Volume(array, modality=modality), [Box(np.array([25.0, 20.0, 5.5]), np.diag(half))]
+    )
+    alone = Segmenter(network=FakeNetwork(96)).segment(
+        Volume(array[:1], modality=modality), [Box(np.array([25.0, 20.0, 0]), np.diag([15.0, 12.0, 0.5]))]
+    )
+    assert alone.labels_kji.any()
+    if modality == "US" and not colour:
+        assert cine.strategy == "propagate"
+        return
+    assert cine.strategy == "fixed" and any("frames in time" in message for message in cine.messages)
+    assert all(np.array_equal(frame, alone.labels_kji[0]) for frame in cine.labels_kji)
