@@ -178,11 +178,11 @@ def _anchor(segmentationNode: Any, segmentId: str, boxes: Sequence[np.ndarray]) 
     corners = np.concatenate([box[0] + (2 * np.array(list(np.ndindex(2, 2, 2))) - 1) @ box[1:] for box in boxes])
     count, total, squares = 0, np.zeros(3), np.zeros((3, 3))
     origin = corners.mean(axis=0)  # far from it, squares would lose their digits
+    frames = [(box[0], np.linalg.pinv(box[1:])) for box in boxes]  # a box may have no thickness
     for points in content(segmentationNode, segmentId, corners):
         inside = np.zeros(len(points), bool)
-        for center, *halfAxes in boxes:
-            local = (points - center) @ np.linalg.pinv(np.array(halfAxes))  # a box may have no thickness
-            inside |= (np.abs(local) <= 1.001).all(axis=1)
+        for center, toBox in frames:
+            inside |= (np.abs((points - center) @ toBox) <= 1.001).all(axis=1)
         kept = points[inside] - origin
         count += len(kept)
         total += kept.sum(axis=0)

@@ -11,7 +11,7 @@ import slicer
 from qmedsam import QMedSAMError, Segmentation
 from slicer.i18n import tr as _
 
-from .boxtable import BoxTable, countSlices
+from .boxtable import BoxTable
 from .boxtags import restorableSegments
 from .foreign import candidates
 from .questions import confirmed
@@ -187,7 +187,7 @@ class EffectPanel:
         return _("Add box, then click two opposite corners of the object.")
 
     def _estimate(self, table: BoxTable, volumeNode: Any) -> str:
-        slices = countSlices(table.rois, volumeNode) if volumeNode.GetImageData() else 0
+        slices = table.slices
         text = _("{count} slices in all boxes").format(count=slices) + _sourceText(volumeNode)
         perSlice = rememberedMsPerSlice()
         return f"{text}, {estimateText(slices * perSlice / 1000)}." if perSlice and slices else f"{text}."

@@ -7,7 +7,7 @@ from typing import Any, Sequence
 import numpy as np
 from qmedsam import QMedSAMError
 
-from .segments import Crop, imageToWorld, storedLabelmap
+from .segments import Crop, imageToWorld, ownExtent, storedLabelmap
 
 
 def gridOf(segmentationNode: Any) -> str:
@@ -91,15 +91,18 @@ def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
 
 
 def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:
-    """An image on the segmentation's grid, with empty voxels around it as far as the segment reaches.
+    """An image on the segmentation's grid, with empty voxels around it as far as the segment's own voxels reach.
 
-    Replacing keeps what may not be edited (editable area, intensity range) only within the image; beyond it the whole segment
-    would be lost (``vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap``).
+    For a writer that masks: replacing keeps what may not be edited (editable area, intensity range) only within the image;
+    beyond it the whole segment would be lost (``vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap``).
     """
     stored = storedLabelmap(segmentationNode, segmentId)
     if stored is None or stored.IsEmpty() or not _sameGrid(stored, image):
         return image
-    extents = np.array([image.GetExtent(), stored.GetExtent()]).reshape(2, 3, 2)
+    own = ownExtent(segmentationNode, segmentId)  # not the labelmap's: it may be the whole image's, shared by a hundred segments
+    if own is None:
+        return image
+    extents = np.stack([np.array(image.GetExtent()).reshape(3, 2), own])
     return _onExtent(image, extents[..., 0].min(0), extents[..., 1].max(0))
 
 

@@ -248,7 +248,9 @@ class Run:
         entered: Dict[str, int] = {}
         # Larger objects first: where overwriting is on, a lesion drawn inside an organ stays on top.
         for segmentId in sorted(images, key=lambda one: -images[one].GetNumberOfPoints()):
-            image = images[segmentId] if add else coveringSegment(images[segmentId], self.segmentationNode, segmentId)
+            image = images[segmentId]
+            if writer.masks and not add:
+                image = coveringSegment(image, self.segmentationNode, segmentId)
             writer.modify(self.segmentationNode, segmentId, image, add)
             entered[segmentId] = held(self.segmentationNode, segmentId, images[segmentId])
         for segmentId in images:

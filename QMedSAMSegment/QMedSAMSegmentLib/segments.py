@@ -19,6 +19,10 @@ class SegmentWriter(Protocol):
     def saveStateForUndo(self) -> None:
         """Once per user action, before the first change."""
 
+    @property
+    def masks(self) -> bool:
+        """Whether voxels are kept from being edited: by an editable area, or a range of grey values."""
+
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         """Replace a segment by an oriented image, or add the image to it."""
 
@@ -84,6 +88,10 @@ class EditorWriter:
     def saveStateForUndo(self) -> None:
         self.editor.SaveStateForUndo()
 
+    @property
+    def masks(self) -> bool:
+        return masksEdits(self.editorNode)
+
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         import slicer
 
@@ -111,6 +119,14 @@ class EditorWriter:
         if possible:
             self.editor.Redo()
         return possible
+
+
+def masksEdits(editorNode: Any) -> bool:
+    """Whether the settings of a ``vtkMRMLSegmentEditorNode`` keep voxels from being edited."""
+    import slicer
+
+    everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+    return editorNode.GetMaskMode() != everywhere or bool(editorNode.GetSourceVolumeIntensityMask())
 
 
 def requireEditorLogic() -> None:
@@ -238,6 +254,24 @@ def labelArray(segmentationNode: Any, segmentId: str) -> Optional[Tuple[np.ndarr
         return None
     labels = numpy_support.vtk_to_numpy(stored.GetPointData().GetScalars()).reshape(stored.GetDimensions()[::-1])
     return labels, np.array(stored.GetExtent()[::2]), imageToWorld(stored)
+
+
+def ownExtent(segmentationNode: Any, segmentId: str) -> Optional[np.ndarray]:
+    """``3 x 2`` first and last index (i, j, k) of a segment's own voxels in its labelmap; None where it has none."""
+    found = labelArray(segmentationNode, segmentId)
+    if found is None:
+        return None
+    labels_kji, start_ijk, _ = found
+    label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    used = [np.zeros(size, bool) for size in labels_kji.shape]
+    for k, plane in enumerate(labels_kji):  # slice by slice: a comparison of the whole would take as much memory again
+        mine = plane == label
+        used[1] |= mine.any(axis=1)
+        used[2] |= mine.any(axis=0)
+        used[0][k] = mine.any()
+    if not used[0].any():
+        return None
+    return np.array([[np.flatnonzero(one)[n] for n in (0, -1)] for one in used[::-1]]) + start_ijk[:, None]
 
 
 def held(segmentationNode: Any, segmentId: str, image: Any) -> int:

@@ -22,7 +22,7 @@ from .strategies.voting import box_slices
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
 #: Projections and photographs: slices of one image are frames in time. Nothing is to be followed from one to the next, and
-#: ``propagate``, which ends objects before the box does, loses the first and the last ones (12 equal frames: DSC 0.872, alone 0.996).
+#: ``propagate``, which ends objects before the box does, loses the first and last ones (12 equal frames: DSC 0.872, alone 0.996).
 FRAMES_IN_TIME = ("XRay", "Mammography", "Endoscopy", "Dermoscopy", "Fundus")
 
 

@@ -133,9 +133,8 @@ def test_voxels_are_copied_in_pieces(scene, monkeypatch) -> None:
         copying = volumes.VoxelCopy(node)
         assert [copying.step() for _ in range(3)] == [False, False, True]
         whole = volumeFromNode(node)
-        assert np.array_equal(copying.volume.array_kji, whole.array_kji) and np.allclose(
-            copying.volume.ijk_to_ras, whole.ijk_to_ras
-        )
+        assert np.array_equal(copying.volume.array_kji, whole.array_kji)
+        assert np.allclose(copying.volume.ijk_to_ras, whole.ijk_to_ras)
         slicer.util.arrayFromVolume(node)[:] = 7
         assert np.array_equal(copying.volume.array_kji, whole.array_kji)
 
