@@ -91,7 +91,7 @@ class Run:
     """
 
     def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
-        self.volume, self._messages = volume, messages
+        self._shape_ijk, self._messages = volume.shape_ijk, messages
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
         self.agreement_kji: Optional[np.ndarray] = None
@@ -122,7 +122,7 @@ class Run:
         self.total = self.done = 0
 
     def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
-        corners, shape = box.corners_ijk, np.array(self.volume.shape_ijk)
+        corners, shape = box.corners_ijk, np.array(self._shape_ijk)
         low, high = corners.min(axis=0), corners.max(axis=0)
         if (high <= -0.5).any() or (low >= shape - 0.5).any():
             raise QMedSAMError(
@@ -212,6 +212,10 @@ class Run:
                         f"Nothing was found in the box '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
                         "Use the frame 'roi', or split a long box."
                     )
+
+    def forget(self) -> None:
+        """Let go of the arrays. Strategies call back into the run and the run knows their items: Python finds such circles late."""
+        self.items, self.labels_kji, self.agreement_kji = [], np.zeros((0, 0, 0), np.uint8), None
 
     def finish(self) -> None:
         """Counts and confidences of all objects, once nothing is painted any more."""

@@ -152,7 +152,7 @@ class Segmenter:
         doubt = getattr(network, "doubt", "")  # of a network that compares itself with a reference answer
         if doubt:
             messages.append(doubt)
-        return Segmentation(
+        result = Segmentation(
             run.labels_kji,
             run.objects,
             model.name if model else "",
@@ -169,6 +169,8 @@ class Segmenter:
             },
             run.agreement_kji,
         )
+        run.forget()
+        return result
 
     def _model(self, modality: str) -> Optional[Model]:
         if self._given is not None and self._name is None:
@@ -203,7 +205,7 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
         return known  # 8 bit is taken as it is, and holds no HU to know CT by
     named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
-    if (volume.array_kji <= -500).any():
+    if any((plane <= -500).any() for plane in volume.array_kji):  # by slices: no byte per voxel more
         # Also with a window of the user's: the model and the strategy depend on the modality.
         taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
         messages.append(f"The file {named}; values below -500 look like CT{taken}.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from typing import List
 
 import numpy as np
@@ -351,3 +354,33 @@ def test_every_frame_of_a_cine_is_segmented_as_if_it_were_alone(colour, modality
         return
     assert cine.strategy == "fixed" and any("frames in time" in message for message in cine.messages)
     assert all(np.array_equal(frame, alone.labels_kji[0]) for frame in cine.labels_kji)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_lets_go_of_the_volume_at_once(strategy) -> None:
+    """Not when Python's collector comes by: in an application that may be a long time, and a volume half a gigabyte."""
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    volume, box = phantom(truth), tight(truth)
+    known = weakref.ref(volume.array_kji)
+    gc.collect()
+    gc.disable()
+    try:
+        result = Segmenter(network=FakeNetwork(96)).segment(volume, [box], strategy=strategy, keep_masks=True)
+        del volume
+        assert known() is None and result.objects[0].voxels > 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_run_takes_no_array_of_the_volumes_size_beside_the_labels(dtype) -> None:
+    truth = ball((8, 16, 16), (8, 8, 4), (5, 5, 3))
+    array = np.zeros((512, 128, 128), dtype)
+    array[200:208, 40:56, 40:56] = np.where(truth, 100, 10)
+    volume, box = Volume(array), Box(np.array([48.0, 48.0, 204.0]), np.diag([6.0, 6.0, 4.0]))
+    tracemalloc.start()
+    Segmenter(network=FakeNetwork(32)).segment(volume, [box], strategy="fixed")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    labels, sample = array.size, 4 * 2_000_000 * array.itemsize  # the values that percentiles are taken of, sorted and picked
+    assert peak < 1.5 * labels + sample
