@@ -42,6 +42,11 @@ def leave(effect: Any) -> None:
         _shortcuts.clear()
 
 
+def shortcuts() -> List[Any]:
+    """The application's, while an effect is active and there is a main window."""
+    return list(_shortcuts)
+
+
 def inUse(effect: Any, segmentationNode: Any) -> bool:
     """Whether another active effect edits this segmentation."""
     return any(one() not in (None, effect) and one().segmentationNode is segmentationNode for one in _users)

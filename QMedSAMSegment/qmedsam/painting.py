@@ -214,7 +214,7 @@ class Run:
                     )
 
     def forget(self) -> None:
-        """Let go of the arrays. Strategies call back into the run and the run knows their items: Python finds such circles late."""
+        """Let go of the arrays: strategies call back into the run, the run knows their items, and Python finds circles late."""
         self.items, self.labels_kji, self.agreement_kji = [], np.zeros((0, 0, 0), np.uint8), None
 
     def finish(self) -> None:
