@@ -212,15 +212,16 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[st
     write_segmentation(output, result.labels_kji, volume, segments, Origin(values.inputVolume, None, result.model))
     for message in result.messages:
         progress.say(f"Note: {message}")
-    objects = [found for found in result.objects if not found.error]
+    objects, flat = [found for found in result.objects if not found.error], volume.shape_ijk[2] == 1  # no thickness, no ml
     for found in objects:
-        progress.say(f"{found.name}: {found.voxels} voxels, {found.volume_ml:.2f} ml, confidence {found.confidence:.2f}")
+        size = f"{found.voxels} pixels" if flat else f"{found.voxels} voxels, {found.volume_ml:.2f} ml"
+        progress.say(f"{found.name}: {size}, confidence {found.confidence:.2f}")
     for text in result.errors:
         sys.stderr.write(f"{text} The others were segmented.\n")
     results = {
         "objects": len(objects),
         "voxels": sum(found.voxels for found in objects),
-        "volumeMl": sum(found.volume_ml for found in objects),
+        "volumeMl": 0.0 if flat else sum(found.volume_ml for found in objects),
         "failed": len(result.errors),
     }
     return results, int(bool(result.errors) and values.returnparameterfile is None)

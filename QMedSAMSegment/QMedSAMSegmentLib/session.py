@@ -79,7 +79,7 @@ class Session:
                 return
             try:
                 if self.outdated or place(run.volumeNode, run.segmentationNode) != self._place:
-                    raise QMedSAMError("The image changed during the run.", "Nothing was written.")
+                    raise QMedSAMError("The image, or its place, changed during the run.", "Nothing was written.")
                 run.finish(result)
                 run.forget()  # a preview may be looked at for an hour
                 done(run, result)

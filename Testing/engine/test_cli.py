@@ -79,7 +79,10 @@ def test_a_colour_picture(run, tmp_path: Path) -> None:
     disc = ((x - 60) / 30) ** 2 + ((y - 45) / 25) ** 2 <= 1
     picture = np.where(disc[..., None], [180, 60, 50], [210, 190, 170]).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(tmp_path / "skin.png"))
-    code, _ = run("segment", tmp_path / "skin.png", "--box", "30,20,90,70", "-o", tmp_path / "skin.seg.nrrd")
+    report = tmp_path / "skin.json"
+    code, _ = run("segment", tmp_path / "skin.png", "--box", "30,20,90,70", "-o", tmp_path / "skin.seg.nrrd", "--report", report)
+    (found,) = json.loads(report.read_text())["objects"]
+    assert found["volume_ml"] is None and found["voxels"] > 1000
     labels = read_labels(tmp_path / "skin.seg.nrrd")
     assert code == 0 and labels.shape == (1, 90, 120)
     assert 2 * (labels[0] & disc).sum() / (labels.sum() + disc.sum()) > 0.85

@@ -190,3 +190,30 @@ def test_an_empty_tag_offers_nothing(tagged) -> None:
     segmentation, _ = tagged
     segmentation.GetSegmentation().GetSegment("liver").SetTag(boxtags.BOXES_TAG, "")
     assert boxtags.restorableSegments(segmentation) == []
+
+
+@pytest.mark.parametrize("kind", ["turned", "resampled"])
+def test_a_ball_about_whose_centre_everything_turned_follows_a_rigid_motion_alone(scene, kind) -> None:
+    """What is in the box looks the same however it is explained: a grid that was turned as a whole was moved."""
+    matrix = np.eye(4)
+    volume = addVolume(scene, np.zeros((21, 21, 21), np.int16), matrix)
+    segmentation = addSegmentation(scene, volume, ["ball"])
+    k, j, i = np.meshgrid(*[np.arange(21)] * 3, indexing="ij")
+    mask = (i - 10) ** 2 + (j - 10) ** 2 + (k - 10) ** 2 <= 36
+    image = orientedImage(mask, (slice(0, 21),) * 3, matrix)
+    EditorWriter(scene).modify(segmentation, "ball", image, False)
+    roi = boxes.createRoi(scene, segmentation, "ball")
+    boxes.setRoi(roi, (10, 10, 10), np.diag([7.0, 8.0, 9.0]))
+    boxtags.storeInTag(segmentation, "ball", [boxes.boxFromRoi(roi, volume)], matrix)
+    before = _places([roi])
+    scene.RemoveNode(roi)
+    if kind == "turned":
+        move = np.eye(4)
+        move[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+        move[:3, 3] = (20, 0, 0)  # about (10, 10): a ball of voxels on itself
+        segmentation.SetAndObserveTransformNodeID(addTransform(scene, move).GetID())
+        segmentation.HardenTransform()
+        before = np.array([sorted(map(tuple, (box @ move[:3, :3].T + move[:3, 3]).round(2))) for box in before])
+    else:
+        _specifyGeometry(segmentation, 2, volume)
+    assert np.allclose(_places(boxtags.restoreFromTag(segmentation, "ball")), before, atol=0.02)

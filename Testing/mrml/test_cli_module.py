@@ -157,6 +157,8 @@ def test_a_colour_picture(model) -> None:
     output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
     node = model.run(inputVolume=volume, roi=roi, outputSegmentation=output, modality="Endoscopy")
     assert node.GetStatusString() == "Completed", node.GetErrorText()
+    assert "pixels, confidence" in node.GetOutputText() and " ml" not in node.GetOutputText()
+    assert float(node.GetParameterAsString("volumeMl")) == 0 and int(node.GetParameterAsString("voxels")) > 100
     found, truth = _labels(output) > 0, picture[..., 0] > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
 

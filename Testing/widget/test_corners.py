@@ -10,7 +10,7 @@ import slicer
 from editing import Editor, blobs
 from nodes import HandTimer, addRoi, addSegmentation, addTransform, addVolume, brightSegmenter, grid, labelmaps
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
-from QMedSAMSegmentLib import boxes, keys, volumes
+from QMedSAMSegmentLib import boxes, grids, keys, volumes
 from QMedSAMSegmentLib.geometry import ijkToWorld
 from QMedSAMSegmentLib.preview import FRESH, STALE
 from QMedSAMSegmentLib.worker import Job
@@ -451,3 +451,37 @@ def test_an_image_that_changes_while_it_is_copied_is_not_segmented(editor, monke
     editor.volume.GetImageData().GetPointData().GetScalars().Modified()  # nobody is told
     HandTimer.last.callback()
     assert not pending and "image changed" in editor.status and not editor.effect.session.running
+
+
+def test_the_scene_is_walked_as_often_for_forty_boxes_as_for_two(editor, monkeypatch) -> None:
+    """A hundred segments stay usable: no list of the panel looks through the scene once for each of them."""
+    walks: list = []
+    original = boxes._rois
+    monkeypatch.setattr(boxes, "_rois", lambda scene: walks.append(1) or original(scene))
+
+    def update() -> int:
+        walks.clear()
+        editor.effect.updateGUIFromMRML()
+        return len(walks)
+
+    few, inner = update(), editor.segmentation.GetSegmentation()
+    for n in range(40):
+        inner.AddEmptySegment(f"s{n}", f"s{n}")
+        inner.GetSegment(f"s{n}").SetTag("QMedSAM.Boxes", "0 0 0 1 0 0 0 1 0 0 0 1")
+        boxes.bind(addRoi(editor.scene, editor.rois[0].GetCenterWorld(), np.eye(3) * 4), editor.segmentation, f"s{n}")
+    assert update() == few and editor.ui.boxesTable.rowCount == 42
+
+
+def test_without_masking_a_write_does_not_look_at_the_rest_of_the_labelmap(editor, monkeypatch) -> None:
+    """A hundred segments share one labelmap as large as the image: to cover it for each of them takes minutes."""
+    looked: list = []
+    original = grids.coveringSegment
+    monkeypatch.setattr("QMedSAMSegmentLib.runs.coveringSegment", lambda *a: looked.append(1) or original(*a))
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert not looked and all(np.array_equal(editor.mask(s), t) for s, t in zip(("first", "second"), editor.truths))
+    editor.node.SetSourceVolumeIntensityMask(True)
+    editor.node.SetSourceVolumeIntensityMaskRange(0, 255)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    assert len(looked) == 2

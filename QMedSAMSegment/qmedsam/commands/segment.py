@@ -93,7 +93,8 @@ def segment(
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(objects, flat=image.array_kji.shape[0] == 1)
+    flat = image.array_kji.shape[0] == 1  # a picture has no thickness, and no millilitres
+    print_objects(objects, flat=flat)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if result.strategy in ("propagate", "vote"):
@@ -119,7 +120,9 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [{key: getattr(o, key) for key in _REPORTED} for o in result.objects],
+            "objects": [
+                {key: None if flat and key == "volume_ml" else getattr(o, key) for key in _REPORTED} for o in result.objects
+            ],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
