@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import QMedSAMError
 from ..geometry import Box, Volume
 from ..intensity import parse_window
+from ..painting import ObjectResult
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -120,9 +121,7 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [
-                {key: None if flat and key == "volume_ml" else getattr(o, key) for key in _REPORTED} for o in result.objects
-            ],
+            "objects": [_reported(one, flat) for one in result.objects],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -130,6 +129,11 @@ def segment(
         draw(png, image, result, segments, prompts, chosen, volume.name)
     if result.errors:
         raise typer.Exit(1)
+
+
+def _reported(one: ObjectResult, flat: bool) -> Dict[str, Any]:
+    values = {key: getattr(one, key) for key in _REPORTED}
+    return {**values, "volume_ml": None} if flat else values
 
 
 def _write_agreement(path: Path, image: Volume, result) -> None:
