@@ -151,8 +151,7 @@ def _require(node: Any, kind: str, role: str) -> None:
         QMedSAMError: it is not a node of this kind, or not in a scene.
     """
     if not hasattr(node, "IsA") or not node.IsA(kind):
-        hint = f"slicer.util.getNode('{node}')" if isinstance(node, str) else "slicer.util.getNode('its name')"
-        raise QMedSAMError(f"The {role} is {_kind(node)}, not a {kind}.", f"Give the node: {hint}.")
+        raise QMedSAMError(f"The {role} is {_kind(node)}, not a {kind}.", "Give the node itself, not its name or its ID.")
     if node.GetScene() is None:
         raise QMedSAMError(f"The {role} is not in a scene.", "Load it, or add its node to slicer.mrmlScene.")
 
