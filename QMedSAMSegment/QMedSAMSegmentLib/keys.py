@@ -6,6 +6,7 @@ Two shortcuts of one key in one window are ambiguous to Qt, and neither works: a
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any, List, Optional
 
 #: Keys that neither the editor nor the slice views use, and the effect's method that each calls.
@@ -20,6 +21,8 @@ def take(effect: Any) -> None:
     import qt
     import slicer
 
+    from .signals import connected
+
     leave(effect)
     _users.append(weakref.ref(effect))
     mainWindow = slicer.util.mainWindow()
@@ -28,7 +31,7 @@ def take(effect: Any) -> None:
     for key, method in KEYS:
         shortcut = qt.QShortcut(mainWindow)
         shortcut.setKey(qt.QKeySequence(key))
-        shortcut.connect("activated()", lambda method=method: _pressed(method))
+        connected(shortcut, "activated()", partial(_pressed, method))
         _shortcuts.append(shortcut)
 
 

@@ -110,7 +110,7 @@ class Run:
         # world: the two may be moved together.
         self._toNode = ijkToSegmentation(ijkToWorld(volumeNode), segmentationNode)
         self._voxels = VoxelCopy(volumeNode) if copy else None
-        volume = self._voxels.volume if self._voxels is not None else volumeFromNode(volumeNode, copy=False)
+        volume = self._voxels.volume if self._voxels is not None else volumeFromNode(volumeNode)
         window = windowOf(volumeNode) if settings.window == "displayed" else None
         self._boxes: Dict[int, Box] = {}  # by number of the prompt, from 1
         self._failed: Dict[int, QMedSAMError] = {}

@@ -38,7 +38,7 @@ class SceneEvents:
         watched = [
             (self._effect.scriptedEffect.parameterSetNode(), (vtk.vtkCommand.ModifiedEvent,)),
             (self._effect.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified, moved)),
-            (self._effect.volumeNode, (moved,)),
+            (self._effect.volumeNode, (moved, slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent)),  # it may be used as displayed
         ]
         for node, events in watched:
             for event in events if node is not None else ():

@@ -14,23 +14,27 @@ from .geometry import ijkToWorld
 PIECE = 8 * 2**20
 
 
-def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
+def volumeFromNode(volumeNode: Any) -> Volume:
     """The image of a volume node, placed in the world; what is shown of a sequence is its current frame.
 
     Args:
         volumeNode: grey or RGB(A), one slice or many, under no or a linear transform.
-        copy: take the voxels along, so that another thread may read them while the scene changes.
 
     Returns:
-        Voxels ``(k, j, i)`` or ``(k, j, i, 3)``, ``ijk_to_ras`` to world RAS, the modality where the scene knows it.
+        The scene's own voxels, which change with it (:class:`VoxelCopy` takes them along), ``(k, j, i)`` or ``(k, j, i, 3)``;
+        ``ijk_to_ras`` to world RAS; the modality where the scene knows it.
 
     Raises:
         QMedSAMError: no image, a non-linear transform, or components that are not grey or RGB.
     """
+    return Volume(_voxelsOf(volumeNode), ijkToWorld(volumeNode), modalityOf(volumeNode), volumeNode.GetName() or "")
+
+
+def _voxelsOf(volumeNode: Any) -> np.ndarray:
+    """The scene's own voxels, grey or RGB; see :func:`volumeFromNode`."""
     import slicer
 
     imageOf(volumeNode)
-    matrix = ijkToWorld(volumeNode)
     array = slicer.util.arrayFromVolume(volumeNode)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
@@ -41,7 +45,7 @@ def volumeFromNode(volumeNode: Any, copy: bool = True) -> Volume:
             f"The volume '{volumeNode.GetName()}' has {array.shape[-1]} components of the type {array.dtype}.",
             "Use a grey image or RGB of 8 bits per channel; the module Vector to Scalar Volume extracts a component.",
         )
-    return Volume(array.copy() if copy else array, matrix, modalityOf(volumeNode), volumeNode.GetName() or "")
+    return array
 
 
 class VoxelCopy:
@@ -58,7 +62,7 @@ class VoxelCopy:
     """
 
     def __init__(self, volumeNode: Any) -> None:
-        shared = volumeFromNode(volumeNode, copy=False)
+        shared = volumeFromNode(volumeNode)
         self._node, self._state, self._next = volumeNode, voxelState(volumeNode), 0
         array = np.empty(shared.array_kji.shape, shared.array_kji.dtype)
         self._rows = max(1, PIECE // max(array[0].nbytes, 1))
@@ -74,7 +78,7 @@ class VoxelCopy:
             raise QMedSAMError("The image changed before the run had its voxels.", "Nothing was written; start again.")
         array, stop = self.volume.array_kji, self._next + self._rows
         # Asked for anew each time: nothing of the scene's memory is held between two pieces.
-        array[self._next : stop] = volumeFromNode(self._node, copy=False).array_kji[self._next : stop]
+        array[self._next : stop] = _voxelsOf(self._node)[self._next : stop]
         self._next = stop
         return stop >= len(array)
 

@@ -73,14 +73,6 @@ def test_nothing_to_segment_is_refused_with_a_sentence(scene) -> None:
         volumeFromNode(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
 
 
-def test_the_copy_is_independent_of_the_scene(scene) -> None:
-    node = addVolume(scene, GREY, grid())
-    kept, shared = volumeFromNode(node), volumeFromNode(node, copy=False)
-    slicer.util.arrayFromVolume(node)[:] = 7
-    assert (shared.array_kji == 7).all()
-    assert np.array_equal(kept.array_kji, GREY)
-
-
 def test_modality_comes_from_the_hierarchy_the_database_or_the_unit(scene, monkeypatch) -> None:
     node = addVolume(scene, GREY, grid())
     assert modalityOf(node) == ""
@@ -132,11 +124,11 @@ def test_voxels_are_copied_in_pieces(scene, monkeypatch) -> None:
         monkeypatch.setattr(volumes, "PIECE", 2 * copying.volume.array_kji[0].nbytes)
         copying = volumes.VoxelCopy(node)
         assert [copying.step() for _ in range(3)] == [False, False, True]
-        whole = volumeFromNode(node)
-        assert np.array_equal(copying.volume.array_kji, whole.array_kji)
-        assert np.allclose(copying.volume.ijk_to_ras, whole.ijk_to_ras)
+        shared = volumeFromNode(node)
+        assert np.allclose(copying.volume.ijk_to_ras, shared.ijk_to_ras)
         slicer.util.arrayFromVolume(node)[:] = 7
-        assert np.array_equal(copying.volume.array_kji, whole.array_kji)
+        assert (shared.array_kji == 7).all()  # the scene's own, the copy is not
+        assert np.array_equal(copying.volume.array_kji, array[..., :3] if array.ndim == 4 else array)
 
 
 @pytest.mark.parametrize("change", ["voxels", "image", "gone"])

@@ -187,6 +187,22 @@ def test_a_preview_that_is_out_of_date_says_so(editor, change) -> None:
     assert not editor.effect.session.preview.shown
 
 
+def test_a_preview_as_displayed_is_out_of_date_with_another_window(editor) -> None:
+    editor.volume.CreateDefaultDisplayNodes()
+    display = editor.volume.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevel(255, 127)
+    editor.effect.updateGUIFromMRML()
+    for window, stale in (("auto", False), ("displayed", True)):
+        display.SetWindowLevel(255, 127)
+        editor.scripted.setParameter("window", window)
+        editor.rest()
+        _preview(editor)
+        display.SetWindowLevel(100, 50)
+        editor.rest()
+        assert _dimmed(editor) == stale and ("out of date" in editor.status) == stale
+
+
 def test_a_preview_is_up_to_date_again_when_the_change_is_taken_back(editor) -> None:
     _preview(editor)
     said, place = editor.status, np.array(editor.rois[0].GetCenterWorld())
