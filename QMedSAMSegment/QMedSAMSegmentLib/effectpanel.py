@@ -247,7 +247,9 @@ class EffectPanel:
         source = _sourceText(run.volumeNode)
         if source:
             head += " " + _("Voxels{source}.").format(source=source)
-        self._finished = "\n".join([head, *found, *result.messages])
+        # What a hundred objects have must not push out of sight what has to be known of one.
+        lines = [*found, *result.messages] if len(found) < LINES else [*result.messages, *found]
+        self._finished = "\n".join([head, *lines])
         self.say(self._finished)
         self.effect.updateGUIFromMRML()  # the estimate is better now
 

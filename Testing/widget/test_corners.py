@@ -501,3 +501,16 @@ def test_without_masking_a_write_does_not_look_at_the_rest_of_the_labelmap(edito
     editor.ui.applyAllButton.click()
     editor.finish()
     assert len(looked) == 2
+
+
+def test_of_many_objects_what_has_to_be_known_comes_first(editor) -> None:
+    for n in range(6):
+        editor.segmentation.GetSegmentation().AddEmptySegment(f"s{n}", f"s{n}")
+        boxes.bind(addRoi(editor.scene, editor.rois[0].GetCenterWorld(), np.eye(3) * 4, f"box {n}"), editor.segmentation, f"s{n}")
+    editor.rois[1].SetCenterWorld(5000, 0, 0)
+    editor.ui.applyAllButton.click()
+    editor.finish()
+    lines = editor.status.split("\n")
+    named = next(n for n, line in enumerate(lines) if "'roi 1' lies outside" in line)
+    found = [n for n, line in enumerate(lines) if "confidence" in line]
+    assert "Applied" in lines[0] and len(found) == 7 and 0 < named < min(found)
