@@ -324,7 +324,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         former, self._boxesOf = self._boxesOf, segmentationNode
         if former is segmentationNode:
             return
-        if former is not None and former.GetScene() is not None and not keys.inUse(self, former):
+        scene = former.GetScene() if former is not None else None
+        if scene is not None and not scene.IsClosing() and not keys.inUse(self, former):
             hideBoxes(former)
         if segmentationNode is not None:
             showBoxes(segmentationNode)

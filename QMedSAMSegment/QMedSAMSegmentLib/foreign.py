@@ -40,8 +40,9 @@ def candidates(scene: Any, volumeNode: Any) -> List[Candidate]:
         In the order of the scene. Not taken without being named: what another node uses (a crop, volume rendering), what is
         not shown, what does not meet the volume.
     """
-    users = _users(scene)
-    return [Candidate(roi, _objection(roi, volumeNode, users.get(roi.GetID()))) for roi in freeRois(scene)]
+    free = freeRois(scene)
+    users = _users(scene) if free else {}  # looks at every reference in the scene
+    return [Candidate(roi, _objection(roi, volumeNode, users.get(roi.GetID()))) for roi in free]
 
 
 def adopt(roiNode: Any, segmentationNode: Any, segmentId: str) -> Any:
