@@ -224,8 +224,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
         run = Run(self.volumeNode, self.segmentationNode, self.prompts(), self.settings, copy=False)
-        run.compute(self.logic.segmenter(self.settings.model))
-        run.write(EffectWriter(self.scriptedEffect))
+        result = run.compute(self.logic.segmenter(self.settings.model))
+        written = run.write(EffectWriter(self.scriptedEffect))
+        self.panel.finished(run, result, applied=written)
 
     def _start(self, everything: bool, apply: bool) -> None:
         # Keys and released handles come at any time: they must not throw away what is about to be applied.

@@ -491,6 +491,7 @@ def test_for_scripts_on_apply_returns_when_it_is_done(editor) -> None:
     assert slicer.util.mainWindow() is None
     editor.effect.onApply()
     assert np.array_equal(editor.mask("first"), editor.truths[0]) and editor.scripted.undoSaves == 1
+    assert "Applied" in editor.status and "roi 0: " in editor.status
 
 
 def test_masking_of_the_editor_is_respected(editor) -> None:
