@@ -6,8 +6,7 @@ Two shortcuts of one key in one window are ambiguous to Qt, and neither works: a
 from __future__ import annotations
 
 import weakref
-from functools import partial
-from typing import Any, List, Optional
+from typing import Any, Callable, List, Optional
 
 #: Keys that neither the editor nor the slice views use, and the effect's method that each calls.
 KEYS = (("Shift+B", "onAddBox"), ("Shift+P", "onPreview"), ("Shift+A", "onApplyClicked"))
@@ -31,7 +30,7 @@ def take(effect: Any) -> None:
     for key, method in KEYS:
         shortcut = qt.QShortcut(mainWindow)
         shortcut.setKey(qt.QKeySequence(key))
-        connected(shortcut, "activated()", partial(_pressed, method))
+        connected(shortcut, "activated()", _caller(method))
         _shortcuts.append(shortcut)
 
 
@@ -62,7 +61,10 @@ def current() -> Optional[Any]:
     return (seen or active or [None])[-1]
 
 
-def _pressed(method: str) -> None:
-    effect = current()
-    if effect is not None:
-        getattr(effect, method)()
+def _caller(method: str) -> Callable[[], None]:
+    def pressed() -> None:
+        effect = current()
+        if effect is not None:
+            getattr(effect, method)()
+
+    return pressed
