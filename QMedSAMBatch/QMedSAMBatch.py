@@ -2,7 +2,7 @@
 """QMedSAM without a window: one image with its boxes, or a cohort. A command line module of 3D Slicer that plain Python runs too.
 
 ``QMedSAMBatch.xml`` is the only declaration of the parameters: Slicer makes its panel of it and this file its parser.
-Exit codes: 0 done, 1 cases of a cohort failed, 2 an error (one sentence on stderr), 130 stopped.
+Exit codes: 0 done, 1 boxes of the image or cases of the cohort failed, 2 an error (one sentence on stderr), 130 stopped.
 """
 
 from __future__ import annotations
@@ -180,8 +180,12 @@ def boxes_of(values: argparse.Namespace, volume: Any) -> List[Any]:
     return boxes if len(sources) == 1 else [replace(box, label=n) for n, box in enumerate(boxes, start=1)]
 
 
-def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any]:
-    """Segment the boxes of one image and write the segmentation."""
+def segment_one(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[str, Any], int]:
+    """Segment the boxes of one image and write the segmentation; what came out, and the exit code.
+
+    A box that cannot be segmented is named and the others are written: exit code 1. Not where Slicer asked (it alone wants a
+    return parameter file): it does not load what a module with an exit code has written, and gets the number in ``failed``.
+    """
     from qmedsam import QMedSAMError, Segmenter
     from qmedsam.files import Origin, check_targets, format_of, read_volume, write_segmentation
 
@@ -204,17 +208,23 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
         progress,
         options=options,
     )
-    segments = [(found.label, found.name, box.color) for found, box in zip(result.objects, boxes)]
+    segments = [(found.label, found.name, box.color) for found, box in zip(result.objects, boxes) if not found.error]
     write_segmentation(output, result.labels_kji, volume, segments, Origin(values.inputVolume, None, result.model))
     for message in result.messages:
         progress.say(f"Note: {message}")
-    for found in result.objects:
-        progress.say(f"{found.name}: {found.voxels} voxels, {found.volume_ml:.2f} ml, confidence {found.confidence:.2f}")
-    return {
-        "objects": len(result.objects),
-        "voxels": sum(found.voxels for found in result.objects),
-        "volumeMl": sum(found.volume_ml for found in result.objects),
+    objects, flat = [found for found in result.objects if not found.error], volume.shape_ijk[2] == 1  # no thickness, no ml
+    for found in objects:
+        size = f"{found.voxels} pixels" if flat else f"{found.voxels} voxels, {found.volume_ml:.2f} ml"
+        progress.say(f"{found.name}: {size}, confidence {found.confidence:.2f}")
+    for text in result.errors:
+        sys.stderr.write(f"{text} The others were segmented.\n")
+    results = {
+        "objects": len(objects),
+        "voxels": sum(found.voxels for found in objects),
+        "volumeMl": 0.0 if flat else sum(found.volume_ml for found in objects),
+        "failed": len(result.errors),
     }
+    return results, int(bool(result.errors) and values.returnparameterfile is None)
 
 
 def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[str, Any], int]:
@@ -274,6 +284,7 @@ def segment_cohort(values: argparse.Namespace, progress: Progress) -> Tuple[Dict
         "objects": len(done),
         "voxels": sum(outcome.voxels or 0 for outcome in done),
         "volumeMl": sum(outcome.volume_ml or 0.0 for outcome in done),
+        "failed": len(result.failed),
     }
     return found, result.exit_code
 
@@ -295,7 +306,7 @@ def run(values: argparse.Namespace) -> int:
     """
     with Progress() as progress:
         if values.inputVolume is not None:  # a panel hands over folders that nobody chose: the image goes before
-            results, code = segment_one(values, progress), 0
+            results, code = segment_one(values, progress)
         else:
             results, code = segment_cohort(values, progress)
         if values.returnparameterfile is not None:

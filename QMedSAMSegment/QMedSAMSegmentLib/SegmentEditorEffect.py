@@ -12,11 +12,13 @@ from qmedsam import QMedSAMError, Segmentation
 from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
 from slicer.i18n import tr as _
 
+from . import keys
 from .boxactions import BoxActions
-from .boxes import SEGMENT_ATTRIBUTE, boundRois
+from .boxes import SEGMENT_ATTRIBUTE, boundRois, updateColors
 from .boxtable import BoxTable
 from .effectpanel import EffectPanel
 from .effectwriter import EffectWriter
+from .foreign import hideBoxes, showBoxes
 from .installer import Installer
 from .logic import QMedSAMSegmentLogic
 from .questions import confirmed
@@ -45,11 +47,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.installer = Installer()
         self.observations = slicer.util.VTKObservationMixin()
         self.events = SceneEvents(self)
-        self.shortcuts: List[Any] = []
         self.active = False
         self.panel: Optional[EffectPanel] = None
         self.boxes: Optional[BoxActions] = None
         self._previewKey: Any = None
+        self._fresh = True  # what is shown is what an Apply would write
+        self._boxesOf: Any = None  # the segmentation whose boxes are in the views because of this effect
         self._applying = False
         self._lost = False
 
@@ -95,7 +98,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.chooseOnlyVolume()
         self.scriptedEffect.showEffectCursorInSliceView = False
         self.events.observeScene()
-        self._installShortcuts()
+        keys.take(self)
         self.panel.fillModels()
         self.updateGUIFromMRML()
         if self._lost:
@@ -108,10 +111,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if self.boxes is not None:
             self.boxes.endPlacing()
         self.observations.removeObservers()
-        for shortcut in self.shortcuts:
-            shortcut.setParent(None)
-            shortcut.deleteLater()
-        self.shortcuts = []
+        keys.leave(self)
+        self._showBoxesOf(None)
 
     def cleanup(self) -> None:
         self.deactivate()
@@ -127,17 +128,34 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return False
 
     def sourceVolumeNodeChanged(self) -> None:
-        self.drop()
+        self.drop()  # says so where the volume has been deleted: the editor tells of that before the scene does
         self.updateGUIFromMRML()
+
+    def referenceGeometryChanged(self) -> None:
+        if self.panel is not None and self.active:
+            self.panel.updateSoon()
+
+    def layoutChanged(self) -> None:
+        self.session.preview.suitLayout()
 
     def updateGUIFromMRML(self) -> None:
         if self.panel is None or slicer.mrmlScene.IsClosing():
             return
+        updateColors(slicer.mrmlScene)
+        if self.active:
+            self._showBoxesOf(self.segmentationNode)
         self.table.fill(self.segmentationNode, self.volumeNode, self.segmentId)
         if self.active:
             self.boxes.observe(self.table.rois)
             self.events.observeEdited()
+            self._checkShown()
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
+
+    def rested(self) -> None:
+        """Nothing has changed for a short while."""
+        self.updateGUIFromMRML()
+        if self.active:
+            self.boxes.rested()
 
     def updateMRMLFromGUI(self) -> None:
         self.panel.writeParameters()
@@ -167,7 +185,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     @property
     def settings(self) -> Settings:
-        return Settings(**{name: self.scriptedEffect.parameter(name) for name in Settings.names()})
+        return Settings.of({name: self.scriptedEffect.parameter(name) for name in Settings.names()})
 
     def prompts(self, everything: bool = False) -> List[Prompt]:
         """Boxes of the selected segment, or of all segments, without those that are not placed."""
@@ -176,6 +194,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return [Prompt(roi, roi.GetAttribute(SEGMENT_ATTRIBUTE)) for roi in placed]
 
     # Runs
+
+    def onAddBox(self) -> None:
+        self.boxes.add()
 
     def onPreview(self) -> None:
         """Compute the boxes of the selected segment and show what they find; nothing is changed."""
@@ -203,8 +224,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
         run = Run(self.volumeNode, self.segmentationNode, self.prompts(), self.settings, copy=False)
-        run.compute(self.logic.segmenter(self.settings.model))
-        run.write(EffectWriter(self.scriptedEffect))
+        result = run.compute(self.logic.segmenter(self.settings.model))
+        written = run.write(EffectWriter(self.scriptedEffect))
+        self.panel.finished(run, result, applied=written)
 
     def _start(self, everything: bool, apply: bool) -> None:
         # Keys and released handles come at any time: they must not throw away what is about to be applied.
@@ -253,6 +275,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _previewed(self, run: Run, result: Segmentation) -> None:
         self.session.show(run)
+        self._fresh = True
         self.panel.finished(run, result, applied=False)
 
     def _applied(self, run: Run, result: Segmentation) -> None:
@@ -270,29 +293,46 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     # Helpers
 
-    def drop(self) -> None:
-        """Whatever runs or is shown is about something that is no longer edited."""
-        lost = self.session.running and self._applying
+    def drop(self, why: str = "") -> None:
+        """Whatever runs or is shown is about something that is no longer edited; says why, where nothing better is to be said."""
+        running, shown, gone = self.session.running, self.session.shown, self.session.lost
         self.session.close()
-        if self.panel is not None:
-            self.panel.idle()
-        if lost:
+        if self.panel is None or (self.active and not (running or shown)):
+            return  # what the panel says is of something else
+        self.panel.idle()
+        if why or gone:
+            self.panel.say(why or _("The image or the segmentation of this run is gone."))
+        elif running and self._applying:
             self._lost = not self.active  # nobody sees the panel now
             self._sayLost()
 
+    def _checkShown(self) -> None:
+        """A preview that is not what an Apply would write is dimmed, and said to be out of date, until it is again."""
+        shown = self.session.shown
+        if shown is None:
+            return
+        try:
+            fresh = self._shows(shown, everything=False)
+        except QMedSAMError:  # no image, a transform that bends: an Apply will say it
+            fresh = False
+        if fresh != self._fresh:
+            self._fresh = fresh
+            self.session.preview.dim(not fresh)
+            self.panel.outdated(not fresh)
+
+    def _showBoxesOf(self, segmentationNode: Any) -> None:
+        """Boxes are in the views while they are used: in Paint, in other modules, in another segmentation they would cover it."""
+        former, self._boxesOf = self._boxesOf, segmentationNode
+        if former is segmentationNode:
+            return
+        scene = former.GetScene() if former is not None else None
+        if scene is not None and not scene.IsClosing() and not keys.inUse(self, former):
+            hideBoxes(former)
+        if segmentationNode is not None:
+            showBoxes(segmentationNode)
+
     def _sayLost(self) -> None:
         self.panel.say(_("The run was stopped before it was applied; nothing was written. Apply starts it again."))
-
-    def _installShortcuts(self) -> None:
-        """Keys that neither the editor nor the slice views use; only while the effect is active."""
-        mainWindow = slicer.util.mainWindow()
-        if mainWindow is None:
-            return
-        for key, method in (("Shift+B", self.boxes.add), ("Shift+P", self.onPreview), ("Shift+A", self.onApplyClicked)):
-            shortcut = qt.QShortcut(mainWindow)
-            shortcut.setKey(qt.QKeySequence(key))
-            shortcut.connect("activated()", method)
-            self.shortcuts.append(shortcut)
 
 
 def _resources() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Dict, Sequence
 
 import slicer
 import vtk
@@ -10,7 +10,9 @@ from qmedsam import QMedSAMError
 from slicer.i18n import tr as _
 
 from . import boxes
-from .boxtags import restorableSegments, restoreFromTag
+from .boxtags import restoreBoxes
+from .foreign import adopt, candidates
+from .geometry import arrayFromMatrix
 from .runs import DEFAULT_COLOR
 from .segments import maskOf
 
@@ -29,6 +31,9 @@ class BoxActions:
         self._effect = effect
         self.placing: Any = None
         self._firstCorner: Any = None
+        self._held = False
+        self._changed: Any = None  # a box since the last rest
+        self._places: Dict[str, Any] = {}  # of boxes, when they were last let go
 
     def add(self) -> None:
         """A new box for the selected segment, else for a new one, to be placed with two clicks."""
@@ -41,19 +46,24 @@ class BoxActions:
             # Not the logic's StartPlaceMode: it sets what is placed back to control points.
             _interactionNode().SwitchToSinglePlaceMode()
             self.placing = roiNode  # not before: the switch may pass through the arrow, which gives a box up
-            self._effect.panel.say(_("Click two opposite corners of the object in a slice view."))
+            if boxes.onlyViewsIn3D(slicer.mrmlScene):
+                self._effect.panel.say(_("This layout has no slice view: choose one that has, then click two opposite corners."))
+            else:
+                self._effect.panel.say(_("Click two opposite corners of the object in a slice view."))
 
     def useAllRois(self) -> None:
-        """Every free ROI of the scene becomes the box of a new segment of its name and colour."""
+        """Every ROI of the scene that is meant as a box becomes that of a new segment of its name and colour."""
         with self._effect.panel.mendable():
             if self._effect.segmentationNode is None:
                 raise QMedSAMError(_("There is no segmentation."), _("Choose one, or make a new one, above."))
             segmentation, made = self._effect.segmentationNode.GetSegmentation(), []
             self._effect.scriptedEffect.saveStateForUndo()
-            for roiNode in boxes.freeRois(slicer.mrmlScene):
+            for roiNode, objection in candidates(slicer.mrmlScene, self._effect.volumeNode):
+                if objection:
+                    continue
                 color = roiNode.GetDisplayNode().GetSelectedColor() if roiNode.GetDisplayNode() else DEFAULT_COLOR
                 made.append(segmentation.AddEmptySegment("", roiNode.GetName(), color))
-                boxes.bind(roiNode, self._effect.segmentationNode, made[-1])
+                adopt(roiNode, self._effect.segmentationNode, made[-1])
             if made and segmentation.GetSegment(self._effect.segmentId) is None:
                 self._select(made[0])
             self._made()
@@ -61,7 +71,7 @@ class BoxActions:
     def useRoi(self, roiId: str) -> None:
         """An ROI of the scene becomes the box of the selected segment, else of a new one."""
         with self._effect.panel.mendable():
-            boxes.bind(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._segment())
+            adopt(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._segment())
             self._made()
 
     def fit(self) -> None:
@@ -104,9 +114,10 @@ class BoxActions:
     def restore(self) -> None:
         """Make the boxes again that segments carry in their tags."""
         with self._effect.panel.mendable():
-            for segmentId in restorableSegments(self._effect.segmentationNode):
-                restoreFromTag(self._effect.segmentationNode, segmentId)
+            _rois, problems = restoreBoxes(self._effect.segmentationNode)
             self._made()
+            if problems:
+                self._effect.panel.say("\n".join(problems))
 
     def showHandles(self, shown: bool) -> None:
         """Show or hide the handles of every box of the segmentation."""
@@ -140,16 +151,31 @@ class BoxActions:
             self.endPlacing()
             self._effect.panel.say(_("No box was placed."))
 
+    def grasped(self, roiNode: Any, event: Any) -> None:
+        """A handle is held."""
+        self._held = True
+
     def released(self, roiNode: Any, event: Any) -> None:
         """A box was let go: the time to preview it, if that is wanted; its segment becomes the selected one."""
+        self._held = False
+        self._places[roiNode.GetID()] = _place(roiNode)
         bound = boxes.boundSegmentId(roiNode, self._effect.segmentationNode) is not None
         if self._effect.scriptedEffect.integerParameter("autoUpdate") and bound and roiNode is not self.placing:
             self.chosen(roiNode)
             self._effect.onPreview()
 
     def modified(self, roiNode: Any, event: Any) -> None:
-        """A box is being pulled: sizes are shown anew when it rests."""
+        """A box is being pulled, or was changed by numbers or by a script: sizes are shown anew when it rests."""
+        self._changed = roiNode
         self._effect.panel.updateSoon()
+
+    def rested(self) -> None:
+        """A box that was changed by no handle is at rest: as if it had been let go."""
+        roiNode, self._changed = self._changed, None
+        if roiNode is None or self._held or roiNode.GetScene() is None:
+            return
+        if self._places.get(roiNode.GetID()) not in (None, _place(roiNode)):
+            self.released(roiNode, None)
 
     def _made(self) -> None:
         self._effect.updateGUIFromMRML()
@@ -186,15 +212,19 @@ class BoxActions:
         """Follow boxes until the effect is left."""
         for roiNode in rois:
             for event, method in (
+                (roiNode.PointStartInteractionEvent, self.grasped),
                 (roiNode.PointEndInteractionEvent, self.released),
+                (roiNode.TransformModifiedEvent, self.modified),
                 (vtk.vtkCommand.ModifiedEvent, self.modified),
             ):
+                self._places.setdefault(roiNode.GetID(), _place(roiNode))
                 if not self._effect.observations.hasObserver(roiNode, event, method):
                     self._effect.observations.addObserver(roiNode, event, method)
 
     def endPlacing(self) -> None:
         """Stop waiting for clicks; a box that has none goes."""
         roiNode, self.placing, self._firstCorner = self.placing, None, None
+        self._held, self._changed = False, None
         if roiNode is None or roiNode.GetScene() is None:
             return
         self._effect.observations.removeObserver(roiNode, roiNode.PointPositionDefinedEvent, self.placed)
@@ -202,6 +232,10 @@ class BoxActions:
             slicer.mrmlScene.RemoveNode(roiNode)
             if _interactionNode() is not None:
                 _interactionNode().SwitchToViewTransformMode()
+
+
+def _place(roiNode: Any) -> Any:
+    return arrayFromMatrix(roiNode.GetObjectToWorldMatrix()).round(4).tolist(), [round(length, 4) for length in roiNode.GetSize()]
 
 
 def _interactionNode() -> Any:

@@ -5,7 +5,7 @@ A box belongs to a segment by a node reference and an attribute, never by its na
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Set
 
 import numpy as np
 from qmedsam import Box, QMedSAMError
@@ -16,6 +16,8 @@ from .volumes import imageOf
 #: Reference role and attribute by which an ROI belongs to a segment.
 SEGMENTATION_ROLE = "QMedSAM.Segmentation"
 SEGMENT_ATTRIBUTE = "QMedSAM.SegmentID"
+#: Attribute: how an ROI looked before it was bound (two colours, handles), given back when its segment goes.
+FORMER_LOOK = "QMedSAM.FormerLook"
 #: Room around a segment when a box is fitted to it, as a share of its size; what the models were trained with.
 FIT_MARGIN = 0.05
 
@@ -94,13 +96,29 @@ def bind(roiNode: Any, segmentationNode: Any, segmentId: str) -> None:
 
 
 def updateColor(roiNode: Any) -> None:
-    """Take over the colour of the segment that the ROI is bound to."""
-    segment = _boundSegment(roiNode)
-    display = roiNode.GetDisplayNode()
-    if segment is None or display is None:
+    """Take over the colour of the segment that the ROI is bound to; the former look comes back when that segment is gone."""
+    segment, display = _boundSegment(roiNode), roiNode.GetDisplayNode()
+    if display is None or not roiNode.GetAttribute(SEGMENT_ATTRIBUTE):
         return
-    display.SetSelectedColor(segment.GetColor())
-    display.SetColor(segment.GetColor())
+    former = roiNode.GetAttribute(FORMER_LOOK)
+    if segment is not None:
+        if not former:
+            look = [*display.GetSelectedColor(), *display.GetColor(), display.GetHandlesInteractive()]
+            roiNode.SetAttribute(FORMER_LOOK, " ".join(f"{value:.6g}" for value in look))
+        display.SetSelectedColor(segment.GetColor())
+        display.SetColor(segment.GetColor())
+    elif former:
+        look = [float(value) for value in former.split()]
+        display.SetSelectedColor(look[:3])
+        display.SetColor(look[3:6])
+        display.SetHandlesInteractive(bool(look[6]))
+        roiNode.RemoveAttribute(FORMER_LOOK)
+
+
+def updateColors(scene: Any) -> None:
+    """:func:`updateColor` for every ROI, after segments came, went or got another colour."""
+    for roiNode in _rois(scene):
+        updateColor(roiNode)
 
 
 def boundSegmentId(roiNode: Any, segmentationNode: Any) -> Optional[str]:
@@ -117,18 +135,27 @@ def boundRois(segmentationNode: Any, segmentId: Optional[str] = None) -> List[An
     return [node for node, bondId in bound if bondId is not None and segmentId in (None, bondId)]
 
 
+def boundSegmentIds(segmentationNode: Any) -> Set[str]:
+    """Segments of a segmentation that have a box."""
+    return {roiNode.GetAttribute(SEGMENT_ATTRIBUTE) for roiNode in boundRois(segmentationNode)}
+
+
 def freeRois(scene: Any) -> List[Any]:
     """Placed ROI nodes that belong to no segment yet, as they come with a file or from the Markups module.
 
-    Without those that another module hides from choosers for its own use.
+    Without those that another module hides from choosers for its own use. Not each of them is meant as a box: see
+    :func:`~QMedSAMSegmentLib.foreign.candidates`.
     """
     free = [node for node in _rois(scene) if _boundSegment(node) is None and not node.GetHideFromEditors()]
     return [node for node in free if max(node.GetSize()) > 0]
 
 
 def _rois(scene: Any) -> List[Any]:
-    count = scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") if scene is not None else 0
-    return [scene.GetNthNodeByClass(n, "vtkMRMLMarkupsROINode") for n in range(count)]
+    if scene is None:
+        return []
+    found = scene.GetNodesByClass("vtkMRMLMarkupsROINode")  # once: asking for the n-th walks over the scene each time
+    found.UnRegister(None)
+    return [found.GetItemAsObject(n) for n in range(found.GetNumberOfItems())]
 
 
 def duplicate(roiNode: Any) -> Any:
@@ -189,6 +216,13 @@ def squareToView(roiNode: Any, cornerWorld: Sequence[float], volumeNode: Any) ->
         setRoi(roiNode, center, axes * half)
         return True
     return False
+
+
+def onlyViewsIn3D(scene: Any) -> bool:
+    """Whether the layout shows no slice view; not where there is none at all, as without a window."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
+    return bool(nodes) and not any(node.IsMappedInLayout() for node in nodes)
 
 
 def shownSlice(volumeNode: Any) -> Optional[int]:

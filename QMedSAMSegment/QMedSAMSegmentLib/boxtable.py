@@ -27,6 +27,7 @@ class BoxTable:
 
         self._table, self._chosen = table, chosen
         self.rois: List[Any] = []
+        self.slices = 0  # in all boxes
         header = table.horizontalHeader()
         header.setSectionResizeMode(SEGMENT, qt.QHeaderView.Stretch)
         for column in (SIZE, SLICES):
@@ -47,6 +48,8 @@ class BoxTable:
 
         previous = self.current
         self.rois = boundRois(segmentationNode)
+        slices = [_slices(roiNode, volumeNode) for roiNode in self.rois]
+        self.slices = sum(slices)
         wasBlocked = self._table.blockSignals(True)
         self._table.setRowCount(len(self.rois))
         for row, roiNode in enumerate(self.rois):
@@ -56,7 +59,7 @@ class BoxTable:
             name.setCheckState(qt.Qt.Checked if _visible(roiNode) else qt.Qt.Unchecked)
             name.setIcon(_swatch(segment.GetColor()))
             size = " x ".join(f"{length:.0f}" for length in roiNode.GetSize())
-            for column, item in enumerate((name, qt.QTableWidgetItem(size), qt.QTableWidgetItem(_slices(roiNode, volumeNode)))):
+            for column, item in enumerate((name, qt.QTableWidgetItem(size), qt.QTableWidgetItem(str(slices[row] or "-")))):
                 item.setToolTip(roiNode.GetName())
                 self._table.setItem(row, column, item)
         self._choose(previous, selectedSegmentId)
@@ -93,22 +96,14 @@ class BoxTable:
             self._chosen(self.current)
 
 
-def countSlices(roiNodes: Any, volumeNode: Any) -> int:
-    """Box-slices that a run over these boxes takes; boxes that are not placed yet do not count."""
-    total = 0
-    for roiNode in roiNodes:
-        try:
-            total += len(boxFromRoi(roiNode, volumeNode).slices(2, volumeNode.GetImageData().GetDimensions()[2]))
-        except QMedSAMError:
-            continue
-    return total
-
-
-def _slices(roiNode: Any, volumeNode: Any) -> str:
+def _slices(roiNode: Any, volumeNode: Any) -> int:
+    """Slices that a run over a box takes; none of one that is not placed yet, or without a volume."""
     if volumeNode is None or volumeNode.GetImageData() is None:
-        return ""
-    count = countSlices([roiNode], volumeNode)
-    return str(count) if count else "-"
+        return 0
+    try:
+        return len(boxFromRoi(roiNode, volumeNode).slices(2, volumeNode.GetImageData().GetDimensions()[2]))
+    except QMedSAMError:
+        return 0
 
 
 def _visible(roiNode: Any) -> bool:

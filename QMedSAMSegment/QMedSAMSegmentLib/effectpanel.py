@@ -11,14 +11,15 @@ import slicer
 from qmedsam import QMedSAMError, Segmentation
 from slicer.i18n import tr as _
 
-from .boxes import freeRois
-from .boxtable import BoxTable, countSlices
+from .boxtable import BoxTable
 from .boxtags import restorableSegments
+from .foreign import candidates
 from .questions import confirmed
 from .runs import Run
-from .settings import MODES, canVote, modalityChoices, modelChoices, strategyChoices
+from .settings import FRAMES, MODES, canVote, modalityChoices, modelChoices, strategyChoices, windowChoices
 from .signals import connected
 from .speed import durationText, estimateText, rememberedMsPerSlice, rememberMsPerSlice
+from .volumes import showsAnother
 from .worker import Job
 
 _log = logging.getLogger("QMedSAM")
@@ -51,6 +52,7 @@ class EffectPanel:
         self.widget, self.effect = widget, effect
         self.ui = slicer.util.childWidgetVariables(widget)
         self._installJob: Optional[Job] = None
+        self._finished = ""  # what was said of the run that is shown
         self._combos = {
             "modality": self.ui.modalityCombo,
             "window": self.ui.windowCombo,
@@ -61,10 +63,10 @@ class EffectPanel:
         }
         choices = {
             "modality": modalityChoices(),
-            "window": ["auto", "displayed"],
+            "window": windowChoices(),
             "strategy": strategyChoices(),
             "model": ["auto"],
-            "frame": ["auto", "roi", "slice"],
+            "frame": list(FRAMES),
             "mode": list(MODES),
         }
         for name, values in choices.items():
@@ -102,7 +104,7 @@ class EffectPanel:
         connected(ui.agreementCheck, "toggled(bool)", self.onParameterChanged)
         for combo in self._combos.values():
             connected(combo, "currentIndexChanged(int)", self.onParameterChanged)
-        connected(self._soon, "timeout()", effect.updateGUIFromMRML)
+        connected(self._soon, "timeout()", effect.rested)
 
     # Parameters
 
@@ -115,16 +117,18 @@ class EffectPanel:
             self.effect.boxes.useRoi(self.ui.roiCombo.itemData(index))
 
     def _fillRois(self) -> int:
-        """Offer the free boxes of the scene; how many there are."""
-        combo, free = self.ui.roiCombo, freeRois(slicer.mrmlScene)
+        """Offer the free ROIs of the scene, with a word on those that are not meant as boxes; how many others there are."""
+        combo, free = self.ui.roiCombo, candidates(slicer.mrmlScene, self.effect.volumeNode)
         wasBlocked = combo.blockSignals(True)
         combo.clear()
         combo.addItem(_("Use one ({count})...").format(count=len(free)), "")
-        for roiNode in free:
-            combo.addItem(roiNode.GetName(), roiNode.GetID())
+        for one in free:
+            combo.addItem(one.text, one.roiNode.GetID())
         combo.blockSignals(wasBlocked)
         self.ui.roiFrame.setVisible(bool(free))
-        return len(free)
+        usable = sum(not one.objection for one in free)
+        self.ui.useAllButton.setEnabled(usable > 0)
+        return usable
 
     def onParameterChanged(self, *unused: Any) -> None:
         self.effect.updateMRMLFromGUI()
@@ -183,8 +187,8 @@ class EffectPanel:
         return _("Add box, then click two opposite corners of the object.")
 
     def _estimate(self, table: BoxTable, volumeNode: Any) -> str:
-        slices = countSlices(table.rois, volumeNode) if volumeNode.GetImageData() else 0
-        text = _("{count} slices in all boxes").format(count=slices)
+        slices = table.slices
+        text = _("{count} slices in all boxes").format(count=slices) + _sourceText(volumeNode)
         perSlice = rememberedMsPerSlice()
         return f"{text}, {estimateText(slices * perSlice / 1000)}." if perSlice and slices else f"{text}."
 
@@ -224,7 +228,11 @@ class EffectPanel:
         self.ui.progressBar.setVisible(False)
         if not result.cancelled and run.slices:
             rememberMsPerSlice(1000 * result.seconds["total"] / run.slices)
-        found = [f"{one.name}: {one.volume_ml:.1f} ml, {_('confidence')} {one.confidence:.2f}" for one in result.objects]
+        found = [
+            f"{one.name}: {run.sizeText(one.voxels, one.volume_ml)}, {_('confidence')} {one.confidence:.2f}"
+            for one in result.objects
+            if not one.error
+        ]
         nothing = not any(one.voxels for one in result.objects)
         if result.cancelled and nothing:
             head, found = _("Stopped before anything was found; nothing was changed."), []
@@ -236,8 +244,18 @@ class EffectPanel:
             head = _("Applied in {time}.").format(time=durationText(result.seconds["total"]))
         else:
             head = _("Preview, {time}. Apply writes it, Cancel drops it.").format(time=durationText(result.seconds["total"]))
-        self.say("\n".join([head, *found, *result.messages]))
+        source = _sourceText(run.volumeNode)
+        if source:
+            head += " " + _("Voxels{source}.").format(source=source)
+        # What a hundred objects have must not push out of sight what has to be known of one.
+        lines = [*found, *result.messages] if len(found) < LINES else [*result.messages, *found]
+        self._finished = "\n".join([head, *lines])
+        self.say(self._finished)
         self.effect.updateGUIFromMRML()  # the estimate is better now
+
+    def outdated(self, outdated: bool) -> None:
+        """What is shown is not what an Apply would write any more, or it is again."""
+        self.say(_("The preview is out of date: Apply computes anew, Preview shows it.") if outdated else self._finished)
 
     def idle(self) -> None:
         """Nothing runs and nothing is shown any more."""
@@ -300,6 +318,13 @@ class EffectPanel:
     def _installEnded(self) -> None:
         self._installJob = None
         self.ui.installButton.setText(_("Install OpenVINO..."))
+
+
+def _sourceText(volumeNode: Any) -> str:
+    """Which volume is segmented, where the slice views show another one as well, as PET over CT."""
+    if not showsAnother(volumeNode):
+        return ""
+    return " " + _("of the source volume '{name}'").format(name=volumeNode.GetName())
 
 
 def _fill(combo: Any, values: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .segments import masksEdits
+
 
 class EffectWriter:
     """A :class:`~QMedSAMSegmentLib.segments.SegmentWriter` over ``qSlicerSegmentEditorScriptedEffect``: its masking, its undo."""
@@ -13,6 +15,10 @@ class EffectWriter:
 
     def saveStateForUndo(self) -> None:
         self._effect.saveStateForUndo()
+
+    @property
+    def masks(self) -> bool:
+        return masksEdits(self._effect.parameterSetNode())
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         import slicer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -10,9 +9,10 @@ from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .boxes import bind, boundSegmentId
 from .geometry import removeWithDisplay
+from .grids import ensureReferenceGeometry
 from .installer import Installer, installed
 from .runs import Prompt, Run
-from .segments import EditorWriter, ensureReferenceGeometry, requireEditorLogic
+from .segments import EditorWriter, requireEditorLogic
 from .settings import Settings
 from .trial import guardThisApplication
 
@@ -68,17 +68,29 @@ class QMedSAMSegmentLogic:
             changes: single settings by name, for example ``strategy="fixed"``.
 
         Returns:
-            The segmentation node and what the engine says (confidence, seconds, messages).
+            The segmentation node and what became of every box (``result.objects``; ``result.errors`` names those that cannot be
+            segmented, the others are written), confidence, seconds, messages.
 
         Raises:
-            QMedSAMError: something that the user can mend. New nodes are taken away again.
+            QMedSAMError: something that the user can mend, or no box can be segmented. New nodes are taken away again.
         """
         requireEditorLogic()
+        if settings is not None and not isinstance(settings, Settings):
+            raise QMedSAMError(f"The settings are {_kind(settings)}.", "Give a QMedSAMSegmentLib.settings.Settings.")
+        chosen = (settings or Settings()).changed(**changes)
+        _require(volumeNode, "vtkMRMLScalarVolumeNode", "volume")
+        if hasattr(roiNodes, "IsA") or isinstance(roiNodes, str):
+            raise QMedSAMError(f"The boxes are {_kind(roiNodes)}, not a list.", "Give a list: segment(volumeNode, [roiNode]).")
         roiNodes = list(roiNodes)
-        chosen = replace(settings or Settings(), **changes)
-        scene = volumeNode.GetScene() if volumeNode is not None else None
-        if scene is None:
-            raise QMedSAMError("The volume is not in a scene.", "Load it, or add its node to slicer.mrmlScene.")
+        for roiNode in roiNodes:
+            _require(roiNode, "vtkMRMLMarkupsROINode", "box")
+        if segmentationNode is not None:
+            _require(segmentationNode, "vtkMRMLSegmentationNode", "segmentation")
+        if segmentEditorNode is not None:
+            _require(segmentEditorNode, "vtkMRMLSegmentEditorNode", "Segment Editor node")
+        scene = volumeNode.GetScene()
+        if isinstance(segmentIds, str):
+            raise QMedSAMError(f"The segments are the text '{segmentIds}'.", "Give a list of segment IDs, one per box.")
         if segmentIds is not None and len(segmentIds) != len(roiNodes):
             raise QMedSAMError(f"{len(segmentIds)} segments cannot go with {len(roiNodes)} boxes.", "Give one per box.")
         made = segmentationNode is None
@@ -94,7 +106,8 @@ class QMedSAMSegmentLogic:
             raise
         if written:
             for prompt in run.prompts:
-                bind(prompt.roiNode, segmentationNode, prompt.segmentId)
+                if segmentationNode.GetSegmentation().GetSegment(prompt.segmentId) is not None:
+                    bind(prompt.roiNode, segmentationNode, prompt.segmentId)
         return segmentationNode, result
 
     def install(self, wheelFolder: Optional[str] = None, log: Optional[Callable[[str], None]] = None) -> None:
@@ -129,6 +142,27 @@ class QMedSAMSegmentLogic:
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         ensureReferenceGeometry(segmentationNode, volumeNode)
         return segmentationNode
+
+
+def _require(node: Any, kind: str, role: str) -> None:
+    """Refuse what a script may give by mistake in place of a node.
+
+    Raises:
+        QMedSAMError: it is not a node of this kind, or not in a scene.
+    """
+    if not hasattr(node, "IsA") or not node.IsA(kind):
+        raise QMedSAMError(f"The {role} is {_kind(node)}, not a {kind}.", "Give the node itself, not its name or its ID.")
+    if node.GetScene() is None:
+        raise QMedSAMError(f"The {role} is not in a scene.", "Load it, or add its node to slicer.mrmlScene.")
+
+
+def _kind(value: Any) -> str:
+    """A value as a script's author would call it."""
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return f"the text '{value}'"
+    return f"a {value.GetClassName()}" if hasattr(value, "GetClassName") else f"a {type(value).__name__}"
 
 
 def _prompts(roiNodes: Sequence[Any], segmentationNode: Any, segmentIds: Optional[Sequence[str]]) -> List[Prompt]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import qt
 import slicer
@@ -24,6 +24,28 @@ from .worker import Job
 
 #: Models that are seen at once.
 MODELS = 5
+
+
+class ModelRow(NamedTuple):
+    """A model in the table; without a ``model`` its manifest cannot be used, and ``problem`` says why."""
+
+    folder: Path
+    model: Optional[Model]
+    problem: str = ""
+
+    def cells(self) -> Sequence[str]:
+        """Name, licence, modalities, scores, size."""
+        if self.model is None:
+            return (_("{name} (broken)").format(name=self.folder.name), "-", "-", "-", "-")
+        manifest = self.model.manifest
+        modalities = _("any") if "*" in manifest.modalities else ", ".join(manifest.modalities)
+        return (manifest.title, manifest.license, modalities, scoresText(self.model), f"{self.model.bytes / 2**20:.1f} MiB")
+
+    def tip(self) -> str:
+        if self.model is None:
+            return f"{self.problem}\n{self.folder}"
+        manifest = self.model.manifest
+        return f"{manifest.name} {manifest.version}: {manifest.description}\n{self.folder}"
 
 
 class ModulePanel:
@@ -48,7 +70,8 @@ class ModulePanel:
         self.installer, self.store = installer or Installer(), store or ModelStore()
         guardThisApplication()
         self._job: Optional[Job] = None
-        self._models: List[Model] = []
+        self._rows: List[ModelRow] = []
+        self._brokenText = ""
         self.ui.progressBar.setVisible(False)
         compact(self.ui.modelsTable)
         for button, method in (
@@ -60,6 +83,7 @@ class ModulePanel:
             (self.ui.verifyButton, self.onVerify),
             (self.ui.cardButton, self.onCard),
             (self.ui.addModelButton, self.onAddModel),
+            (self.ui.addFolderButton, self.onAddModelFolder),
             (self.ui.removeModelButton, self.onRemoveModel),
         ):
             connected(button, "clicked()", method)
@@ -99,10 +123,10 @@ class ModulePanel:
         self.ui.cancelButton.setVisible(running)
         self.ui.progressBar.setVisible(running)
         self.batch.updateButtons()
-        model = self._model
+        row = self._row
         for button in (self.ui.verifyButton, self.ui.cardButton):
-            button.setEnabled(model is not None)
-        self.ui.removeModelButton.setEnabled(model is not None and model.folder.parent == self.store.user)
+            button.setEnabled(row is not None and row.model is not None)
+        self.ui.removeModelButton.setEnabled(row is not None and row.folder.parent == self.store.user)
 
     # Engine
 
@@ -173,33 +197,37 @@ class ModulePanel:
     # Models
 
     @property
-    def _model(self) -> Optional[Model]:
+    def _row(self) -> Optional[ModelRow]:
         row = self.ui.modelsTable.currentRow()
-        return self._models[row] if 0 <= row < len(self._models) else None
+        return self._rows[row] if 0 <= row < len(self._rows) else None
+
+    @property
+    def _model(self) -> Model:
+        assert self._row is not None and self._row.model is not None, "the buttons are enabled for whole models"
+        return self._row.model
 
     def _fillModels(self) -> None:
         table = self.ui.modelsTable
-        chosen = self._model.name if self._model else ""
-        self._models = self.store.models()
+        chosen = self._row.folder if self._row else None
+        broken = self.store.broken()
+        self._rows = [ModelRow(model.folder, model) for model in self.store.models()]
+        self._rows += [ModelRow(folder, None, why) for folder, why in broken]
         wasBlocked = table.blockSignals(True)
-        table.setRowCount(len(self._models))
-        for row, model in enumerate(self._models):
-            manifest = model.manifest
-            modalities = _("any") if "*" in manifest.modalities else ", ".join(manifest.modalities)
-            cells = (manifest.title, manifest.license, modalities, scoresText(model), f"{model.bytes / 2**20:.1f} MiB")
-            for column, text in enumerate(cells):
+        table.setRowCount(len(self._rows))
+        for n, row in enumerate(self._rows):
+            for column, text in enumerate(row.cells()):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(f"{manifest.name} {manifest.version}: {manifest.description}\n{model.folder}")
-                table.setItem(row, column, item)
-        names = [model.name for model in self._models]
-        if names:
-            table.setCurrentCell(names.index(chosen) if chosen in names else 0, 0)
+                item.setToolTip(row.tip())
+                table.setItem(n, column, item)
+        folders = [row.folder for row in self._rows]
+        if folders:
+            table.setCurrentCell(folders.index(chosen) if chosen in folders else 0, 0)
         table.blockSignals(wasBlocked)
         table.resizeColumnsToContents()  # the name first: in a narrow panel the size is what has to be scrolled to
         fitHeight(table, MODELS)
-        broken = self.store.broken()
-        if broken:
-            self.ui.modelLabel.setText("\n".join(f"{folder.name}: {why}" for folder, why in broken))
+        said, self._brokenText = self._brokenText, "\n".join(f"{folder.name}: {why}" for folder, why in broken)
+        if self._brokenText or self.ui.modelLabel.text == said:  # what is mended is not spoken of any more
+            self.ui.modelLabel.setText(self._brokenText)
 
     def onVerify(self) -> None:
         def verify() -> str:
@@ -219,20 +247,44 @@ class ModulePanel:
         self._say(show)
 
     def onAddModel(self) -> None:
-        file = qt.QFileDialog.getOpenFileName(self.widget, _("Zip file of an exported model"), "", "Zip (*.zip)")
-        if file:
-            self._say(lambda: _("Added {name}.").format(name=self.store.add(str(file)).name))
+        self._add(qt.QFileDialog.getOpenFileName(self.widget, _("Zip file of an exported model"), "", "Zip (*.zip)"))
+
+    def onAddModelFolder(self) -> None:
+        self._add(qt.QFileDialog.getExistingDirectory(self.widget, _("Folder of an exported model")))
+
+    def _add(self, source: Any) -> None:
+        def add() -> str:
+            before = self.store.routes()
+            name = self.store.add(str(source)).name
+            return _("Added {name}.").format(name=name) + self._rerouted(before)
+
+        if source:
+            self._say(add)
 
     def onRemoveModel(self) -> None:
-        name = self._model.name
+        row = self._row
+        name = row.model.name if row.model is not None else row.folder.name
         question = _("Delete the model {name} from this computer?").format(name=name)
 
         def remove() -> str:
-            self.store.remove(name)
-            return _("Removed {name}.").format(name=name)
+            before = self.store.routes()
+            self.store.remove(row.folder)
+            return _("Removed {name}.").format(name=name) + self._rerouted(before)
 
         if confirmed(question):
             self._say(remove)
+
+    def _rerouted(self, before: Dict[str, str]) -> str:
+        """What *Automatic* means now, where that has changed."""
+        after, changed = self.store.routes(), {}
+        for modality, name in after.items():
+            if before.get(modality) != name:
+                changed.setdefault(name, []).append(modality or _("unknown modalities"))
+        texts = [
+            _("'Automatic' is {name} now for {modalities}.").format(name=name, modalities=", ".join(modalities))
+            for name, modalities in changed.items()
+        ]
+        return "".join(" " + text for text in texts)
 
     def _say(self, action: Callable[[], str]) -> None:
         """Do something with the models and say how it went."""

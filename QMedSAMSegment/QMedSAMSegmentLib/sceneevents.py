@@ -34,31 +34,36 @@ class SceneEvents:
     def observeEdited(self) -> None:
         """Follow selection and segments: the editor itself tells an effect only of parameters."""
         segments, observations = slicer.vtkSegmentation, self._effect.observations
+        moved = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
         watched = [
             (self._effect.scriptedEffect.parameterSetNode(), (vtk.vtkCommand.ModifiedEvent,)),
-            (self._effect.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified)),
+            (self._effect.segmentationNode, (segments.SegmentAdded, segments.SegmentRemoved, segments.SegmentModified, moved)),
+            (self._effect.volumeNode, (moved, slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent)),  # it may be used as displayed
         ]
         for node, events in watched:
             for event in events if node is not None else ():
                 if not observations.hasObserver(node, event, self.edited):
                     observations.addObserver(node, event, self.edited)
         volume = self._effect.volumeNode
-        if volume is not None and not observations.hasObserver(volume, volume.ImageDataModifiedEvent, self.imageChanged):
-            observations.addObserver(volume, volume.ImageDataModifiedEvent, self.imageChanged)
+        # Voxels that a script changes in place are told of by the node alone.
+        for event in (volume.ImageDataModifiedEvent, vtk.vtkCommand.ModifiedEvent) if volume is not None else ():
+            if not observations.hasObserver(volume, event, self.imageChanged):
+                observations.addObserver(volume, event, self.imageChanged)
 
     def edited(self, caller: Any, event: Any) -> None:
-        """Another segment or segmentation was chosen, or segments came, went or got another name or colour."""
+        """Something was chosen or moved, or segments came, went or got another name or colour."""
         shown = self._effect.session.shown
         if shown is not None and not shown.alive:
-            self._effect.drop()
-            self._effect.panel.say(_("The segment of this preview is gone."))
+            self._effect.drop(_("The segment of this preview is gone."))
         self._effect.panel.updateSoon()
 
     def imageChanged(self, volume: Any, event: Any) -> None:
         """Another frame of a sequence, say: a mask of the earlier one is neither shown on it nor written into it."""
-        if self._effect.session.uses(volume) and self._effect.session.outdated:
-            self._effect.drop()
-            self._effect.panel.say(_("The image has changed; nothing was written."))
+        if self._effect.session.uses(volume):
+            if self._effect.session.outdated:
+                self._effect.drop(_("The image has changed; nothing was written."))
+            else:
+                self._effect.panel.updateSoon()  # another origin, say
 
     def sceneClosing(self, scene: Any, event: Any) -> None:
         """Nothing of the run will be left."""
@@ -85,7 +90,6 @@ class SceneEvents:
         """A box is gone, or what a run needs."""
         if node is not None and self._effect.session.uses(node):
             self._effect.drop()
-            self._effect.panel.say(_("The image or the segmentation of this run is gone."))
         if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
             if node is self._effect.boxes.placing:
                 self._effect.boxes.placing = None

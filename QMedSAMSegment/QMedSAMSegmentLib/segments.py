@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, ClassVar, Optional, Protocol, Sequence, Tuple
+from typing import Any, ClassVar, Iterator, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError
 
-from .geometry import matrixFromArray, nodeToWorld
+from .geometry import arrayFromMatrix, matrixFromArray, nodeToWorld
 
 Crop = Tuple[slice, slice, slice]
+
+#: Voxels of a region that :func:`content` looks at.
+LOOKED_AT = 30_000
 
 
 class SegmentWriter(Protocol):
@@ -18,6 +21,10 @@ class SegmentWriter(Protocol):
 
     def saveStateForUndo(self) -> None:
         """Once per user action, before the first change."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether voxels are kept from being edited: by an editable area, or a range of grey values."""
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         """Replace a segment by an oriented image, or add the image to it."""
@@ -84,6 +91,10 @@ class EditorWriter:
     def saveStateForUndo(self) -> None:
         self.editor.SaveStateForUndo()
 
+    @property
+    def masks(self) -> bool:
+        return masksEdits(self.editorNode)
+
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         import slicer
 
@@ -111,6 +122,14 @@ class EditorWriter:
         if possible:
             self.editor.Redo()
         return possible
+
+
+def masksEdits(editorNode: Any) -> bool:
+    """Whether the settings of a ``vtkMRMLSegmentEditorNode`` keep voxels from being edited."""
+    import slicer
+
+    everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+    return editorNode.GetMaskMode() != everywhere or bool(editorNode.GetSourceVolumeIntensityMask())
 
 
 def requireEditorLogic() -> None:
@@ -152,7 +171,7 @@ def maskOf(image: Any, segmentationNode: Any) -> Tuple[np.ndarray, np.ndarray]:
     """A labelmap as boolean ``(k, j, i)`` and the ``4 x 4`` matrix from its voxels to world RAS."""
     from vtk.util import numpy_support
 
-    toWorld = nodeToWorld(segmentationNode) @ _imageToWorld(image)
+    toWorld = nodeToWorld(segmentationNode) @ imageToWorld(image)
     extent, scalars = image.GetExtent(), image.GetPointData().GetScalars()
     if scalars is None or any(extent[2 * axis] > extent[2 * axis + 1] for axis in range(3)):
         return np.zeros((1, 1, 1), bool), toWorld
@@ -192,60 +211,98 @@ def ensureLabelmaps(segmentationNode: Any) -> None:
     segmentation.SetSourceRepresentationName(labelmap)
 
 
-def ensureReferenceGeometry(segmentationNode: Any, volumeNode: Any) -> None:
-    """Give a segmentation that has no geometry of its own the volume's."""
-    if not _referenceGeometry(segmentationNode):
-        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-
-
 def storedGrid(segmentationNode: Any, segmentId: str) -> Optional[np.ndarray]:
     """``4 x 4`` from the indices of a segment's own labelmap into the node's coordinates; None where it holds nothing."""
-    stored = _storedLabelmap(segmentationNode, segmentId)
-    return None if stored is None or stored.IsEmpty() else _imageToWorld(stored)
+    stored = storedLabelmap(segmentationNode, segmentId)
+    return None if stored is None or stored.IsEmpty() else imageToWorld(stored)
 
 
-def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
-    """The mask on the segmentation's own voxel grid: as it is when the grids agree, else resampled, cropped to what it touches.
+def content(segmentationNode: Any, segmentId: str, corners: np.ndarray) -> Iterator[np.ndarray]:
+    """Where the voxels of a segment are, slice by slice; of a large region every second, third ... voxel along each axis.
 
-    The editor's masking works on that grid. Nearest neighbour, as everywhere where Slicer moves labels between grids.
+    Enough for centre and extent: a hundred organs would else take a minute.
+
+    Args:
+        segmentationNode, segmentId: whose.
+        corners: ``n x 3`` points in the node's coordinates; what lies outside of their bounds on the voxel grid is left out.
+
+    Yields:
+        ``m x 3`` voxel centres in the node's coordinates, for every slice that holds any.
     """
-    import slicer
+    found = labelArray(segmentationNode, segmentId)
+    if found is None:
+        return
+    labels_kji, start_ijk, toNode = found
+    indices = (np.linalg.inv(toNode) @ np.column_stack([corners, np.ones(len(corners))]).T)[:3] - start_ijk[:, None]
+    size = np.array(labels_kji.shape[::-1])
+    first = np.clip(np.floor(indices.min(axis=1)).astype(int), 0, size)
+    stop = np.clip(np.ceil(indices.max(axis=1)).astype(int) + 1, first, size)
+    label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    extent = stop - first
+    step = np.minimum(np.ceil((max(float(np.prod(extent)), 1.0) / LOOKED_AT) ** (1 / 3)), np.maximum(extent // 8, 1)).astype(int)
+    for k in range(first[2], stop[2], step[2]):
+        j, i = np.nonzero(labels_kji[k, first[1] : stop[1] : step[1], first[0] : stop[0] : step[0]] == label)
+        if len(i):
+            voxels = np.column_stack([i * step[0] + first[0], j * step[1] + first[1], np.full(len(i), k)]) + start_ijk
+            yield voxels @ toNode[:3, :3].T + toNode[:3, 3]
 
-    reference = slicer.vtkOrientedImageData()
-    serialized = _referenceGeometry(segmentationNode)
-    if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(serialized, reference, False):
-        raise QMedSAMError("The geometry of the segmentation cannot be read.", "Set its source geometry in the Segment Editor.")
-    if _sameGrid(image, reference):
-        return image
-    resampled = slicer.vtkOrientedImageData()
-    reference.SetExtent(*_touchedExtent(image, reference))
-    resample = slicer.vtkOrientedImageDataResample
-    if not resample.ResampleOrientedImageToReferenceOrientedImage(image, reference, resampled, False, False):
-        raise QMedSAMError("The mask cannot be brought onto the grid of the segmentation.", "Use a new segmentation.")
-    return resampled
 
+def labelArray(segmentationNode: Any, segmentId: str) -> Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The labelmap that a segment is stored in, which it may share with others: it is where the array has its label value.
 
-def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:
-    """An image on the segmentation's grid, with empty voxels around it as far as the segment reaches.
-
-    Replacing keeps what may not be edited (editable area, intensity range) only within the image; beyond it the whole segment
-    would be lost (``vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap``).
+    Returns:
+        The labels ``(k, j, i)`` (not a copy), the grid index of the first voxel, and the ``4 x 4`` from grid indices into the
+        node's coordinates; None where it holds nothing.
     """
-    import slicer
-    import vtk
+    from vtk.util import numpy_support
 
-    stored = _storedLabelmap(segmentationNode, segmentId)
-    if stored is None or stored.IsEmpty() or not _sameGrid(stored, image):
-        return image
-    extents = np.array([image.GetExtent(), stored.GetExtent()]).reshape(2, 3, 2)
-    pad = vtk.vtkImageConstantPad()
-    pad.SetInputData(image)
-    pad.SetOutputWholeExtent(*np.stack([extents[..., 0].min(0), extents[..., 1].max(0)], axis=1).ravel().tolist())
-    pad.Update()
-    padded = slicer.vtkOrientedImageData()
-    padded.ShallowCopy(pad.GetOutput())
-    padded.CopyDirections(image)
-    return padded
+    stored = storedLabelmap(segmentationNode, segmentId)
+    if stored is None or stored.IsEmpty():
+        return None
+    labels = numpy_support.vtk_to_numpy(stored.GetPointData().GetScalars()).reshape(stored.GetDimensions()[::-1])
+    return labels, np.array(stored.GetExtent()[::2]), imageToWorld(stored)
+
+
+def ownExtent(segmentationNode: Any, segmentId: str) -> Optional[np.ndarray]:
+    """``3 x 2`` first and last index (i, j, k) of a segment's own voxels in its labelmap; None where it has none."""
+    found = labelArray(segmentationNode, segmentId)
+    if found is None:
+        return None
+    labels_kji, start_ijk, _ = found
+    label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    used = [np.zeros(size, bool) for size in labels_kji.shape]
+    for k, plane in enumerate(labels_kji):  # slice by slice: a comparison of the whole would take as much memory again
+        mine = plane == label
+        used[1] |= mine.any(axis=1)
+        used[2] |= mine.any(axis=0)
+        used[0][k] = mine.any()
+    if not used[0].any():
+        return None
+    return np.array([[np.flatnonzero(one)[n] for n in (0, -1)] for one in used[::-1]]) + start_ijk[:, None]
+
+
+def held(segmentationNode: Any, segmentId: str, image: Any) -> int:
+    """How many voxels of an image on the segmentation's grid a segment holds."""
+    from vtk.util import numpy_support
+
+    found = labelArray(segmentationNode, segmentId)
+    if found is None:
+        return 0
+    labels_kji, start_ijk, _ = found
+    first = np.array(image.GetExtent()[::2])
+    low = np.maximum(first, start_ijk)
+    stop = np.minimum(first + image.GetDimensions(), start_ijk + labels_kji.shape[::-1])
+    if (stop <= low).any():
+        return 0
+    mask_kji = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    mine, its = (tuple(slice(a, b) for a, b in zip((low - at)[::-1], (stop - at)[::-1])) for at in (first, start_ijk))
+    label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    return int(np.count_nonzero((labels_kji[its] == label) & (mask_kji[mine] > 0)))
+
+
+def voxelMl(image: Any) -> float:
+    """Millilitres of a voxel."""
+    return float(np.prod(image.GetSpacing())) / 1000
 
 
 def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarray:
@@ -257,42 +314,18 @@ def ijkToSegmentation(ijkToWorld: np.ndarray, segmentationNode: Any) -> np.ndarr
     return np.linalg.inv(nodeToWorld(segmentationNode)) @ ijkToWorld
 
 
-def _storedLabelmap(segmentationNode: Any, segmentId: str) -> Any:
+def storedLabelmap(segmentationNode: Any, segmentId: str) -> Any:
+    """The ``vtkOrientedImageData`` that a segment is stored in, which it may share with others; None where it has none."""
     import slicer
 
     labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     return segmentationNode.GetSegmentation().GetSegment(segmentId).GetRepresentation(labelmap)
 
 
-def _referenceGeometry(segmentationNode: Any) -> str:
-    import slicer
-
-    name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    return segmentationNode.GetSegmentation().GetConversionParameter(name)
-
-
-def _sameGrid(image: Any, reference: Any) -> bool:
-    """Equal spacing, directions and origin (not extent), within what a transform's inverse leaves."""
-    step = np.linalg.inv(_imageToWorld(reference)) @ _imageToWorld(image)
-    return bool(np.abs(step - np.eye(4)).max() < 1e-4)
-
-
-def _imageToWorld(image: Any) -> np.ndarray:
+def imageToWorld(image: Any) -> np.ndarray:
+    """``4 x 4`` from the indices of an oriented image into the coordinates of its segmentation node."""
     import vtk
-
-    from .geometry import arrayFromMatrix
 
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     return arrayFromMatrix(matrix)
-
-
-def _touchedExtent(image: Any, reference: Any) -> Sequence[int]:
-    """The part of the reference's extent that the image can reach; one voxel of it when they do not meet."""
-    low, high = np.array(image.GetExtent()).reshape(3, 2).T
-    corners = np.array([[*(np.where(bits, high + 0.5, low - 0.5)), 1.0] for bits in np.ndindex(2, 2, 2)])
-    inReference = (np.linalg.inv(_imageToWorld(reference)) @ _imageToWorld(image) @ corners.T)[:3]
-    whole = np.array(reference.GetExtent()).reshape(3, 2)
-    first = np.clip(np.floor(inReference.min(axis=1)).astype(int), whole[:, 0], whole[:, 1])
-    last = np.clip(np.ceil(inReference.max(axis=1)).astype(int), first, whole[:, 1])
-    return np.stack([first, last], axis=1).ravel().tolist()

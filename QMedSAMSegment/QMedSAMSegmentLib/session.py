@@ -7,10 +7,13 @@ from typing import Any, Callable, Optional
 from qmedsam import QMedSAMError, Segmentation, Segmenter
 
 from .agreement import AgreementOverlay
-from .geometry import arrayFromMatrix, ijkToWorld
+from .boxes import boxFromRoi
+from .geometry import ijkToWorld
+from .grids import gridOf
 from .preview import Preview
 from .runs import Run
-from .volumes import imageOf, windowOf
+from .segments import ijkToSegmentation
+from .volumes import voxelState, windowOf
 from .worker import Job
 
 #: Makes a :class:`Job`; a test makes one without a thread.
@@ -28,7 +31,8 @@ class Session:
         self._jobs = jobs
         self._job: Optional[Job] = None
         self._run: Optional[Run] = None
-        self._imageState: Any = None  # of the run's volume when its voxels were taken
+        self._voxels: Any = None  # of the run's volume when they were taken
+        self._place: Any = None
         self.preview, self.agreement = Preview(), AgreementOverlay()
 
     @property
@@ -45,10 +49,15 @@ class Session:
         return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
 
     @property
+    def lost(self) -> bool:
+        """Whether the run that computes or is shown has nothing left to be written to or from."""
+        return self._run is not None and not self._run.alive
+
+    @property
     def outdated(self) -> bool:
-        """Whether the run is of other voxels than its volume shows now: another frame of a sequence, another place."""
+        """Whether the run is of other voxels than its volume shows now: another frame of a sequence, say."""
         try:
-            return self._run is not None and imageState(self._run.volumeNode) != self._imageState
+            return self._run is not None and voxelState(self._run.volumeNode) != self._voxels
         except QMedSAMError:  # no image any more
             return True
 
@@ -64,14 +73,15 @@ class Session:
         self.close()
 
         def arrived(result: Segmentation) -> None:
-            self._job, run.result = None, result
+            self._job = None
             if not run.alive:
                 broke(QMedSAMError("The image or the segmentation of this run is gone.", "Nothing was changed."))
                 return
-            if self.outdated:
-                broke(QMedSAMError("The image changed during the run.", "Nothing was written."))
-                return
             try:
+                if self.outdated or place(run.volumeNode, run.segmentationNode) != self._place:
+                    raise QMedSAMError("The image, or its place, changed during the run.", "Nothing was written.")
+                run.finish(result)
+                run.forget()  # a preview may be looked at for an hour
                 done(run, result)
             except Exception as error:  # a grid that became non-linear meanwhile, say: the user hears of it, the panel goes on
                 broke(error)
@@ -81,8 +91,10 @@ class Session:
             failed(error)
 
         task = run.task  # not the run: the thread may be the last to let go of what it holds, and nodes die on the main thread
-        self._run, self._imageState = run, imageState(run.volumeNode)
-        self._job = self._jobs(lambda report, stop: task.compute(segmenter, report, stop), arrived, broke, progress)
+        self._run, self._voxels = run, voxelState(run.volumeNode)
+        self._place = place(run.volumeNode, run.segmentationNode)
+        work = task.compute
+        self._job = self._jobs(lambda report, stop: work(segmenter, report, stop), arrived, broke, progress, run.prepare)
         self._job.start()
 
     def show(self, run: Run) -> None:
@@ -116,6 +128,15 @@ class Session:
         self.agreement.clear()
 
 
+def place(volumeNode: Any, segmentationNode: Any) -> Any:
+    """Where a volume lies in a segmentation, and on which grid that is edited; the same when both are moved together.
+
+    Raises:
+        QMedSAMError: a transform is not linear.
+    """
+    return ijkToSegmentation(ijkToWorld(volumeNode), segmentationNode).round(4).tolist(), gridOf(segmentationNode)
+
+
 def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: Any) -> Any:
     """What a result depends on, for telling whether a preview still shows what an Apply would write.
 
@@ -123,22 +144,18 @@ def fingerprint(volumeNode: Any, segmentationNode: Any, prompts: Any, settings: 
         QMedSAMError: the volume holds no image, is not shown with the window that is to be used, or its transform is not linear.
     """
 
-    def place(roiNode: Any) -> Any:
-        return arrayFromMatrix(roiNode.GetObjectToWorldMatrix()).round(6).tobytes(), tuple(roiNode.GetSize())
+    def boxOf(roiNode: Any) -> Any:
+        try:
+            box = boxFromRoi(roiNode, volumeNode)
+        except QMedSAMError as error:
+            return str(error)
+        return box.center_ijk.round(4).tolist(), box.half_axes_ijk.round(4).tolist()
 
     return (
-        imageState(volumeNode),
+        voxelState(volumeNode),
+        place(volumeNode, segmentationNode),
         windowOf(volumeNode) if settings.window == "displayed" else None,
         segmentationNode.GetID(),
-        tuple((prompt.roiNode.GetID(), prompt.segmentId, place(prompt.roiNode)) for prompt in prompts),
+        tuple((prompt.roiNode.GetID(), prompt.segmentId, boxOf(prompt.roiNode)) for prompt in prompts),
         settings,
     )
-
-
-def imageState(volumeNode: Any) -> Any:
-    """Which voxels a volume node shows and where: another frame of a sequence or another origin make another state.
-
-    Raises:
-        QMedSAMError: the volume holds no image, or its transform is not linear.
-    """
-    return volumeNode.GetID(), imageOf(volumeNode).GetMTime(), ijkToWorld(volumeNode).tobytes()

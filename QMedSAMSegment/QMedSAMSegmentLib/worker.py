@@ -59,12 +59,15 @@ class Job:
         done: gets the result.
         failed: gets the exception.
         progress: gets done and total, and the seconds left (None while nobody can say).
+        prepare: called on the main thread until it returns True, then the work begins; what it raises is the job's failure.
         launch: starts a function elsewhere; a test may call it at once.
         timer: made of a callback; a test may fire it by hand.
     """
 
     #: The application's event loop holds Python's lock; waiting here for some milliseconds lends it to the thread.
     YIELD_S = 0.01
+    #: How long the preparation may keep the application from its events at a time.
+    PREPARE_S = 0.03
 
     def __init__(
         self,
@@ -72,13 +75,14 @@ class Job:
         done: Callable[[Any], None],
         failed: Callable[[Exception], None],
         progress: Optional[Callable[[int, int, Optional[float]], None]] = None,
+        prepare: Optional[Callable[[], bool]] = None,
         launch: Callable[[Callable[[], None]], None] = onThread,
         timer: Callable[[Callable[[], None]], Timer] = QtTimer,
     ) -> None:
         self._work: Optional[Work] = work
         self._done: Optional[Callable[[Any], None]] = done
         self._failed: Optional[Callable[[Exception], None]] = failed
-        self._progress = progress
+        self._progress, self._prepare = progress, prepare
         self._launch, self._timer = launch, timer(self.poll)
         self._cancel, self._finished = threading.Event(), threading.Event()
         self._state = (0, 0)
@@ -89,8 +93,8 @@ class Job:
     def start(self) -> None:
         """Begin, and look at it until it is over."""
         self._started = time.monotonic()
-        self._launch(self._run)
         self._timer.start()
+        self._advance()
 
     def cancel(self) -> None:
         """Ask it to stop; what it has so far arrives as its result, within a slice."""
@@ -107,6 +111,8 @@ class Job:
 
     def poll(self) -> None:
         """Pass on what is new; the timer calls this."""
+        if self._prepare is not None:
+            self._advance()
         finished = self._finished.wait(self.YIELD_S)
         done, total = self._state
         if self._progress and total:
@@ -122,7 +128,22 @@ class Job:
         if not self._over:
             self._over = True
             self._timer.close()
-            self._done = self._failed = self._progress = self._result = self._error = None
+            self._done = self._failed = self._progress = self._prepare = self._result = self._error = None
+
+    def _advance(self) -> None:
+        """Go on with the preparation for a moment; then begin."""
+        end = time.monotonic() + self.PREPARE_S
+        try:
+            while self._prepare is not None and not self._prepare():
+                if time.monotonic() > end:
+                    return
+        except Exception as error:
+            self._error, self._prepare = error, None
+            self._finished.set()
+            return
+        self._prepare = None
+        self._started = time.monotonic()
+        self._launch(self._run)
 
     def _seconds_left(self, done: int, total: int) -> Optional[float]:
         return (time.monotonic() - self._started) / done * (total - done) if done else None

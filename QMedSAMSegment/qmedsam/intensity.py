@@ -33,10 +33,15 @@ MODALITIES: Dict[str, str] = {
     "NM": "PET",
     "US": "US",
     "ULTRASOUND": "US",
+    "IVUS": "US",
     "XRAY": "XRay",
     "X-RAY": "XRay",
     "CR": "XRay",
     "DX": "XRay",
+    "XA": "XRay",
+    "RF": "XRay",
+    "PX": "XRay",
+    "IO": "XRay",
     "MG": "Mammography",
     "MAMMOGRAPHY": "Mammography",
     "ES": "Endoscopy",
@@ -82,7 +87,9 @@ def parse_window(text: str) -> Tuple[float, float]:
     try:
         width, level = (float(v) for v in text.split(","))
     except ValueError:
-        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.") from None
+        width = level = np.nan
+    if not (np.isfinite([width, level]).all() and width > 0):
+        raise QMedSAMError(f"'{text}' is not a window.", f"Give WIDTH,LEVEL or one of {', '.join(CT_WINDOWS)}.")
     return width, level
 
 
@@ -123,7 +130,7 @@ class Intensity:
         values = array.reshape(-1)[:: (array.size // _SAMPLE) | 1]
         above = _wanted(values, lowest)
         if len(above) < 1000:  # almost empty: few voxels, so look at all of them
-            above = _wanted(array, lowest)
+            above = np.concatenate([_wanted(plane, lowest) for plane in array])
         low, high = (float(p) for p in np.percentile(above, (0.5, 99.5)))
         if not high > low:  # e.g. a nearly binary image, whose 99.5 percentile is its background
             low, high = lowest, highest
@@ -147,12 +154,14 @@ def _extremes(array: np.ndarray) -> Tuple[float, float]:
     Raises:
         QMedSAMError: there is none, or only one.
     """
-    finite = np.isfinite(array) if array.dtype.kind == "f" else True
-    if not np.any(finite):
-        raise QMedSAMError("The image has no finite value.", "Check how it was exported.")
     if array.dtype.kind == "f":
-        lowest = float(np.min(array, where=finite, initial=np.inf))
-        highest = float(np.max(array, where=finite, initial=-np.inf))
+        lowest, highest = np.inf, -np.inf
+        for plane in array:  # slice by slice: no byte per voxel more
+            finite = np.isfinite(plane)
+            lowest = min(lowest, float(np.min(plane, where=finite, initial=np.inf)))
+            highest = max(highest, float(np.max(plane, where=finite, initial=-np.inf)))
+        if lowest > highest:
+            raise QMedSAMError("The image has no finite value.", "Check how it was exported.")
     else:
         lowest, highest = float(array.min()), float(array.max())
     if lowest == highest:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .errors import QMedSAMError
+from .intensity import MODALITIES
 
 MANIFEST = "manifest.json"
 
@@ -246,8 +247,10 @@ class ModelStore:
     def add(self, source: Union[str, Path]) -> Model:
         """Copy a model folder, or unpack a zip of one, into the user's folder, after checking it.
 
+        What is there already under its name and is damaged is replaced.
+
         Raises:
-            QMedSAMError: not a model, checksum mismatch, a model of that name is there already, or the folder is read-only.
+            QMedSAMError: not a model, checksum mismatch, a whole model of that name is there already, or the folder is read-only.
         """
         source = Path(source)
         if not source.exists():
@@ -271,7 +274,7 @@ class ModelStore:
             if not model.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or model.name[0] == ".":
                 raise QMedSAMError(f"'{model.name}' is not a usable model name.", "Use letters, digits, '-', '_' and '.'.")
             target = self.user / model.name
-            if target.exists():
+            if target.exists() and _is_whole(target):
                 raise QMedSAMError(f"A model '{model.name}' is there already.", "Remove it first.")
             copy = Path(scratch) / "copy"
             copy.mkdir()
@@ -279,21 +282,46 @@ class ModelStore:
             for name in (MANIFEST, *beside, *model.manifest.files):
                 if (found / name).is_file():
                     shutil.copyfile(found / name, copy / name)
+            if target.exists():
+                os.replace(target, Path(scratch) / "damaged")
             os.replace(copy, target)
         return Model.read(target)
 
-    def remove(self, name: str) -> None:
-        """Delete a model of the user's folder.
+    def routes(self) -> Dict[str, str]:
+        """The name of the model that each modality gets where none is named; ``""`` (an unknown one) among the modalities.
+
+        A modality that no model serves is not in it.
+        """
+        found = {}
+        for modality in ("", *dict.fromkeys(MODALITIES.values())):
+            try:
+                found[modality] = self.route(modality).name
+            except QMedSAMError:
+                continue
+        return found
+
+    def remove(self, name: Union[str, Path]) -> None:
+        """Delete a model of the user's folder, by its name or (a ``Path``) by its folder, where the manifest may be broken.
 
         Raises:
             QMedSAMError: it is not there (shipped models stay).
         """
         folders = [manifest.parent for manifest in self.user.glob(f"*/{MANIFEST}")]
+        if isinstance(name, Path):
+            folders, name = [f for f in folders if f == name], name.name
         named = [model.folder for model in self.models() if model.name == name and model.folder in folders]
         for folder in named or [f for f in folders if f.name == name]:  # by folder: the manifest may be broken
             shutil.rmtree(folder)
             return
         raise QMedSAMError(f"There is no model '{name}' among those you added.", "Shipped models cannot be removed.")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        Model.read(folder).verify()
+    except QMedSAMError:
+        return False
+    return True
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -35,6 +35,7 @@ class ObjectResult:
         slices: how many slices its mask is on.
         crop: ``(k, j, i)`` slices of the voxels that the box can touch.
         mask_kji_crop: its own mask in ``crop`` (only with ``keep_masks``).
+        error: why the box could not be segmented, for the user; empty for most. Its ``crop`` and mask are empty then.
     """
 
     label: int
@@ -45,7 +46,8 @@ class ObjectResult:
     covered: int = 0
     confidence: float = 0.0
     slices: int = 0
-    mask_kji_crop: Optional[np.ndarray] = None
+    mask_kji_crop: Optional[np.ndarray] = field(default=None, repr=False)
+    error: str = ""
 
 
 def thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
@@ -71,20 +73,47 @@ def labelled(boxes: Sequence[Box]) -> List[Box]:
 
 
 class Run:
-    """Boxes on their way into one label array."""
+    """Boxes on their way into one label array.
 
-    def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str], agreement: bool) -> None:
-        self.volume, self._messages = volume, messages
+    Args:
+        volume: that is segmented.
+        boxes: with labels that differ. One that cannot be segmented is named in its object and in the messages; the others go on.
+        keep_masks: also keep every box's own mask.
+        messages: for the user, added to.
+
+    Attributes:
+        boxes: those that can be segmented.
+        objects: one for every box given.
+        items: one for each of ``boxes``.
+
+    Raises:
+        QMedSAMError: no box can be segmented.
+    """
+
+    def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
+        self._shape_ijk, self._messages = volume.shape_ijk, messages
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
-        self.agreement_kji = np.zeros(self.labels_kji.shape, np.uint8) if agreement else None
+        self.agreement_kji: Optional[np.ndarray] = None
         # Smaller boxes lie on top (a lesion drawn inside an organ), whatever the order of drawing and of computing.
         self._size_of = np.full(top + 1, np.inf)
         for box in boxes:
             self._size_of[box.label] = box.volume_voxels
-        self.objects = [self._object(box, keep_masks, messages) for box in boxes]
+        self.objects, errors = [], []
+        for box in boxes:
+            try:
+                self.objects.append(self._object(box, keep_masks, messages))
+            except QMedSAMError as error:
+                nothing = np.zeros((0, 0, 0), bool) if keep_masks else None
+                empty = (slice(0, 0),) * 3
+                self.objects.append(ObjectResult(box.label, box.name, empty, mask_kji_crop=nothing, error=str(error)))
+                errors.append(error)
+        if len(errors) == len(boxes):
+            raise errors[0]
+        messages.extend(f"{error.message} The others were segmented." for error in errors)
+        self.boxes = [box for box, out in zip(boxes, self.objects) if not out.error]
         self.items = []
-        for box, out in zip(boxes, self.objects):
+        for box, out in ((box, out) for box, out in zip(boxes, self.objects) if not out.error):
             # A box drawn on a coronal or sagittal slice or two is segmented there: from the side it is a line.
             axis, count = thinnest(box, volume)
             view = View.of(volume, axis if count < LEAST_SLICES else 2)
@@ -93,7 +122,7 @@ class Run:
         self.total = self.done = 0
 
     def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
-        corners, shape = box.corners_ijk, np.array(self.volume.shape_ijk)
+        corners, shape = box.corners_ijk, np.array(self._shape_ijk)
         low, high = corners.min(axis=0), corners.max(axis=0)
         if (high <= -0.5).any() or (low >= shape - 0.5).any():
             raise QMedSAMError(
@@ -123,6 +152,10 @@ class Run:
         if keep_masks:
             out.mask_kji_crop = np.zeros([c.stop - c.start for c in crop], bool)
         return out
+
+    def keep_agreement(self) -> None:
+        """Also keep where the views of a vote agree."""
+        self.agreement_kji = np.zeros(self.labels_kji.shape, np.uint8)
 
     def _writer(self, box: Box, view: View, out: ObjectResult) -> Callable[[SliceMask], None]:
         x_axis, y_axis = view.in_plane
@@ -179,6 +212,10 @@ class Run:
                         f"Nothing was found in the box '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
                         "Use the frame 'roi', or split a long box."
                     )
+
+    def forget(self) -> None:
+        """Let go of the arrays: strategies call back into the run, the run knows their items, and Python finds circles late."""
+        self.items, self.labels_kji, self.agreement_kji = [], np.zeros((0, 0, 0), np.uint8), None
 
     def finish(self) -> None:
         """Counts and confidences of all objects, once nothing is painted any more."""

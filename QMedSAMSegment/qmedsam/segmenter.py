@@ -21,6 +21,10 @@ from .strategies.voting import box_slices
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
+#: Projections and photographs: slices of one image are frames in time. Nothing is to be followed from one to the next, and
+#: ``propagate``, which ends objects before the box does, loses the first and last ones (12 equal frames: DSC 0.872, alone 0.996).
+FRAMES_IN_TIME = ("XRay", "Mammography", "Endoscopy", "Dermoscopy", "Fundus")
+
 
 @dataclass
 class Segmentation:
@@ -39,7 +43,7 @@ class Segmentation:
             by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
     """
 
-    labels_kji: np.ndarray
+    labels_kji: np.ndarray = field(repr=False)
     objects: List[ObjectResult]
     model: str
     modality: str
@@ -48,7 +52,12 @@ class Segmentation:
     messages: List[str] = field(default_factory=list)
     cancelled: bool = False
     cost: Dict[str, int] = field(default_factory=dict)
-    agreement_kji: Optional[np.ndarray] = None
+    agreement_kji: Optional[np.ndarray] = field(default=None, repr=False)
+
+    @property
+    def errors(self) -> List[str]:
+        """Why boxes could not be segmented, one sentence each; the others were."""
+        return [one.error for one in self.objects if one.error]
 
 
 class Segmenter:
@@ -101,8 +110,12 @@ class Segmenter:
             keep_masks: also return every box's own mask.
             options: of the strategies.
 
+        Returns:
+            The labels, and what became of every box. One that cannot be segmented (outside the image, thinner than a voxel) is
+            named there and costs the others nothing.
+
         Raises:
-            QMedSAMError: something about the input or the model that the user can mend.
+            QMedSAMError: something about the input or the model that the user can mend; or no box can be segmented.
         """
         clock = Clock()
         with clock.stage("total"):
@@ -112,10 +125,12 @@ class Segmenter:
                 modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)
                 settings = _settings(model)
-                strategy = _resolve_strategy(strategy, settings, modality, volume, boxes, messages)
+                run = Run(volume, boxes, keep_masks, messages)
+                strategy = _resolve_strategy(strategy, settings, modality, volume, run.boxes, messages)
                 options = options or Options()
                 intensity = Intensity.of(volume, modality, window)
-                run = Run(volume, boxes, keep_masks, messages, options.agreement and strategy == "vote")
+                if options.agreement and strategy == "vote":
+                    run.keep_agreement()
                 kind = frame or settings["frame"]["kind"]
                 if kind not in ("roi", "slice"):
                     raise QMedSAMError(f"There is no frame '{kind}'.", "Use 'roi' or 'slice'.")
@@ -137,7 +152,7 @@ class Segmenter:
         doubt = getattr(network, "doubt", "")  # of a network that compares itself with a reference answer
         if doubt:
             messages.append(doubt)
-        return Segmentation(
+        result = Segmentation(
             run.labels_kji,
             run.objects,
             model.name if model else "",
@@ -154,6 +169,8 @@ class Segmenter:
             },
             run.agreement_kji,
         )
+        run.forget()
+        return result
 
     def _model(self, modality: str) -> Optional[Model]:
         if self._given is not None and self._name is None:
@@ -188,7 +205,7 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
         return known  # 8 bit is taken as it is, and holds no HU to know CT by
     named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
-    if (volume.array_kji <= -500).any():
+    if any((plane <= -500).any() for plane in volume.array_kji):  # by slices: no byte per voxel more
         # Also with a window of the user's: the model and the strategy depend on the modality.
         taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
         messages.append(f"The file {named}; values below -500 look like CT{taken}.")
@@ -208,6 +225,9 @@ def _resolve_strategy(
     if asked != "auto":
         return asked
     if all(thinnest(box, volume)[1] == 1 for box in boxes):
+        return "fixed"
+    if (volume.is_rgb or modality in FRAMES_IN_TIME) and modality not in settings["strategies"]:
+        messages.append("The slices are taken for frames in time, each segmented by itself; name a strategy to get another.")
         return "fixed"
     chosen = strategy_for(modality, settings["strategies"])
     if not modality:

@@ -90,6 +90,26 @@ def test_a_case_gets_the_voxels_that_segment_gives(tmp_path: Path, fake: Segment
     assert np.array_equal(read_labels(tmp_path / "out" / "ct.seg.nrrd"), alone.labels_kji) and alone.labels_kji.any()
 
 
+def test_one_bad_box_fails_its_case_by_name_and_the_others_are_written(tmp_path: Path, fake: Segmenter) -> None:
+    path = write_case(tmp_path / "in", "ct", 3)
+    (tmp_path / "in" / "ct-away.json").write_text(json.dumps({"boxes": [{"ijk": [900, 9, 1, 950, 29, 5], "name": "away"}]}))
+    write_case(tmp_path / "in", "good", 4)
+    for _ in range(2):  # a failed case is tried again
+        result = _run(tmp_path / "in", tmp_path / "out", segmenter=fake)
+        bad, good = result.outcomes
+        assert result.exit_code == 1 and bad.state == "failed" and "'away' lies outside" in bad.message
+        assert good.state in ("done", "unchanged")
+        assert [bool(one["error"]) for one in bad.objects] == [True, False] and bad.voxels == bad.objects[1]["voxels"] > 500
+    volume = read_volume(path)
+    alone = Segmenter(network=FakeNetwork()).segment(
+        volume, read_boxes(tmp_path / "in" / "ct.mrk.json", volume), "MR", "propagate"
+    )
+    labels = read_labels(tmp_path / "out" / "ct.seg.nrrd")
+    assert np.array_equal(labels > 0, alone.labels_kji > 0) and bad.confidence == alone.objects[0].confidence
+    segments = slicerio.read_segmentation(str(tmp_path / "out" / "ct.seg.nrrd"))["segments"]
+    assert [one["name"] for one in segments] == ["ellipsoid"]
+
+
 def test_the_log_tells_what_was_done_with_what(tmp_path: Path, fake: Segmenter) -> None:
     write_case(tmp_path / "in", "ct")
     _run(tmp_path / "in", tmp_path / "out", replace(MR, options=replace(MR.options, every=2)), segmenter=fake)

@@ -63,12 +63,26 @@ def test_segment_writes_a_segmentation_a_picture_and_a_report(run, volume: Path,
     assert content["objects"][0]["voxels"] > 0 and content["seconds"]["total"] > 0 and content["strategy"] == "vote"
 
 
+def test_one_bad_box_is_named_and_the_others_are_written(run, volume: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "b.json"
+    boxes.write_text(json.dumps({"boxes": [{"ijk": [900, 9, 1, 950, 29, 5], "name": "away"}, {"ijk": [19, 15, 1, 53, 45, 11]}]}))
+    out, png, report = tmp_path / "a.seg.nrrd", tmp_path / "a.png", tmp_path / "a.json"
+    code, text = run("segment", volume, "--boxes", boxes, "--modality", "MR", "-o", out, "--png", png, "--report", report)
+    assert code == 1 and "'away' lies outside the image" in text and png.is_file()
+    assert (read_labels(out) == 2).sum() > 1000
+    assert [s["name"] for s in slicerio.read_segmentation(str(out))["segments"]] == ["Segment_2"]
+    assert [bool(one["error"]) for one in json.loads(report.read_text())["objects"]] == [True, False]
+
+
 def test_a_colour_picture(run, tmp_path: Path) -> None:
     y, x = np.mgrid[:90, :120]
     disc = ((x - 60) / 30) ** 2 + ((y - 45) / 25) ** 2 <= 1
     picture = np.where(disc[..., None], [180, 60, 50], [210, 190, 170]).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(tmp_path / "skin.png"))
-    code, _ = run("segment", tmp_path / "skin.png", "--box", "30,20,90,70", "-o", tmp_path / "skin.seg.nrrd")
+    report = tmp_path / "skin.json"
+    code, _ = run("segment", tmp_path / "skin.png", "--box", "30,20,90,70", "-o", tmp_path / "skin.seg.nrrd", "--report", report)
+    (found,) = json.loads(report.read_text())["objects"]
+    assert found["volume_ml"] is None and found["voxels"] > 1000
     labels = read_labels(tmp_path / "skin.seg.nrrd")
     assert code == 0 and labels.shape == (1, 90, 120)
     assert 2 * (labels[0] & disc).sum() / (labels.sum() + disc.sum()) > 0.85

@@ -39,7 +39,7 @@ class FakeSegmenter:
             objects.append(
                 SimpleNamespace(mask_kji_crop=self.paint(volume, box)[crop], crop=crop, confidence=0.7, label=box.label)
             )
-        return SimpleNamespace(objects=objects, seconds={"total": 3.0, "load": 1.0})
+        return SimpleNamespace(objects=objects, errors=[], seconds={"total": 3.0, "load": 1.0})
 
 
 def truth_of(volume: Volume, box: Box) -> np.ndarray:
@@ -320,3 +320,17 @@ def test_jitter_stops_at_the_images_border() -> None:
     low, high = edges(prompt)
     np.testing.assert_array_equal(low, [-0.5, -0.5, -0.5])
     assert (high <= [39.5, 39.5, 0.5]).all() and high[2] == 0.5
+
+
+def test_a_case_with_a_box_that_cannot_be_segmented_is_listed_and_not_scored(folder) -> None:
+    """A mean over the others would be too good."""
+
+    class OneBad(FakeSegmenter):
+        def segment(self, volume: Volume, boxes: List[Box], **settings) -> SimpleNamespace:
+            result = super().segment(volume, boxes, **settings)
+            result.errors = ["The box 'x' lies outside the image."]
+            return result
+
+    cases = read_manifest(folder / "manifest.csv")
+    with pytest.raises(QMedSAMError, match=r"Not one of .* lies outside"):
+        evaluate(cases, OneBad(truth_of), folder / "out")

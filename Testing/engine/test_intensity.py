@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qmedsam import QMedSAMError, Volume
-from qmedsam.intensity import Intensity, known_modality, normalise
+from qmedsam.intensity import Intensity, known_modality, normalise, parse_window
 
 
 def test_ct_is_windowed_in_hounsfield_units() -> None:
@@ -114,3 +114,15 @@ def test_a_constant_image_with_holes_is_refused(hole) -> None:
 def test_impossible_windows_are_refused(window) -> None:
     with pytest.raises(QMedSAMError, match="window"):
         Intensity.of(Volume(np.arange(64.0).reshape(4, 4, 4)), "CT", window)
+
+
+def test_dicoms_names_of_x_ray_and_ultrasound_are_known() -> None:
+    assert {known_modality(name) for name in ("XA", "RF", "PX", "IO", "CR", "DX", "xa")} == {"XRay"}
+    assert known_modality("IVUS") == known_modality("US") == "US"
+
+
+def test_a_window_that_shows_nothing_is_none() -> None:
+    assert parse_window("Bone") == (1800, 400) and parse_window("200,40") == (200, 40)
+    for text in ("bones", "0,40", "-5,40", "nan,40", "200", "1,2,3"):
+        with pytest.raises(QMedSAMError, match="is not a window"):
+            parse_window(text)

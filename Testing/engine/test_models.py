@@ -211,3 +211,34 @@ def test_the_shipped_models_are_intact() -> None:
         model.verify()
         assert (model.folder / "MODEL_CARD.md").is_file()
         assert model.folder.name == model.name
+
+
+def test_a_damaged_model_is_replaced_by_a_whole_one(tmp_path: Path) -> None:
+    source = make_model(tmp_path / "download", "toy")
+    s = store(tmp_path)
+    for damaged in ("manifest.json", s.add(source).manifest.encoder):
+        (s.user / "toy" / damaged).write_bytes(b"damaged")
+        s.add(source).verify()
+    with pytest.raises(QMedSAMError, match="there already"):
+        s.add(source)
+    assert [path.name for path in s.user.iterdir()] == ["toy"]
+
+
+def test_a_model_is_removed_by_its_folder_whatever_another_is_called(tmp_path: Path) -> None:
+    s = store(tmp_path)
+    make_model(s.user, "toy").rename(s.user / "elsewhere")
+    (s.user / "toy").mkdir()
+    (s.user / "toy" / "manifest.json").write_text("{")
+    s.remove(s.user / "toy")
+    assert [path.name for path in s.user.iterdir()] == ["elsewhere"]
+    with pytest.raises(QMedSAMError, match="no model"):
+        s.remove(s.user / "toy")
+
+
+def test_routes_name_a_model_for_every_modality_that_has_one(tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    make_model(shipped, "ct", modalities=["CT"])
+    assert store(tmp_path, shipped).routes() == {"CT": "ct"}
+    make_model(shipped, "any", priority=9)
+    routes = store(tmp_path, shipped).routes()
+    assert routes["CT"] == "ct" and routes[""] == routes["PET"] == routes["XRay"] == "any"

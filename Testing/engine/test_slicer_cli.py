@@ -191,6 +191,16 @@ def test_the_same_voxels_as_qmedsam_segment(tmp_path, kidneys) -> None:
 
 
 @needs_openvino
+def test_a_bad_box_gives_a_terminal_an_exit_code_and_the_others_their_segments(tmp_path) -> None:
+    """With a return parameter file Slicer asks, and would not load what was written: see Testing/mrml/test_cli_module.py."""
+    (tmp_path / "b.json").write_text('{"boxes": [{"ijk": [900, 9, 1, 950, 29, 5], "name": "away"}]}')
+    line = ["--volume", PHANTOM, "--roi", "-60,0,0,20,20,20", "--names", "good", "--boxes", tmp_path / "b.json"]
+    done = run(*line, "--strategy", "fixed", "--modality", "CT", "--output", tmp_path / "o.seg.nrrd")
+    assert done.returncode == 1 and "'away' lies outside" in done.stderr and "good: " in done.stdout
+    assert b"Segment0_Name:=good" in (tmp_path / "o.seg.nrrd").read_bytes()
+
+
+@needs_openvino
 def test_names_that_the_console_cannot_write(tmp_path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     line = ["--volume", PHANTOM, "--roi", "-60,0,0,20,20,20", "--names", "játra", "--strategy", "fixed", "--modality", "CT"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from typing import List
 
 import numpy as np
@@ -305,3 +308,79 @@ def test_voxels_and_millilitres_are_those_of_the_label_array() -> None:
     outer, inner = result.objects
     assert outer.voxels == (result.labels_kji == 1).sum() and outer.covered == inner.voxels > 0
     assert outer.volume_ml == pytest.approx(outer.voxels / 1000)
+
+
+@pytest.mark.parametrize("strategy", ["auto", *STRATEGIES])
+def test_a_box_that_cannot_be_segmented_is_named_and_costs_the_others_nothing(strategy) -> None:
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    good = tight(truth)
+    outside = Box(np.array([300.0, 25, 10]), np.diag([5.0, 5, 5]), name="away")
+    thin = Box(np.array([30.0, 25, 10.5]), np.diag([5.0, 5, 0.2]), name="thin")
+    alone = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [good], strategy=strategy)
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [outside, good, thin], strategy=strategy, keep_masks=True)
+    assert np.array_equal(result.labels_kji == 2, alone.labels_kji == 1) and not ((result.labels_kji != 2) & truth).any()
+    away, found, flat = result.objects
+    assert "'away' lies outside" in away.error and "'thin' is thinner" in flat.error and not found.error
+    assert result.errors == [away.error, flat.error] and found.voxels == alone.objects[0].voxels
+    assert not away.voxels and away.mask_kji_crop.size == 0 and result.labels_kji[away.crop].size == 0
+    assert sum("The others were segmented" in message for message in result.messages) == 2
+    with pytest.raises(QMedSAMError, match="'away' lies outside"):
+        Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [outside, thin], strategy=strategy)
+
+
+def test_a_result_shows_itself_without_its_arrays() -> None:
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    result = Segmenter(network=FakeNetwork(96)).segment(phantom(truth), [tight(truth)], strategy="fixed", keep_masks=True)
+    assert "array" not in repr(result) and len(repr(result)) < 1500 and "volume_ml" in repr(result)
+
+
+@pytest.mark.parametrize(("colour", "modality"), [(True, ""), (True, "US"), (True, "ES"), (False, "XA"), (False, "US")])
+def test_every_frame_of_a_cine_is_segmented_as_if_it_were_alone(colour, modality) -> None:
+    """Twelve equal frames: nothing may get smaller towards the ends. Grey ultrasound may be a volume, and is followed."""
+    disc = ball((1, 40, 50), (25, 20, 0), (14, 11, 0.5))
+    truth = np.repeat(disc, 12, axis=0)
+    grey = (40 + 160 * truth).astype(np.uint8)
+    array = np.repeat(grey[..., None], 3, axis=3) if colour else grey
+    half = np.array([15.0, 12.0, 6.0])
+    cine = Segmenter(network=FakeNetwork(96)).segment(
+        Volume(array, modality=modality), [Box(np.array([25.0, 20.0, 5.5]), np.diag(half))]
+    )
+    alone = Segmenter(network=FakeNetwork(96)).segment(
+        Volume(array[:1], modality=modality), [Box(np.array([25.0, 20.0, 0]), np.diag([15.0, 12.0, 0.5]))]
+    )
+    assert alone.labels_kji.any()
+    if modality == "US" and not colour:
+        assert cine.strategy == "propagate"
+        return
+    assert cine.strategy == "fixed" and any("frames in time" in message for message in cine.messages)
+    assert all(np.array_equal(frame, alone.labels_kji[0]) for frame in cine.labels_kji)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_lets_go_of_the_volume_at_once(strategy) -> None:
+    """Not when Python's collector comes by: in an application that may be a long time, and a volume half a gigabyte."""
+    truth = ball((20, 50, 60), (30, 25, 10), (14, 12, 8))
+    volume, box = phantom(truth), tight(truth)
+    known = weakref.ref(volume.array_kji)
+    gc.collect()
+    gc.disable()
+    try:
+        result = Segmenter(network=FakeNetwork(96)).segment(volume, [box], strategy=strategy, keep_masks=True)
+        del volume
+        assert known() is None and result.objects[0].voxels > 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_run_takes_no_array_of_the_volumes_size_beside_the_labels(dtype) -> None:
+    truth = ball((8, 16, 16), (8, 8, 4), (5, 5, 3))
+    array = np.zeros((512, 128, 128), dtype)
+    array[200:208, 40:56, 40:56] = np.where(truth, 100, 10)
+    volume, box = Volume(array), Box(np.array([48.0, 48.0, 204.0]), np.diag([6.0, 6.0, 4.0]))
+    tracemalloc.start()
+    Segmenter(network=FakeNetwork(32)).segment(volume, [box], strategy="fixed")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    labels, sample = array.size, 4 * 2_000_000 * array.itemsize  # the values that percentiles are taken of, sorted and picked
+    assert peak < 1.5 * labels + sample

@@ -92,6 +92,26 @@ def test_boxes_from_a_file_give_the_engines_voxels_and_named_segments(model, pha
     assert [name for name in model.left() if not name.endswith(".params")] == []
 
 
+def test_one_bad_box_costs_the_others_nothing_and_is_named(model, phantom, phantomNode, tmp_path) -> None:
+    """Slicer would not load the good ones after an exit code; a terminal gets one (see test_slicer_cli)."""
+    kidney = _organs(phantom)[1]
+    away = Box(kidney.center_ijk + (5000, 0, 0), kidney.half_axes_ijk, name="away")
+    output = model.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "out")
+    node = model.run(
+        inputVolume=phantomNode,
+        boxesFile=_saved([away, kidney], phantom, tmp_path / "boxes.mrk.json"),
+        outputSegmentation=output,
+        modality="CT",
+        strategy="fixed",
+    )
+    assert node.GetStatusString() == "Completed" and "'away' lies outside" in node.GetErrorText()
+    assert node.GetParameterAsString("failed") == "1" and node.GetParameterAsString("objects") == "1"
+    segmentation = output.GetSegmentation()
+    assert [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())] == [kidney.name]
+    truth = Segmenter().segment(phantom, [kidney], strategy="fixed").labels_kji > 0
+    assert np.array_equal(segmentArray(output, segmentation.GetNthSegmentID(0), phantomNode), truth) and truth.any()
+
+
 def test_a_rotated_roi_and_a_label_map_node(model, phantom, phantomNode) -> None:
     """The ROI travels as text of six digits, with a centre left of the patient's middle: the value starts with a minus."""
     kidney = _organs(phantom)[1]
@@ -137,6 +157,8 @@ def test_a_colour_picture(model) -> None:
     output = model.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "out")
     node = model.run(inputVolume=volume, roi=roi, outputSegmentation=output, modality="Endoscopy")
     assert node.GetStatusString() == "Completed", node.GetErrorText()
+    assert "pixels, confidence" in node.GetOutputText() and " ml" not in node.GetOutputText()
+    assert float(node.GetParameterAsString("volumeMl")) == 0 and int(node.GetParameterAsString("voxels")) > 100
     found, truth = _labels(output) > 0, picture[..., 0] > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
 

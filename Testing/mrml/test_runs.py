@@ -273,6 +273,159 @@ def test_what_is_found_off_the_grid_of_the_segmentation_empties_no_segment(paint
     assert before["a"][0] and labelmaps(segmentation) == before
 
 
+def _bad(scene, kind: str):
+    """A box that cannot be segmented, and what the sentence about it has to hold."""
+    if kind == "unplaced":
+        return scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "bad"), "no size yet"
+    roi = addRoi(scene, (5000, 0, 0), np.eye(3) * 5, name="bad")
+    if kind == "bent":
+        roi.SetAndObserveTransformNodeID(addBendingTransform(scene).GetID())
+    return roi, "not linear" if kind == "bent" else "lies outside the image"
+
+
+@pytest.mark.parametrize("kind", ["outside", "unplaced", "bent"])
+@pytest.mark.parametrize("own", [True, False], ids=["own-segment", "new-segment"])
+def test_one_bad_box_is_named_and_the_good_ones_are_written(scene, kind, own) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    bad, words = _bad(scene, kind)
+    segmentation = addSegmentation(scene, volume, ["a", "b", "c"] if own else [])
+    ids = ["a", "b", "c"] if own else None
+    _, result = QMedSAMSegmentLogic(brightSegmenter).segment(volume, [rois[0], bad, rois[1]], segmentation, ids, FIXED)
+    inner = segmentation.GetSegmentation()
+    found = {inner.GetSegment(one).GetName(): segmentArray(segmentation, one, volume) for one in inner.GetSegmentIDs()}
+    assert np.array_equal(found["a" if own else "blob 0"], truths[0])
+    assert np.array_equal(found["c" if own else "blob 1"], truths[1])
+    assert ("b" in found and not found["b"].any()) if own else set(found) == {"blob 0", "blob 1"}
+    assert [bool(one.error) for one in result.objects] == [False, True, False] and words in result.objects[1].error
+    assert sum(words in message and "'bad'" in message for message in result.messages) == 1
+    assert not bad.GetAttribute("QMedSAM.SegmentID") or own
+    with pytest.raises(QMedSAMError, match=words):
+        QMedSAMSegmentLogic(brightSegmenter).segment(volume, [bad], segmentation, settings=FIXED)
+
+
+def test_a_segment_that_goes_during_a_run_is_named_and_the_others_are_written(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    segmentation = addSegmentation(scene, volume, ["a", "b"])
+    segmentation.GetSegmentation().GetSegment("a").SetName("liver")
+    run = Run(volume, segmentation, [Prompt(rois[0], "a"), Prompt(rois[1], "b")], FIXED)
+    run.compute(brightSegmenter())
+    segmentation.GetSegmentation().RemoveSegment("a")
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, volume)
+    assert run.alive and run.write(writer) and np.array_equal(segmentArray(segmentation, "b", volume), truths[1])
+    assert any("'liver' is gone" in message for message in run.result.messages)
+    segmentation.GetSegmentation().RemoveSegment("b")
+    assert not run.alive and not run.write(writer)
+
+
+@pytest.fixture
+def cropped(scene):
+    """The oblique volume with blob 0, and a segmentation whose geometry ends in the middle of the blob, with a volume of it.
+
+    The same grid, or one of half the voxel size (``fine``).
+    """
+
+    def make(fine: bool):
+        volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+        matrix = GRIDS["oblique"].copy()
+        shape = np.array(SHAPE)
+        if fine:
+            matrix[:3, 3] -= matrix[:3, :3] @ [0.25, 0.25, 0.25]
+            matrix[:3, :3] /= 2
+            shape = shape * 2
+        shape[2] = 28 if fine else 14  # i: the blob's centre is at 13
+        part = addVolume(scene, np.zeros(shape, np.uint8), matrix, "part")
+        segmentation = addSegmentation(scene, part, ["a"])
+        inside = truths[0].copy()
+        inside[:, :, 14:] = False
+        assert 200 < inside.sum() < truths[0].sum() - 200
+        return volume, rois[0], truths[0], inside, segmentation
+
+    return make
+
+
+def _extentOf(segmentation) -> list:
+    image = slicer.vtkOrientedImageData()
+    segmentation.GetBinaryLabelmapRepresentation("a", image)
+    return image.GetExtent()
+
+
+@pytest.mark.parametrize("fine", [False, True], ids=["same-grid", "finer"])
+@pytest.mark.parametrize("ranged", [False, True], ids=["", "intensity-range"])
+def test_a_mask_is_cut_to_the_geometry_of_the_segmentation_and_the_number_says_so(cropped, fine, ranged) -> None:
+    volume, roi, truth, inside, segmentation = cropped(fine)
+    node = volume.GetScene().AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    if ranged:  # nothing of the object may be edited
+        node.SetSourceVolumeIntensityMask(True)
+        node.SetSourceVolumeIntensityMaskRange(0, 100)
+    logic = QMedSAMSegmentLogic(brightSegmenter)
+    _, result = logic.segment(volume, [roi], segmentation, ["a"], FIXED, node)
+    found = segmentArray(segmentation, "a", volume)
+    ml = 2.5 / 1000
+    (one,) = result.objects
+    assert one.volume_ml == pytest.approx(inside.sum() * ml) and one.voxels == inside.sum()
+    cut = f"{(truth & ~inside).sum() * ml:.1f} ml of 'blob 0' lie outside the geometry"
+    assert sum(cut in message for message in result.messages) == 1
+    extent = _extentOf(segmentation)
+    assert extent[1] <= (27 if fine else 13)
+    if ranged:
+        assert found.sum() < (0.1 * inside.sum() if fine else 1)  # grey values between the voxels are interpolated
+        kept = [message for message in result.messages if "'a' were not written: the editor's masking" in message]
+        assert len(kept) == 1 and float(kept[0].split()[0]) == pytest.approx((inside.sum() - found.sum()) * ml, rel=0.1)
+    else:
+        assert np.array_equal(found, inside) and not any("not written" in message for message in result.messages)
+
+
+def test_a_preview_shows_what_would_be_written(cropped) -> None:
+    from QMedSAMSegmentLib.preview import Preview
+
+    volume, roi, _, inside, segmentation = cropped(True)
+    run = Run(volume, segmentation, [Prompt(roi, "a")], FIXED)
+    run.compute(brightSegmenter())
+    run.forget()
+    preview = Preview()
+    assert np.array_equal(segmentArray(preview.show(run), "a", volume), inside)
+    writer = EditorWriter(volume.GetScene())
+    writer.aim(segmentation, volume)
+    part = volume.GetScene().GetFirstNodeByName("part")
+    assert run.write(writer)
+    assert np.array_equal(segmentArray(segmentation, "a", part), segmentArray(preview.node, "a", part))
+    assert run.result.labels_kji.size == 0 and run.task.volume.array_kji.nbytes < 100
+
+
+def test_what_another_segment_of_the_run_takes_is_said(scene) -> None:
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["aligned"])
+    segmentation = addSegmentation(scene, volume, ["organ", "lesion"])
+    lesion = addRoi(scene, rois[0].GetCenterWorld(), np.eye(3) * 4, name="lesion")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    node.SetOverwriteMode(node.OverwriteAllSegments)
+    _, result = QMedSAMSegmentLogic(brightSegmenter).segment(
+        volume, [rois[0], lesion], segmentation, ["organ", "lesion"], FIXED, node
+    )
+    small = segmentArray(segmentation, "lesion", volume)
+    assert small.any() and np.array_equal(segmentArray(segmentation, "organ", volume), truths[0] & ~small)
+    taken = [message for message in result.messages if "'organ' went to the other segments" in message]
+    assert len(taken) == 1 and taken[0].startswith(f"{small.sum() * 2.5 / 1000:.2f} ml")
+
+
+@pytest.mark.parametrize("kind", ["transform", "both"])
+def test_a_run_is_written_where_it_was_computed_in_the_segmentation(scene, kind) -> None:
+    """The volume and the segmentation are moved together while it computes: nothing has moved between them."""
+    volume, rois, truths = _scene_with_blobs(scene, GRIDS["oblique"])
+    segmentation = addSegmentation(scene, volume, ["a"])
+    run = Run(volume, segmentation, [Prompt(rois[0], "a")], FIXED)
+    run.compute(brightSegmenter())
+    move = addTransform(scene, MOVE)
+    for node in (volume, segmentation) if kind == "both" else (segmentation,):
+        node.SetAndObserveTransformNodeID(move.GetID())
+    writer = EditorWriter(scene)
+    writer.aim(segmentation, volume)
+    assert run.write(writer)
+    segmentation.SetAndObserveTransformNodeID(None)
+    volume.SetAndObserveTransformNodeID(None)
+    assert np.array_equal(segmentArray(segmentation, "a", volume), truths[0])
+
+
 def test_two_boxes_of_one_segment_are_united(scene) -> None:
     volume, rois, truths = _scene_with_blobs(scene, GRIDS["anisotropic"])
     segmentation = addSegmentation(scene, volume, ["a"])
@@ -382,9 +535,9 @@ def test_a_failing_run_leaves_the_scene_as_it_was(scene) -> None:
     logic = QMedSAMSegmentLogic(brightSegmenter)
     rois[0].SetCenterWorld(5000, 0, 0)
     with pytest.raises(QMedSAMError, match="outside the image"):
-        logic.segment(volume, rois, segmentation)
+        logic.segment(volume, rois[:1], segmentation)
     with pytest.raises(QMedSAMError, match="outside the image"):
-        logic.segment(volume, rois)
+        logic.segment(volume, rois[:1])
     with pytest.raises(QMedSAMError, match="no segment 'zz'"):
         logic.segment(volume, rois, segmentation, ["a", "zz"])
     with pytest.raises(QMedSAMError, match="no box"):

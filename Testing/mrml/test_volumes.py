@@ -7,6 +7,7 @@ import pytest
 import slicer
 from nodes import addBendingTransform, addTransform, addVolume, grid
 from qmedsam import QMedSAMError
+from QMedSAMSegmentLib import volumes
 from QMedSAMSegmentLib.volumes import modalityOf, volumeFromNode, windowOf
 
 RANDOM = np.random.default_rng(0)
@@ -72,14 +73,6 @@ def test_nothing_to_segment_is_refused_with_a_sentence(scene) -> None:
         volumeFromNode(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))
 
 
-def test_the_copy_is_independent_of_the_scene(scene) -> None:
-    node = addVolume(scene, GREY, grid())
-    kept, shared = volumeFromNode(node), volumeFromNode(node, copy=False)
-    slicer.util.arrayFromVolume(node)[:] = 7
-    assert (shared.array_kji == 7).all()
-    assert np.array_equal(kept.array_kji, GREY)
-
-
 def test_modality_comes_from_the_hierarchy_the_database_or_the_unit(scene, monkeypatch) -> None:
     node = addVolume(scene, GREY, grid())
     assert modalityOf(node) == ""
@@ -87,6 +80,13 @@ def test_modality_comes_from_the_hierarchy_the_database_or_the_unit(scene, monke
     units.SetValueSchemeMeaning("[hnsf'U]", "UCUM", "Hounsfield unit")
     node.SetVoxelValueUnits(units)
     assert modalityOf(node) == "CT"
+    for code in ("{SUVbw}g/ml", "{SUVlbm}g/ml", "{SUVbsa}cm2/ml", "Bq/ml", "BQML"):
+        units.SetValueSchemeMeaning(code, "UCUM", "as Slicer's DICOM plugins for PET write it")
+        node.SetVoxelValueUnits(units)
+        assert modalityOf(node) == ("" if code == "BQML" else "PET")
+    units.SetValueSchemeMeaning("mm2/s", "UCUM", "diffusion")
+    node.SetVoxelValueUnits(units)
+    assert modalityOf(node) == ""
 
     class Database:
         isOpen = True
@@ -114,3 +114,35 @@ def test_the_displayed_window_is_read(scene) -> None:
     node.GetDisplayNode().AutoWindowLevelOff()
     node.GetDisplayNode().SetWindowLevel(1500, -600)
     assert windowOf(node) == (1500, -600)
+
+
+def test_voxels_are_copied_in_pieces(scene, monkeypatch) -> None:
+    monkeypatch.setattr(volumes, "PIECE", 2 * GREY[0].nbytes)  # two of five slices
+    for array in (GREY, RANDOM.integers(0, 255, (5, 6, 7, 4)).astype(np.uint8)):
+        node = addVolume(scene, array, grid())
+        copying = volumes.VoxelCopy(node)
+        monkeypatch.setattr(volumes, "PIECE", 2 * copying.volume.array_kji[0].nbytes)
+        copying = volumes.VoxelCopy(node)
+        assert [copying.step() for _ in range(3)] == [False, False, True]
+        shared = volumeFromNode(node)
+        assert np.allclose(copying.volume.ijk_to_ras, shared.ijk_to_ras)
+        slicer.util.arrayFromVolume(node)[:] = 7
+        assert (shared.array_kji == 7).all()  # the scene's own, the copy is not
+        assert np.array_equal(copying.volume.array_kji, array[..., :3] if array.ndim == 4 else array)
+
+
+@pytest.mark.parametrize("change", ["voxels", "image", "gone"])
+def test_an_image_that_changes_between_two_pieces_is_refused(scene, monkeypatch, change) -> None:
+    monkeypatch.setattr(volumes, "PIECE", 2 * GREY[0].nbytes)
+    node = addVolume(scene, GREY, grid())
+    copying = volumes.VoxelCopy(node)
+    assert not copying.step()
+    if change == "voxels":
+        slicer.util.arrayFromVolume(node)[:] = 7
+        node.GetImageData().GetPointData().GetScalars().Modified()
+    elif change == "image":
+        node.SetAndObserveImageData(addVolume(scene, GREY[:2], grid()).GetImageData())
+    else:
+        scene.RemoveNode(node)
+    with pytest.raises(QMedSAMError, match="image changed"):
+        copying.step()

@@ -235,7 +235,9 @@ class Person:
             subprocess.run(["xdotool", "key", name.lower()], check=True, timeout=30)
         else:
             self.note(f"{name} by its shortcut's signal: no xdotool")
-            shortcut = next(one for one in self.effect.shortcuts if one.key.toString() == name)
+            from QMedSAMSegmentLib import keys
+
+            shortcut = next(one for one in keys.shortcuts() if one.key.toString() == name)
             shortcut.activated()
         self.settle()
 

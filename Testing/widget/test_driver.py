@@ -244,10 +244,15 @@ ELSEWHERE = {
     *("OpenVINO is tried in a process of its own before it is loaded", "keys of the effect: Shift+B, Shift+P, Shift+A"),
     *("a scene that is saved and loaded has its segments and bound boxes", "boxes come back from a .seg.nrrd"),
     "a scene that is closed during a run ends the run",
+    "a broken model has a row and can be removed",
+    "in a layout without slice views the preview is in 3D, and Add box says what is missing",
+    "the volume that is segmented is named where another one is shown over it",
+    "keys work while two Segment Editors have the effect",
+    "a volume of 512 x 512 x 600: the window stays alive, and a shown preview holds nothing of it",
 }
 TRIED = [
     step
-    for name in ("steps_start", "steps_boxes", "steps_runs", "steps_scene")
+    for name in ("steps_start", "steps_boxes", "steps_runs", "steps_scene", "steps_corners")
     for step in __import__(name).STEPS
     if step.name not in ELSEWHERE
 ]

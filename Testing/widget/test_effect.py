@@ -352,7 +352,7 @@ def test_the_table_follows_names_undo_and_segments_that_go(editor) -> None:
 
 
 def test_an_roi_that_is_loaded_meanwhile_can_be_used(editor) -> None:
-    addRoi(editor.scene, (0, 0, 0), np.eye(3) * 5, name="loaded")
+    addRoi(editor.scene, editor.rois[0].GetCenterWorld(), np.eye(3) * 5, name="loaded")
     editor.rest()
     assert _visible(editor.ui.roiFrame) and editor.ui.roiCombo.itemText(1) == "loaded"
 
@@ -491,6 +491,7 @@ def test_for_scripts_on_apply_returns_when_it_is_done(editor) -> None:
     assert slicer.util.mainWindow() is None
     editor.effect.onApply()
     assert np.array_equal(editor.mask("first"), editor.truths[0]) and editor.scripted.undoSaves == 1
+    assert "Applied" in editor.status and "roi 0: " in editor.status
 
 
 def test_masking_of_the_editor_is_respected(editor) -> None:
@@ -725,17 +726,17 @@ def test_an_unforeseen_error_is_shown_and_the_effect_goes_on(editor, answers) ->
 
 
 def test_keys_exist_only_while_the_effect_is_active_and_shadow_nothing(editor) -> None:
-    assert editor.effect.shortcuts == []  # no main window
-    window = QtWidgets.QMainWindow()
+    window = QtWidgets.QMainWindow()  # without one the effect has no keys
     window.setObjectName("qSlicerMainWindow")
+    assert window.findChildren(QtGui.QShortcut) == []
     editor.effect.deactivate()
     editor.effect.activate()
-    keys = [shortcut.key.toString() for shortcut in editor.effect.shortcuts]
+    keys = [shortcut.key.toString() for shortcut in window.findChildren(QtGui.QShortcut)]
     taken = [*"1234567890ZYQWI*,.<>", "Space", "Esc", "Ctrl+Z", "Ctrl+Y", *(f"Shift+{n}" for n in range(10)), *"FBVRGT"]
     assert len(keys) == 3 and not set(keys) & set(taken)
     assert editor.effect.createCursor(None) is not None
     editor.effect.deactivate()
-    assert editor.effect.shortcuts == [] and window.findChildren(QtGui.QShortcut) == []
+    assert window.findChildren(QtGui.QShortcut) == []
     window.setObjectName("")
 
 

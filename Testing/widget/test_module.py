@@ -192,12 +192,76 @@ def test_a_model_is_added_verified_and_removed(panel, tmp_path, monkeypatch, ans
     assert "nothing at" in panel.ui.modelLabel.text
 
 
-def test_a_broken_model_folder_is_named_and_hides_no_other(panel, tmp_path) -> None:
+def _names(panel) -> list:
+    return [panel.ui.modelsTable.item(row, 0).text() for row in range(panel.ui.modelsTable.rowCount)]
+
+
+def _own(tmp_path, **changes):
+    """The folder of a model that the user may have exported."""
+    copy = tmp_path / "copy"
+    shutil.copytree(shipped_folder() / "qmedsam-compact", copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest.update({"name": "mine", "title": "Mine", **changes})
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+def test_a_broken_model_is_named_hides_no_other_and_can_be_removed(panel, tmp_path, answers) -> None:
     (tmp_path / "user" / "broken").mkdir(parents=True)
     (tmp_path / "user" / "broken" / "manifest.json").write_text("{", encoding="utf-8")
     panel.update()
-    assert panel.ui.modelsTable.rowCount == len(ModelStore([shipped_folder()]).models())
-    assert panel.ui.modelLabel.text.startswith("broken: ")
+    assert panel.ui.modelsTable.rowCount == len(ModelStore([shipped_folder()]).models()) + 1
+    assert panel.ui.modelLabel.text.startswith("broken: ") and "broken (broken)" in _names(panel)
+    panel.ui.modelsTable.setCurrentCell(_names(panel).index("broken (broken)"), 0)
+    assert panel.ui.removeModelButton.enabled and not panel.ui.verifyButton.enabled and not panel.ui.cardButton.enabled
+    panel.ui.removeModelButton.click()
+    assert not (tmp_path / "user" / "broken").exists() and "broken (broken)" not in _names(panel)
+    assert panel.ui.modelLabel.text == "Removed broken."
+
+
+def test_a_damaged_model_is_mended_by_adding_it_again(panel, tmp_path, monkeypatch) -> None:
+    archive = shutil.make_archive(str(tmp_path / "mine"), "zip", _own(tmp_path, priority=-5))
+    monkeypatch.setattr(QtWidgets.QFileDialog, "getOpenFileName", lambda *_: (archive, "Zip"))
+    panel.ui.addModelButton.click()
+    for damage in ("manifest.json", "encoder.bin"):
+        (tmp_path / "user" / "mine" / damage).write_bytes(b"damaged")
+        panel.update()
+        panel.ui.addModelButton.click()
+        assert panel.ui.modelLabel.text == "Added mine." and "mine (broken)" not in _names(panel) and "Mine" in _names(panel)
+        ModelStore([tmp_path / "user"]).get("mine").verify()
+    panel.ui.addModelButton.click()
+    assert "is there already" in panel.ui.modelLabel.text
+
+
+def test_a_sentence_about_what_was_mended_elsewhere_goes(panel, tmp_path) -> None:
+    folder = tmp_path / "user" / "mine"
+    shutil.copytree(_own(tmp_path), folder)
+    whole = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_bytes(b"{")
+    panel.update()
+    assert panel.ui.modelLabel.text.startswith("mine: ")
+    (folder / "manifest.json").write_bytes(whole)
+    panel.update()
+    assert panel.ui.modelLabel.text == "" and "Mine" in _names(panel)
+
+
+def test_a_model_is_added_from_its_folder_and_it_is_said_what_automatic_means_now(panel, tmp_path, monkeypatch, answers) -> None:
+    copy = _own(tmp_path, modalities=["*"], priority=999)
+    other = _own(tmp_path / "other", modalities=["CT"], priority=999, name="ct-only", title="CT only")
+    for folder in (copy, other):
+        monkeypatch.setattr(QtWidgets.QFileDialog, "getExistingDirectory", lambda *_, folder=folder: str(folder))
+        panel.ui.addFolderButton.click()
+        text = panel.ui.modelLabel.text
+        if folder is copy:
+            assert text.startswith("Added mine. 'Automatic' is mine now for unknown modalities, CT, MR")
+        else:
+            assert text == "Added ct-only. 'Automatic' is ct-only now for CT."
+    panel.ui.modelsTable.setCurrentCell(_names(panel).index("CT only"), 0)
+    panel.ui.removeModelButton.click()
+    assert panel.ui.modelLabel.text == "Removed ct-only. 'Automatic' is mine now for CT."
+    monkeypatch.setattr(QtWidgets.QFileDialog, "getExistingDirectory", lambda *_: "")
+    panel.ui.addFolderButton.click()
+    assert panel.ui.modelLabel.text.startswith("Removed")
 
 
 def test_the_widget_is_set_up_entered_and_left_without_a_main_window(module) -> None:

@@ -70,7 +70,7 @@ class Bench:
             if case.problem:
                 raise QMedSAMError(case.problem)
             if self._run(case, outcome, cancelled):
-                outcome.state = DONE
+                outcome.state = FAILED if any(one["error"] for one in outcome.objects) else DONE
             else:
                 outcome.state, outcome.message = NOT_RUN, "Stopped."
         except QMedSAMError as error:
@@ -110,7 +110,8 @@ class Bench:
         )
         if result.cancelled:
             return False
-        segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
+        boxes = [box for o, box in zip(result.objects, boxes) if not o.error]
+        segments = [(o.label, o.name, box.color) for o, box in zip((o for o in result.objects if not o.error), boxes)]
         write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
         _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
         outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
@@ -192,12 +193,13 @@ def _short(name: str, path: Path, case: Case) -> str:
 
 def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
     outcome.model, outcome.modality, outcome.strategy = result.model, result.modality, result.strategy
-    keys = ("label", "name", "voxels", "volume_ml", "confidence", "slices")
+    keys = ("label", "name", "voxels", "volume_ml", "confidence", "slices", "error")
     outcome.objects = [{key: getattr(o, key) for key in keys} for o in result.objects]
     outcome.voxels = sum(o.voxels for o in result.objects)
     outcome.volume_ml = None if flat else float(sum(o.volume_ml for o in result.objects))
-    outcome.confidence = float(sum(o.confidence for o in result.objects) / len(result.objects))
+    done = [o for o in result.objects if not o.error]
+    outcome.confidence = float(sum(o.confidence for o in done) / len(done))
     outcome.stages = dict(result.seconds)
-    empty = [o.name for o in result.objects if not o.voxels]
+    empty = [o.name for o in done if not o.voxels]
     notes = [*result.messages, *([f"Nothing was found in the box of {', '.join(empty)}."] if empty else [])]
     outcome.message = " ".join(notes)

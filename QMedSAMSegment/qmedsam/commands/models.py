@@ -85,8 +85,13 @@ def _answers(model: Model) -> bool:
 @models_app.command()
 def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one.")) -> None:
     """Check a model and copy it to your models."""
-    model = ModelStore().add(source)
+    store = ModelStore()
+    before = store.routes()
+    model = store.add(source)
     console.print(f"Added [green]{escape(model.name)}[/] " + escape(f"({model.manifest.license}) in {model.folder}"))
+    taken = [modality or "unknown modalities" for modality, name in store.routes().items() if before.get(modality) != name]
+    if taken:
+        console.print(f"It is what is used without --model now for {', '.join(taken)}.")
 
 
 @models_app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import QMedSAMError
 from ..geometry import Box, Volume
 from ..intensity import parse_window
+from ..painting import ObjectResult
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -33,6 +34,8 @@ from .terminal import bar, console
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: What a report holds of every box.
+_REPORTED = ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices", "error")
 
 
 def segment(
@@ -61,6 +64,8 @@ def segment(
 ) -> None:
     """Segment the object inside every box of a volume.
 
+    A box that cannot be segmented is named and the others are written; the exit code is then 1.
+
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
     from ..files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
@@ -83,11 +88,14 @@ def segment(
     segmenter = Segmenter(model, threads=threads)
     with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
-    segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+    prompts = [p for o, p in zip(result.objects, prompts) if not o.error]
+    objects = [o for o in result.objects if not o.error]
+    segments = [(o.label, o.name, p.color) for o, p in zip(objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    flat = image.array_kji.shape[0] == 1  # a picture has no thickness, and no millilitres
+    print_objects(objects, flat=flat)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if result.strategy in ("propagate", "vote"):
@@ -113,15 +121,19 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [
-                {key: getattr(o, key) for key in ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices")}
-                for o in result.objects
-            ],
+            "objects": [_reported(one, flat) for one in result.objects],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if png:  # last: a picture that cannot be drawn costs nothing else
         draw(png, image, result, segments, prompts, chosen, volume.name)
+    if result.errors:
+        raise typer.Exit(1)
+
+
+def _reported(one: ObjectResult, flat: bool) -> Dict[str, Any]:
+    values = {key: getattr(one, key) for key in _REPORTED}
+    return {**values, "volume_ml": None} if flat else values
 
 
 def _write_agreement(path: Path, image: Volume, result) -> None:

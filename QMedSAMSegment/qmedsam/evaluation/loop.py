@@ -106,6 +106,8 @@ def score_case(
     result = segmenter.segment(volume, [p.box for p in prompts], **settings)
     if cancelled and cancelled():
         raise Cancelled
+    if result.errors:  # a mean over the others would be too good
+        raise QMedSAMError(result.errors[0])
     if official is not None:
         truth_kji = np.zeros(labels_kji.shape, np.uint16)
         for p in prompts:
