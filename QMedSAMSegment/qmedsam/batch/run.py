@@ -14,11 +14,12 @@ from typing import Callable, Dict, Generator, Iterator, List, Optional, Sequence
 from .. import __version__
 from ..errors import QMedSAMError
 from ..files import PathLike
+from ..files.header import machine_memory
 from ..models import ModelStore
 from .cluster import on_cluster
 from .identity import sizes_of
 from .journal import Journal, only_run
-from .memory import BASE, in_words, machine_memory
+from .memory import BASE, in_words
 from .one import OVERLAYS, Bench, SegmenterLike, bench_json
 from .page import write_page
 from .pool import available_cores, on_workers

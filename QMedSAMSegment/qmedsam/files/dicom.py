@@ -2,74 +2,97 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
+from .dicom_frames import Frame, frames_of
+from .dicom_header import DicomFile, read_dicom_header
+from .dicom_pixels import Pixels
+from .dicom_stack import Stack, stack_of
+from .header import check_sizes, shown
+from .kinds import known_kind
 from .paths import name_of
-from .volumes import modality_of, read_image, unreadable, volume_of
+from .volumes import LPS_TO_RAS, chosen_frames, grey_or_rgb, modality_of
 
-_MODALITY = "0008|0060"
-_DESCRIPTION = "0008|103e"
-_SERIES_UID = "0020|000e"
-_POSITION = "0020|0032"
-#: What says which values a slice may have, and its value where it is missing: bits, sign, intercept and slope.
-_TYPE = {"0028|0100": 16, "0028|0103": 0, "0028|1052": 0, "0028|1053": 1}
-
-#: Part of the slice distance by which a slice may miss its place on the regular grid: room for rounded positions. A missing
-#: slice is farther off in a stack of any length, a gantry tilt of 1 degree from the sixth slice on (tan 1 degree = 0.017).
-_TOLERANCE = 0.1
+#: Files of a folder that are looked into; more are a whole archive.
+_MOST_FILES = 100_000
+#: Series and files that a sentence names.
+_LISTED = 8
 
 
-def read_dicom_folder(folder: Path, series: Optional[str] = None) -> Volume:
-    """The series in a folder (its subfolders are not looked at).
+@dataclass(frozen=True)
+class DicomShape:
+    """Voxels of what a DICOM source becomes, told from its headers.
+
+    Attributes:
+        size: along i, j and k.
+        depth: bytes of a voxel in memory.
+        frames: time points.
+    """
+
+    size: Tuple[int, int, int]
+    depth: int
+    frames: int
+
+
+def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) -> Iterator[Volume]:
+    """The time points of a series.
 
     Args:
-        folder: holds the files of one series, or of several.
-        series: UID of the one wanted.
+        source: a folder (its subfolders are not looked at), or a file: the series that it belongs to, the file alone when it
+            is a multi-frame image or says nothing of its place.
+        series: UID, its beginning, number or description, where a folder holds several.
+        frame_index: as for :func:`~.volumes.read_frames`.
 
     Raises:
-        QMedSAMError: no series, several without ``series``, another UID, or slices that are no regular stack.
+        QMedSAMError: no series, several without ``series``, slices that are no regular stack, a damaged file, or one that is
+            no image.
     """
-    import SimpleITK as sitk
-
-    found = [str(uid) for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))]
-    if not found:
-        raise QMedSAMError(
-            f"The folder '{folder}' holds no DICOM images.", "Give the folder that directly holds the files of a series."
-        )
-    if series is not None and series not in found:
-        raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {series}.", _listing(folder, found))
-    if series is None and len(found) > 1:
-        raise QMedSAMError(
-            f"The folder '{folder}' holds {len(found)} DICOM series.",
-            f"Give the folder of one, or its UID. {_listing(folder, found)}",
-        )
-    return _read(_files(folder, series or found[0]), folder.name)
+    files = _files(source, series)
+    name = _name(files, source)
+    stack = _stack(files, name)
+    numbers = chosen_frames(name, len(stack.times), frame_index, stack.what)
+    modality = modality_of(files[0].get("Modality", str, ""))
+    pixels = {file.path: Pixels(file) for file in files}
+    _check_alike(pixels, name)
+    matrix = LPS_TO_RAS @ stack.matrix
+    for number in numbers:
+        array = _voxels(stack.times[number], pixels, name, modality == "PET")
+        yield Volume(array, matrix, modality, name, stack.notes, stack.measured)
 
 
-def read_dicom_file(path: Path, series: Optional[str] = None) -> Volume:
-    """The series that a file belongs to; the file alone when it is a multi-frame image or says nothing of its place.
+def count_dicom_frames(source: Path, series: Optional[str] = None) -> int:
+    """Time points of a series.
 
     Raises:
-        QMedSAMError: damaged file, a UID that is not the file's, or slices that are no regular stack.
+        QMedSAMError: as :func:`read_dicom`.
     """
-    header = _header(path)
-    uid = _tag(header, _SERIES_UID)
-    if series is not None and series != uid:
-        raise QMedSAMError(f"'{path.name}' does not belong to the DICOM series {series}.", f"Its series is {uid}.")
-    return _read(_files_with(path, header), name_of(path))
+    return dicom_shape(source, series).frames
 
 
-def _files_with(path: Path, header) -> Tuple[str, ...]:
-    """The file and the others of its series beside it; alone when it is multi-frame or says nothing of its place."""
-    uid = _tag(header, _SERIES_UID)
-    files = _files(path.parent, uid) if uid else ()
-    alone = header.GetSize()[2:] > (1,) or not _tag(header, _POSITION) or len(files) < 2
-    return (str(path),) if alone else files
+def dicom_shape(source: Path, series: Optional[str] = None) -> DicomShape:
+    """How large a series is, before a pixel is read.
+
+    Raises:
+        QMedSAMError: as :func:`read_dicom`.
+    """
+    files = _files(source, series)
+    stack = _stack(files, _name(files, source))
+    rows, columns = stack.times[0][0].size
+    pixels = Pixels(files[0])
+    depth = 3 if pixels.is_rgb else max(pixels.bits // 8, 4 if len(files) > 1 else 2)
+    return DicomShape((columns, rows, len(stack.times[0])), depth, len(stack.times))
+
+
+def is_packed(source: Path, series: Optional[str] = None) -> bool:
+    """Whether a library of C has to unpack the pixels of a series."""
+    return any(Pixels(file).is_packed for file in _files(source, series)[:1])
 
 
 def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
@@ -77,114 +100,214 @@ def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
 
     Empty where the source is no DICOM.
     """
-    import SimpleITK as sitk
-
-    if not source.is_dir():
-        if not source.is_file() or sitk.ImageFileReader.GetImageIOFromFileName(str(source)) != "GDCMImageIO":
-            return ()
-        return _files_with(source, _header(source))
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(source))
-    return _files(source, series or str(found[0])) if found else ()
-
-
-def _files(folder: Path, uid: str) -> Tuple[str, ...]:
-    import SimpleITK as sitk
-
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
-
-
-def _header(path: Path):
-    """A SimpleITK reader that knows size and tags of a file, but not its voxels."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    if not source.is_dir() and known_kind(source) != "dicom":
+        return ()
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise unreadable(path.name, error) from error
-    return reader
-
-
-def _tag(header, key: str) -> str:
-    return header.GetMetaData(key).strip(" \0") if header.HasMetaDataKey(key) else ""
-
-
-def _listing(folder: Path, uids: List[str]) -> str:
-    lines = []
-    for uid in uids:
-        files = _files(folder, uid)
-        description = _tag(_header(Path(files[0])), _DESCRIPTION) or "no description"
-        lines.append(f"{description} ({len(files)} file{'s' * (len(files) != 1)}, {uid})")
-    return "There are: " + "; ".join(lines) + "."
-
-
-def _read(files: Tuple[str, ...], name: str) -> Volume:
-    import SimpleITK as sitk
-
-    header = _header(Path(files[0]))
-    modality, name = modality_of(_tag(header, _MODALITY)), _tag(header, _DESCRIPTION) or name
-    if len(files) == 1:
-        return volume_of(read_image(Path(files[0])), modality, name)
-    if header.GetSize()[2:] > (1,):
-        raise QMedSAMError(f"The series '{name}' consists of several multi-frame files.", "Give one of the files.")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    if modality == "PET":
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # nearly always a slope per slice
+        files = _files(source, series)
+    except QMedSAMError:
+        return ()
     try:
-        image = reader.Execute()
-        if modality != "PET" and image.GetNumberOfComponentsPerPixel() == 1 and _types_differ(reader, len(files)):
-            del image  # of the voxel type of the first slice, which the values of the others need not fit
-            reader.SetOutputPixelType(sitk.sitkFloat32)
-            image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        if "size mismatch" in str(error).lower():
-            raise QMedSAMError(f"The slices of the series '{name}' differ in size.", "Give the folder of one scan.") from error
-        raise unreadable(name, error) from error
-    _check_stack(reader, image, name)
-    return volume_of(image, modality, name)
+        return tuple(dict.fromkeys(str(frame.file.path) for frame in _stack(files, source.name).times[0]))
+    except QMedSAMError:  # changed since it was read; whoever refers to the files compares their places
+        return tuple(str(file.path) for file in files)
 
 
-def _types_differ(reader, count: int) -> bool:
-    """Whether slices have voxel types of their own (in PET every slice has its slope; those of MR and NM may)."""
+def frame_order(source: Path) -> Tuple[int, ...]:
+    """Numbers, from 0, of the frames of a multi-frame file in the order of the slices of its first time point.
 
-    def value(k: int, key: str) -> Union[float, str]:
-        text = reader.GetMetaData(k, key).strip(" \0") if reader.HasMetaDataKey(k, key) else ""
+    Raises:
+        QMedSAMError: as :func:`read_dicom`.
+    """
+    files = _files(source, None)
+    return tuple(frame.number for frame in _stack(files, source.name).times[0])
+
+
+def _name(files: List[DicomFile], source: Path) -> str:
+    return shown(files[0].get("SeriesDescription", str, "").strip(" \0")) or name_of(source)
+
+
+def _files(source: Path, series: Optional[str]) -> List[DicomFile]:
+    """The files of the series that is asked for."""
+    if source.is_dir():
+        return _chosen(source, _series_in(source), series)
+    file = read_dicom_header(source)
+    if file.no_image:
+        raise QMedSAMError(f"'{source.name}' is {file.no_image}.", "Give the images that it belongs to.")
+    if series is not None and not file.series.startswith(series.strip()):
+        raise QMedSAMError(
+            f"'{source.name}' does not belong to the DICOM series {shown(series)}.", f"Its series is {file.series}."
+        )
+    if not file.series or file.get("NumberOfFrames", int, 1) > 1 or file.get("ImagePositionPatient", list, None) is None:
+        return [file]
+    found = _series_in(source.parent, only=file.series).get(file.series, [])
+    return found if len(found) > 1 else [file]
+
+
+def _series_in(folder: Path, only: Optional[str] = None) -> Dict[str, List[DicomFile]]:
+    """The images of a folder by series; other objects and files that are damaged are left out, the latter named if of it.
+
+    Raises:
+        QMedSAMError: no image, with what is there instead; or a file that cannot be read (unless ``only`` one series counts).
+    """
+    found: Dict[str, List[DicomFile]] = {}
+    others: Dict[str, int] = {}
+    damaged: Optional[QMedSAMError] = None
+    count = 0
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        path = folder / name
+        if not path.is_file() or known_kind(path) != "dicom":
+            continue
+        count += 1
+        if count > _MOST_FILES:
+            raise QMedSAMError(
+                f"The folder '{folder}' holds more than {_MOST_FILES:,} DICOM files.", "Give the folder of one series."
+            )
         try:
-            return float(text or _TYPE[key])
-        except ValueError:
-            return text
-
-    return any(value(k, key) != value(0, key) for key in _TYPE for k in range(1, count))
-
-
-def _check_stack(reader, image, name: str) -> None:
-    """Compare the position that every slice's header gives with the grid that was made of them."""
-    count = image.GetSize()[2]
-    texts = [reader.GetMetaData(k, _POSITION) if reader.HasMetaDataKey(k, _POSITION) else "" for k in range(count)]
-    try:
-        positions = np.array([[float(v) for v in text.strip(" \0").split("\\")] for text in texts]).reshape(count, 3)
-    except ValueError:
-        raise QMedSAMError(f"The slices of the series '{name}' do not say where they lie.", "Give one of the files.") from None
-    direction, spacing = np.array(image.GetDirection()).reshape(3, 3), image.GetSpacing()[2]
-    normal = direction[:, 2]
-    along = (positions - positions[0]) @ normal
-    steps = np.abs(np.diff(along))
-    if steps.min() < 1e-3:
+            file = read_dicom_header(path)
+        except QMedSAMError as error:
+            damaged = damaged or error
+            continue
+        if file.no_image:
+            others[file.no_image] = others.get(file.no_image, 0) + 1
+        elif only is None or file.series == only:
+            found.setdefault(file.series, []).append(file)
+    if damaged is not None:
+        raise QMedSAMError(damaged.message, f"Take it out of '{folder.name}', or copy it again: a slice would be missing.")
+    if not found:
+        what = ", ".join(sorted(others)[:3])
         raise QMedSAMError(
-            f"The series '{name}' has several images at the same position (time points or echoes).",
-            "Give a folder that holds one of them.",
+            f"The folder '{folder}' holds no DICOM images" + (f", but {what}." if what else "."),
+            "Give the folder that directly holds the files of a series.",
         )
-    miss = positions - np.array(image.GetOrigin()) - np.outer(np.arange(count) * spacing, normal)
-    if np.abs(along - along[-1] * np.arange(count) / (count - 1)).max() > _TOLERANCE * np.median(steps):
+    return found
+
+
+def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[str]) -> List[DicomFile]:
+    """One series of several: by UID, its beginning, its number or its description."""
+    if series is None:
+        if len(found) == 1:
+            return next(iter(found.values()))
         raise QMedSAMError(
-            f"The slices of the series '{name}' are not evenly spaced ({steps.min():.2f} to {steps.max():.2f} mm apart).",
-            "Slices may be missing: export the series again, or resample it onto a regular grid.",
+            f"The folder '{folder}' holds {len(found)} DICOM series.", f"Name one with --series. {_listing(found)}"
         )
-    if np.linalg.norm(miss, axis=1).max() > _TOLERANCE * spacing:
-        raise QMedSAMError(
-            f"The slices of the series '{name}' are shifted against each other (gantry tilt).",
-            "Resample it onto a regular grid first (in Slicer: load it, harden its acquisition transform).",
-        )
+    wanted = series.strip()
+
+    def number(files: List[DicomFile]) -> str:
+        return str(files[0].get("SeriesNumber", int, ""))  # type: ignore[arg-type]
+
+    def description(files: List[DicomFile]) -> str:
+        return files[0].get("SeriesDescription", str, "").strip(" \0").lower()
+
+    tests = (
+        lambda uid: uid == wanted,
+        lambda uid: number(found[uid]) == wanted,
+        lambda uid: description(found[uid]) == wanted.lower(),
+        lambda uid: bool(wanted) and uid.startswith(wanted),
+    )
+    for test in tests:
+        fits = [uid for uid in found if test(uid)]
+        if len(fits) == 1:
+            return found[fits[0]]
+        if fits:
+            raise QMedSAMError(
+                f"{len(fits)} series of '{folder}' are called {shown(series)}.", _listing({u: found[u] for u in fits})
+            )
+    raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {shown(series)}.", _listing(found))
+
+
+def _listing(found: Dict[str, List[DicomFile]]) -> str:
+    """The series in the order of their numbers."""
+    lines = []
+    for uid, files in sorted(found.items(), key=lambda item: (item[1][0].get("SeriesNumber", int, 1 << 30), item[0])):
+        description = shown(files[0].get("SeriesDescription", str, "").strip(" \0")) or "no description"
+        number = files[0].get("SeriesNumber", int, None)
+        about = f"{len(files)} file{'s' * (len(files) != 1)}, {uid}"
+        lines.append(f"{'' if number is None else f'{number}: '}{description} ({about})")
+    more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return "There are: " + "; ".join(lines[:_LISTED]) + more + "."
+
+
+def _stack(files: List[DicomFile], name: str) -> Stack:
+    several = [file for file in files if file.get("NumberOfFrames", int, 1) > 1]
+    if several and len(files) > 1:
+        raise QMedSAMError(f"The series '{name}' consists of several multi-frame files.", "Give one of the files.")
+    if files[0].get("NumberOfFrames", int, 1) > 1:
+        Pixels(files[0])  # before a list of as many frames as it claims to have is made
+    return stack_of([frame for file in files for frame in frames_of(file)], name)
+
+
+def _check_alike(pixels: Dict[Path, Pixels], name: str) -> None:
+    first = next(iter(pixels.values()))
+    total = 0
+    for path, each in pixels.items():
+        if each.is_rgb != first.is_rgb:
+            raise QMedSAMError(f"'{path.name}' in the series '{name}' is a picture in colours, others are grey.", "Take it out.")
+        total += each.rows * each.columns * each.frames * each.samples * each.dtype.itemsize
+    check_sizes(next(iter(pixels)), total, total, 1)
+
+
+def _voxels(frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], name: str, as_float: bool) -> np.ndarray:
+    """``(k, j, i)`` of rescaled values, or colours ``(k, j, i, 3)``."""
+    first = pixels[frames[0].file.path]
+    if first.is_rgb:
+        return grey_or_rgb(np.stack([pixels[frame.file.path].read([frame.number])[0] for frame in frames]))
+    tables = {path: _table(pixels[path]) for path in {frame.file.path for frame in frames}}
+    dtype = _type_of(frames, pixels, tables, as_float)
+    out = np.empty((len(frames), first.rows, first.columns), dtype)
+    for k, frame in enumerate(frames):
+        each = pixels[frame.file.path]
+        values = each.read([frame.number])[0]
+        slope, intercept = frame.scale
+        table = tables[frame.file.path]
+        if table is not None:
+            start, entries = table
+            out[k] = entries[np.clip(values.astype(np.int64) - start, 0, len(entries) - 1)]
+        elif (slope, intercept) == (1.0, 0.0):
+            out[k] = values
+        elif out.dtype.kind in "iu":
+            out[k] = values.astype(np.int64) * int(slope) + int(intercept)
+        else:
+            out[k] = values.astype(np.float64) * slope + intercept
+    return out
+
+
+def _table(pixels: Pixels) -> Optional[Tuple[int, np.ndarray]]:
+    """The Modality LUT: first value that it maps, and what the values become."""
+    from .dicom_header import items_of
+
+    for item in items_of(pixels._file.dataset, "ModalityLUTSequence")[:1]:
+        try:
+            count, first, bits = (int(v) for v in item.LUTDescriptor)
+            data = item.LUTData
+            entries = np.frombuffer(data, "<u2" if bits > 8 else "u1") if isinstance(data, bytes) else np.array(data, np.int64)
+            first -= 65536 if pixels.signed and first > 32767 else 0
+            entries = entries[: count or 65536].astype(np.uint16)
+            return (first, entries) if len(entries) else None
+        except Exception:  # a table that is none; the values stay as they are stored
+            return None
+    return None
+
+
+def _type_of(
+    frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], tables: Dict[Path, Optional[Tuple[int, np.ndarray]]], as_float: bool
+) -> np.dtype:
+    """A voxel type that holds the values of all slices: whole numbers where they are, of the fewest bytes."""
+    if as_float:
+        return np.dtype(np.float32)
+    low, high = 0.0, 0.0
+    unscaled = set()
+    for frame in frames:
+        each = pixels[frame.file.path]
+        slope, intercept = frame.scale
+        table = tables[frame.file.path]
+        if each.floats or (table is None and (slope != int(slope) or intercept != int(intercept))):
+            return np.dtype(np.float32 if not each.floats or each.bits == 32 else np.float64)
+        ends = (0, 65535) if table is not None else [value * slope + intercept for value in each.range]
+        low, high = min(low, *ends), max(high, *ends)
+        unscaled.add(each.dtype if table is None and frame.scale == (1.0, 0.0) else None)
+    if len(unscaled) == 1 and None not in unscaled:
+        return unscaled.pop()  # type: ignore[return-value]
+    kinds = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
+    return np.dtype(next((k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max), np.float32))

@@ -1,0 +1,380 @@
+"""Pixels of DICOM files as they are stored: plain ones by numpy, run lengths by pydicom, the JPEG family by GDCM.
+
+GDCM never sees the file: it gets a frame's packed bytes under a header of our own, so that no tag of the file decides what it
+does (rescale tags of a colour picture make ITK convert a third of its rows; 32-bit big-endian values come out wrong).
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from .dicom_header import DicomFile
+from .header import cut, shown
+from .rasters import jpeg_size
+
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.113619.5.2")
+_BIG = "1.2.840.10008.1.2.2"
+_RUNS = "1.2.840.10008.1.2.5"
+_JPEGS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
+_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+
+
+class Pixels:
+    """The frames of a file.
+
+    Args:
+        file: whose pixels these are.
+
+    Raises:
+        QMedSAMError: sizes that cannot be, pixels that are cut off, or packed in a way that is not known.
+    """
+
+    def __init__(self, file: DicomFile) -> None:
+        self._file = file
+        self.rows, self.columns = file.get("Rows", int, 0), file.get("Columns", int, 0)
+        self.frames = file.get("NumberOfFrames", int, 1)
+        self.samples = file.get("SamplesPerPixel", int, 1)
+        self.bits = file.get("BitsAllocated", int, 16)
+        self.stored = min(file.get("BitsStored", int, self.bits) or self.bits, self.bits)
+        self.high = file.get("HighBit", int, self.stored - 1)
+        self.signed = file.get("PixelRepresentation", int, 0) == 1
+        self.color = file.get("PhotometricInterpretation", str, "MONOCHROME2").strip().upper()
+        self.floats = _is_float(file)
+        self._fragments: Optional[List[Tuple[int, int]]] = None
+        name = file.path.name
+        if not (0 < self.rows <= 65535 and 0 < self.columns <= 65535 and 0 < self.frames < 2**31):
+            raise QMedSAMError(f"'{name}' has no valid size in its header.", "Export it again.")
+        if self.samples not in (1, 3) or self.bits not in (1, 8, 16, 32, 64) or (self.samples == 3 and self.bits not in (8, 16)):
+            what = f"{self.samples} samples of {self.bits} bits"
+            raise QMedSAMError(f"The pixels of '{name}' are {what}.", "Export it as grey of up to 32 bits, or RGB.")
+        if self.bits == 64 and not self.floats:
+            raise QMedSAMError(f"The pixels of '{name}' have 64 bits.", "Export it with 16.")
+        if self.samples == 3 and self.color not in _COLORS:
+            raise QMedSAMError(f"The colours of '{name}' are '{shown(self.color)}'.", "Export it as RGB.")
+        if not 0 <= self.high < self.bits or self.stored < 1 or self.high + 1 < self.stored:
+            self.stored, self.high = self.bits, self.bits - 1
+        self._check_length()
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.samples == 3 or self.color == "PALETTE COLOR"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a library of C has to unpack it."""
+        return self._file.syntax in _JPEGS
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored values."""
+        if self.floats:
+            return np.dtype(np.float32 if self.bits == 32 else np.float64)
+        size = max(self.bits // 8, 1)
+        return np.dtype(f"{'i' if self.signed else 'u'}{size}")
+
+    @property
+    def range(self) -> Tuple[int, int]:
+        """Least and largest value that may be stored."""
+        return (-(1 << (self.stored - 1)), (1 << (self.stored - 1)) - 1) if self.signed else (0, (1 << self.stored) - 1)
+
+    def read(self, numbers: Sequence[int]) -> np.ndarray:
+        """Frames as ``(n, rows, columns)`` or, in colour, ``(n, rows, columns, 3)``.
+
+        Raises:
+            QMedSAMError: pixels that cannot be unpacked.
+        """
+        first = self._one(numbers[0])
+        if len(numbers) == 1:
+            return first[None]
+        out = np.empty((len(numbers), *first.shape), first.dtype)
+        out[0] = first
+        for n, number in enumerate(numbers[1:], start=1):
+            out[n] = self._one(number)
+        return out
+
+    def _one(self, number: int) -> np.ndarray:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                array = self._unpacked(number) if self._file.length is None else self._plain(number)
+                return self._palette(array) if self.color == "PALETTE COLOR" else array
+        except QMedSAMError:
+            raise
+        except MemoryError:
+            raise
+        except Exception as error:  # of pydicom, GDCM or numpy over a damaged stream
+            raise QMedSAMError(
+                f"The pixels of '{self._file.path.name}' cannot be unpacked.", "It may be damaged: copy it again."
+            ) from error
+
+    @property
+    def _per_frame(self) -> int:
+        """Bits of a plain frame."""
+        samples = 2 if self.color == "YBR_FULL_422" else self.samples
+        return self.rows * self.columns * samples * self.bits
+
+    def _check_length(self) -> None:
+        file = self._file
+        if file.length is not None:
+            if file.syntax not in _PLAIN and file.inflated is None:
+                raise QMedSAMError(
+                    f"The pixels of '{file.path.name}' are not packed as it says.", "It may be damaged: copy it again."
+                )
+            if (self._per_frame * self.frames + 7) // 8 > file.length:
+                raise cut(file.path)
+            return
+        if file.syntax not in (*_JPEGS, _RUNS):
+            raise QMedSAMError(
+                f"'{file.path.name}' is packed in a way that is not known here ({_syntax_name(file.syntax)}).",
+                "Export it uncompressed, e.g. with gdcmconv --raw.",
+            )
+        self._fragments = _fragments(file)
+
+    def _bytes(self, number: int) -> bytes:
+        file = self._file
+        bits = self._per_frame
+        start, end = bits * number // 8, (bits * (number + 1) + 7) // 8
+        if file.inflated is not None:
+            return file.inflated[start:end]
+        with file.path.open("rb") as stream:
+            stream.seek(file.offset + start)
+            content = stream.read(end - start)
+        if len(content) < end - start:
+            raise cut(file.path)
+        return content
+
+    def _plain(self, number: int) -> np.ndarray:
+        content = self._bytes(number)
+        if self.bits == 1:
+            values = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+            start = self._per_frame * number % 8
+            return values[start : start + self._per_frame].reshape(self.rows, self.columns)
+        dtype = self.dtype.newbyteorder(">" if self._file.syntax == _BIG else "<")
+        if self.bits == 8 and self._file.syntax == _BIG and len(content) % 2 == 0 and _is_ow(self._file):
+            content = np.frombuffer(content, "u2").byteswap().tobytes()  # words of two pixels
+        values = np.frombuffer(content, dtype).astype(self.dtype, copy=False)
+        if self.color == "YBR_FULL_422" and self.samples == 3:
+            pairs = values.reshape(-1, 4)
+            luma, blue, red = pairs[:, :2].ravel(), pairs[:, 2].repeat(2), pairs[:, 3].repeat(2)
+            return self._rgb(np.stack([luma, blue, red], axis=-1).reshape(self.rows, self.columns, 3))
+        if self.samples == 3:
+            planar = self._file.get("PlanarConfiguration", int, 0) == 1
+            shape = (3, self.rows, self.columns) if planar else (self.rows, self.columns, 3)
+            values = values.reshape(shape)
+            return self._rgb(np.moveaxis(values, 0, -1) if planar else values)
+        return self._cleaned(values.reshape(self.rows, self.columns))
+
+    def _rgb(self, array: np.ndarray) -> np.ndarray:
+        if not self.color.startswith("YBR_FULL"):
+            return array
+        luma, blue, red = (array[..., n].astype(np.float32) for n in range(3))
+        blue, red = blue - 128, red - 128
+        rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
+        return np.clip(np.round(rgb), 0, 255).astype(np.uint8)
+
+    def _cleaned(self, array: np.ndarray) -> np.ndarray:
+        """Without the bits that are no part of the value (old overlays), signs carried up."""
+        if self.floats or self.stored == self.bits:
+            return array
+        shift = self.high + 1 - self.stored
+        unsigned = array.view(f"u{array.dtype.itemsize}") >> np.array(shift, f"u{array.dtype.itemsize}")
+        unsigned = unsigned & np.array((1 << self.stored) - 1, unsigned.dtype)
+        if not self.signed:
+            return unsigned.astype(self.dtype, copy=False)
+        up = self.bits - self.stored
+        return (unsigned << np.array(up, unsigned.dtype)).view(self.dtype) >> np.array(up, self.dtype)
+
+    def _palette(self, array: np.ndarray) -> np.ndarray:
+        """``(rows, columns, 3)`` of the indices into the file's table of colours."""
+        channels = []
+        for name in ("Red", "Green", "Blue"):
+            count, first, bits = (int(v) for v in self._file.dataset.get(f"{name}PaletteColorLookupTableDescriptor"))
+            data = bytes(self._file.dataset.get(f"{name}PaletteColorLookupTableData"))
+            count = count or 65536
+            wide = len(data) >= 2 * count
+            table = np.frombuffer(data, "<u2" if wide else "u1")[:count]
+            table = (table >> 8 if wide and (bits == 16 or table.max(initial=0) > 255) else table).astype(np.uint8)
+            channels.append(table[np.clip(array.astype(np.int64) - first, 0, len(table) - 1)])
+        return np.stack(channels, axis=-1)
+
+    def _unpacked(self, number: int) -> np.ndarray:
+        packed = self._packed(number)
+        if self._file.syntax == _RUNS:
+            return self._runs(packed)
+        _check_stream(packed, self)
+        array = _by_gdcm(packed, self)
+        if array.shape[:2] != (self.rows, self.columns) or (array.ndim == 3) != (self.samples == 3):
+            raise ValueError("another shape")
+        return array if self.samples == 3 else self._cleaned(array.astype(self.dtype, copy=False))
+
+    def _packed(self, number: int) -> bytes:
+        """The packed bytes of a frame."""
+        assert self._fragments is not None
+        table, *fragments = self._fragments
+        if self.frames == 1:
+            chosen = fragments
+        elif len(fragments) == self.frames:
+            chosen = fragments[number : number + 1]
+        else:
+            with self._file.path.open("rb") as stream:
+                stream.seek(table[0])
+                offsets = np.frombuffer(stream.read(table[1] // 4 * 4), "<u4").astype(np.int64)
+            if len(offsets) != self.frames or not fragments:
+                raise QMedSAMError(f"The frames of '{self._file.path.name}' cannot be told apart.", "Export it uncompressed.")
+            ends = [*offsets[1:], np.iinfo(np.int64).max]
+            origin = fragments[0][0] - 8
+            chosen = [f for f in fragments if offsets[number] <= f[0] - 8 - origin < ends[number]]
+        with self._file.path.open("rb") as stream:
+            parts = []
+            for place, length in chosen:
+                stream.seek(place)
+                parts.append(stream.read(length))
+        return b"".join(parts)
+
+    def _runs(self, packed: bytes) -> np.ndarray:
+        """RLE by planes of bytes, the highest first."""
+        count, *offsets = struct.unpack("<16I", packed[:64])
+        per_sample = self.bits // 8
+        if count != per_sample * self.samples:
+            raise ValueError("another number of segments")
+        pixels = self.rows * self.columns
+        planes = np.zeros((self.samples, pixels, per_sample), np.uint8)
+        for n in range(count):
+            end = offsets[n + 1] if n + 1 < count else len(packed)
+            planes[n // per_sample, :, per_sample - 1 - n % per_sample] = _pack_bits(packed[offsets[n] : end], pixels)
+        values = (
+            planes.reshape(self.samples, pixels * per_sample).view(self.dtype.newbyteorder("<")).astype(self.dtype, copy=False)
+        )
+        if self.samples == 3:
+            return self._rgb(np.moveaxis(values.reshape(3, self.rows, self.columns), 0, -1))
+        return self._cleaned(values.reshape(self.rows, self.columns))
+
+
+def _is_float(file: DicomFile) -> bool:
+    if file.inflated is not None or file.offset < 12:
+        return False
+    with file.path.open("rb") as stream:
+        stream.seek(file.offset - 12)
+        head = stream.read(12)
+    return any(head[n : n + 4] in (b"\xe0\x7f\x08\0", b"\xe0\x7f\x09\0") for n in (0, 4))
+
+
+def _is_ow(file: DicomFile) -> bool:
+    with file.path.open("rb") as stream:
+        stream.seek(max(file.offset - 8, 0))
+        return stream.read(2) == b"OW"
+
+
+def _syntax_name(uid: str) -> str:
+    try:
+        from pydicom.uid import UID
+
+        return shown(UID(uid).name)
+    except Exception:
+        return shown(uid)
+
+
+def _fragments(file: DicomFile) -> List[Tuple[int, int]]:
+    """Places and lengths of the items of packed pixels; the first is the table of offsets."""
+    found: List[Tuple[int, int]] = []
+    size = file.path.stat().st_size
+    with file.path.open("rb") as stream:
+        place = file.offset
+        while True:
+            stream.seek(place)
+            head = stream.read(8)
+            if len(head) < 8:
+                raise cut(file.path)
+            group, element, length = struct.unpack("<HHI", head)
+            if (group, element) == _END:
+                break
+            if (group, element) != _ITEM or place + 8 + length > size:
+                raise cut(file.path)
+            found.append((place + 8, length))
+            place += 8 + length
+    if len(found) < 2:
+        raise cut(file.path)
+    return found
+
+
+def _pack_bits(data: bytes, count: int) -> np.ndarray:
+    """PackBits, exactly ``count`` bytes."""
+    out = bytearray()
+    place = 0
+    while place < len(data) and len(out) < count:
+        head = data[place]
+        if head < 128:
+            out += data[place + 1 : place + 2 + head]
+            place += 2 + head
+        elif head > 128:
+            out += data[place + 1 : place + 2] * (257 - head)
+            place += 2
+        else:
+            place += 1
+    if len(out) < count:
+        raise ValueError("too short")
+    return np.frombuffer(bytes(out[:count]), np.uint8)
+
+
+def _check_stream(packed: bytes, pixels: Pixels) -> None:
+    """The stream's own size, which libraries make room for."""
+    size: Any = None
+    start = packed.find(b"\xff\x4f\xff\x51")
+    if 0 <= start <= 256:
+        width, height, x, y = struct.unpack(">4I", packed[start + 8 : start + 24])
+        size = (height - y, width - x)
+    elif packed[:2] == b"\xff\xd8":
+        found, _ = jpeg_size(packed)
+        size = found and (found[1], found[2])
+    if size != (pixels.rows, pixels.columns):
+        raise ValueError("another size")
+
+
+def _by_gdcm(packed: bytes, pixels: Pixels) -> np.ndarray:
+    """A frame of the JPEG family, out of a file of our own that says nothing but what the pixels are."""
+    import SimpleITK as sitk
+
+    from .reading import quiet
+
+    color = pixels.color if pixels.samples == 3 else "MONOCHROME2"
+    uid = "2.25.1"
+    meta = (
+        _element(2, 1, b"OB", b"\0\1") + _element(2, 2, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(2, 3, b"UI", uid.encode())
+    )
+    meta += _element(2, 16, b"UI", pixels._file.syntax.encode())
+    body = _element(8, 0x16, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(8, 0x18, b"UI", uid.encode())
+    body += _element(8, 0x60, b"CS", b"OT")
+    numbers = [(2, pixels.samples), (0x10, pixels.rows), (0x11, pixels.columns), (0x100, pixels.bits), (0x101, pixels.stored)]
+    numbers += [(0x102, pixels.high), (0x103, int(pixels.signed))]
+    if pixels.samples == 3:
+        numbers.append((6, 0))
+    parts = [(element, _element(0x28, element, b"US", struct.pack("<H", value))) for element, value in numbers]
+    parts.append((4, _element(0x28, 4, b"CS", color.encode())))
+    body += b"".join(part for _, part in sorted(parts))
+    packed += b"\0" * (len(packed) % 2)
+    item = b"\xfe\xff\x00\xe0"
+    body += b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + item + b"\0\0\0\0" + item + struct.pack("<I", len(packed)) + packed
+    body += b"\xfe\xff\xdd\xe0\0\0\0\0"
+    with tempfile.TemporaryDirectory(prefix="qmedsam-") as folder:
+        path = Path(folder) / "frame.dcm"
+        path.write_bytes(b"\0" * 128 + b"DICM" + _element(2, 0, b"UL", struct.pack("<I", len(meta))) + meta + body)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(path))
+        with quiet():
+            return sitk.GetArrayFromImage(reader.Execute())[0]
+
+
+def _element(group: int, element: int, vr: bytes, value: bytes) -> bytes:
+    value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
+    if vr == b"OB":
+        return struct.pack("<HH2sHI", group, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", group, element, vr, len(value)) + value
