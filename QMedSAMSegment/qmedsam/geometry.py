@@ -83,6 +83,11 @@ class Volume:
     def is_rgb(self) -> bool:
         return self.array_kji.ndim == 4
 
+    @property
+    def has_ml(self) -> bool:
+        """Whether its voxels have a size in millilitres: not those of a picture, nor of a file that tells no lengths."""
+        return self.measured and self.array_kji.shape[0] > 1
+
 
 def _spans(axes: np.ndarray) -> bool:
     """Whether three columns span space, however short they are (microscopes have voxels of 50 nm)."""

@@ -112,7 +112,7 @@ class Bench:
             return False
         segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
         write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
-        _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
+        _fill(outcome, result, flat=not volume.has_ml)
         outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
         if self._given is None:
             store = ModelStore()

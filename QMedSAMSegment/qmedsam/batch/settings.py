@@ -121,7 +121,7 @@ class Outcome:
         state: ``done``, ``unchanged`` (the result of an earlier run is still right), ``failed`` or ``not run`` (stopped).
         seconds: from opening the volume to the segmentation on disk; of the earlier run for an unchanged case.
         voxels: of all objects together.
-        volume_ml: the same in millilitres; None for a picture, which has no thickness.
+        volume_ml: the same in millilitres; None for a picture, and where the file tells no lengths.
         confidence: mean of the objects' own; None without a result.
         message: why it failed, or what is to be known about it.
         output: the segmentation; empty where there is none.

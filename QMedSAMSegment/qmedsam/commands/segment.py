@@ -87,7 +87,7 @@ def segment(
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    print_objects(result.objects, flat=not image.has_ml)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if result.strategy in ("propagate", "vote"):
