@@ -218,6 +218,14 @@ def test_a_damaged_file_in_a_series_is_named(tmp_path: Path) -> None:
         assert "'003.dcm'" in said(lambda: read_volume(paths[0]))
 
 
+def test_what_does_not_belong_to_a_series_does_not_spoil_it(tmp_path: Path) -> None:
+    paths = write_slices(tmp_path / "s", planes())
+    (other,) = write_slices(tmp_path / "o", planes(1), uid="1.2.99")
+    (tmp_path / "s" / "half.dcm").write_bytes(other.read_bytes()[:900])
+    for source in (tmp_path / "s", paths[0]):
+        assert_scene(read_volume(source))
+
+
 def test_no_size_of_pixels(tmp_path: Path) -> None:
     write_slices(tmp_path / "s", [replace(p, spacing=(0, 0)) for p in planes()])
     assert "size of its pixels" in said(lambda: read_volume(tmp_path / "s"))
@@ -302,6 +310,14 @@ def test_unused_bits_rescale_and_tables(tmp_path: Path) -> None:
     dataset.ModalityLUTSequence = dicoms.Items([lut])
     read = read_volume(save(dataset, tmp_path / "b.dcm")).array_kji
     assert np.array_equal(read[0], table[values + 2048])
+
+
+def test_inverted_pictures_are_bright_where_viewers_show_it(tmp_path: Path) -> None:
+    values = np.arange(12 * 14).reshape(12, 14)
+    dataset = dicoms._base(dicoms.CT, "CR", "1.2.3.8", Rows=12, Columns=14, PhotometricInterpretation="MONOCHROME1")
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.PixelData = values.astype("<u2").tobytes()
+    assert np.array_equal(read_volume(save(dataset, tmp_path / "a.dcm")).array_kji[0], 4095 - values)
 
 
 def test_colours_are_not_rescaled(tmp_path: Path) -> None:

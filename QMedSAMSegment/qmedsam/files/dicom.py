@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -22,6 +22,8 @@ from .volumes import LPS_TO_RAS, chosen_frames, grey_or_rgb, modality_of
 
 #: Files of a folder that are looked into; more are a whole archive.
 _MOST_FILES = 100_000
+#: Bytes of a damaged file in which its series is looked for.
+_LOOKED_AT = 1 << 20
 #: Series and files that a sentence names.
 _LISTED = 8
 
@@ -39,6 +41,49 @@ class DicomShape:
     size: Tuple[int, int, int]
     depth: int
     frames: int
+
+
+@dataclass
+class _Found:
+    """What lies in a folder.
+
+    Attributes:
+        folder: it.
+        series: images by the UID of their series.
+        damaged: files that could not be read, and why.
+    """
+
+    folder: Path
+    series: Dict[str, List[DicomFile]] = field(default_factory=dict)
+    damaged: Dict[Path, QMedSAMError] = field(default_factory=dict)
+
+    def whole(self, uid: str) -> List[DicomFile]:
+        """The files of a series.
+
+        Raises:
+            QMedSAMError: one of the damaged files names it: a slice would be missing.
+        """
+        files = self.series.get(uid, [])
+        for path, error in self.damaged.items():
+            # One that ends before it could name its series is of this one where a slice is missing.
+            if _names(path, uid) or not _is_stack(files):
+                hint = f"Take it out of '{self.folder.name}', or copy it again: a slice would be missing."
+                raise QMedSAMError(error.message, hint)
+        return files
+
+
+def _is_stack(files: List[DicomFile]) -> bool:
+    try:
+        _stack(files, "")
+    except QMedSAMError:
+        return False
+    return True
+
+
+def _names(path: Path, uid: str) -> bool:
+    """Whether a damaged file speaks of a series."""
+    with path.open("rb") as stream:
+        return bool(uid) and uid.encode("ascii", "replace") in stream.read(_LOOKED_AT)
 
 
 def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) -> Iterator[Volume]:
@@ -129,29 +174,30 @@ def _name(files: List[DicomFile], source: Path) -> str:
 def _files(source: Path, series: Optional[str]) -> List[DicomFile]:
     """The files of the series that is asked for."""
     if source.is_dir():
-        return _chosen(source, _series_in(source), series)
+        found = _series_in(source)
+        chosen = _chosen(source, found.series, series)
+        return found.whole(chosen[0].series)
     file = read_dicom_header(source)
     if file.no_image:
-        raise QMedSAMError(f"'{source.name}' is {file.no_image}.", "Give the images that it belongs to.")
+        raise QMedSAMError(f"'{source.name}' is {file.no_image}.", "Give the file or folder of the images themselves.")
     if series is not None and not file.series.startswith(series.strip()):
         raise QMedSAMError(
             f"'{source.name}' does not belong to the DICOM series {shown(series)}.", f"Its series is {file.series}."
         )
     if not file.series or file.get("NumberOfFrames", int, 1) > 1 or file.get("ImagePositionPatient", list, None) is None:
         return [file]
-    found = _series_in(source.parent, only=file.series).get(file.series, [])
-    return found if len(found) > 1 else [file]
+    files = _series_in(source.parent).whole(file.series)
+    return files if len(files) > 1 else [file]
 
 
-def _series_in(folder: Path, only: Optional[str] = None) -> Dict[str, List[DicomFile]]:
-    """The images of a folder by series; other objects and files that are damaged are left out, the latter named if of it.
+def _series_in(folder: Path) -> _Found:
+    """The images of a folder by series, and its DICOM files that are damaged.
 
     Raises:
-        QMedSAMError: no image, with what is there instead; or a file that cannot be read (unless ``only`` one series counts).
+        QMedSAMError: no image, with what is there instead.
     """
-    found: Dict[str, List[DicomFile]] = {}
+    found = _Found(folder)
     others: Dict[str, int] = {}
-    damaged: Optional[QMedSAMError] = None
     count = 0
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
@@ -161,21 +207,20 @@ def _series_in(folder: Path, only: Optional[str] = None) -> Dict[str, List[Dicom
             continue
         count += 1
         if count > _MOST_FILES:
-            raise QMedSAMError(
-                f"The folder '{folder}' holds more than {_MOST_FILES:,} DICOM files.", "Give the folder of one series."
-            )
+            text = f"The folder '{folder}' holds more than {_MOST_FILES:,} DICOM files."
+            raise QMedSAMError(text, "Give the folder of one series.")
         try:
             file = read_dicom_header(path)
         except QMedSAMError as error:
-            damaged = damaged or error
+            found.damaged[path] = error
             continue
         if file.no_image:
             others[file.no_image] = others.get(file.no_image, 0) + 1
-        elif only is None or file.series == only:
-            found.setdefault(file.series, []).append(file)
-    if damaged is not None:
-        raise QMedSAMError(damaged.message, f"Take it out of '{folder.name}', or copy it again: a slice would be missing.")
-    if not found:
+        else:
+            found.series.setdefault(file.series, []).append(file)
+    if not found.series:
+        if found.damaged:
+            raise next(iter(found.damaged.values()))
         what = ", ".join(sorted(others)[:3])
         raise QMedSAMError(
             f"The folder '{folder}' holds no DICOM images" + (f", but {what}." if what else "."),
@@ -185,7 +230,7 @@ def _series_in(folder: Path, only: Optional[str] = None) -> Dict[str, List[Dicom
 
 
 def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[str]) -> List[DicomFile]:
-    """One series of several: by UID, its beginning, its number or its description."""
+    """One series of several: by UID, its number, its description or the beginning of its UID."""
     if series is None:
         if len(found) == 1:
             return next(iter(found.values()))
@@ -254,6 +299,11 @@ def _voxels(frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], name: str, as
     if first.is_rgb:
         return grey_or_rgb(np.stack([pixels[frame.file.path].read([frame.number])[0] for frame in frames]))
     tables = {path: _table(pixels[path]) for path in {frame.file.path for frame in frames}}
+    if not as_float and _same_whole_scale(frames, pixels, tables):
+        stored = np.empty((len(frames), first.rows, first.columns), first.dtype)
+        for k, frame in enumerate(frames):
+            stored[k] = pixels[frame.file.path].read([frame.number])[0]
+        return _rescaled(stored, *frames[0].scale)
     dtype = _type_of(frames, pixels, tables, as_float)
     out = np.empty((len(frames), first.rows, first.columns), dtype)
     for k, frame in enumerate(frames):
@@ -270,6 +320,31 @@ def _voxels(frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], name: str, as
             out[k] = values.astype(np.int64) * int(slope) + int(intercept)
         else:
             out[k] = values.astype(np.float64) * slope + intercept
+    return out
+
+
+def _same_whole_scale(
+    frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], tables: Dict[Path, Optional[Tuple[int, np.ndarray]]]
+) -> bool:
+    """Whether all slices hold whole numbers of one type, under one scale of whole numbers."""
+    kinds = {(frame.scale, pixels[frame.file.path].dtype) for frame in frames}
+    (slope, intercept), dtype = next(iter(kinds))
+    whole = slope == int(slope) and intercept == int(intercept) and max(abs(slope), abs(intercept)) < 2**31
+    return len(kinds) == 1 and whole and dtype.kind in "iu" and not any(tables.values())
+
+
+def _rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Whole numbers in the smallest type that holds those that are there; 16-bit CT stays 16-bit."""
+    if (slope, intercept) == (1.0, 0.0):
+        return stored
+    ends = sorted(int(value) * int(slope) + int(intercept) for value in (stored.min(), stored.max()))
+    kinds = (stored.dtype, np.int16, np.uint16, np.int32, np.uint32)
+    dtype = next((k for k in kinds if np.iinfo(k).min <= ends[0] and ends[1] <= np.iinfo(k).max), None)
+    if dtype is None:
+        return stored.astype(np.float64) * slope + intercept
+    out = np.empty(stored.shape, dtype)
+    for k, values in enumerate(stored):  # slice by slice: the products are wider
+        out[k] = values.astype(np.int64) * int(slope) + int(intercept)
     return out
 
 

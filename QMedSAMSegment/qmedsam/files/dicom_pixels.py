@@ -142,6 +142,14 @@ class Pixels:
         file = self._file
         bits = self._per_frame
         start, end = bits * number // 8, (bits * (number + 1) + 7) // 8
+        if self.bits == 8 and file.syntax == _BIG and _is_ow(file):  # words of two pixels, turned round
+            words = self._part(start & ~1, end + 1 & ~1)
+            return np.frombuffer(words, "u2").byteswap().tobytes()[start % 2 :][: end - start]
+        return self._part(start, end)
+
+    def _part(self, start: int, end: int) -> bytes:
+        """Bytes of the plain pixels."""
+        file = self._file
         if file.inflated is not None:
             return file.inflated[start:end]
         with file.path.open("rb") as stream:
@@ -158,8 +166,6 @@ class Pixels:
             start = self._per_frame * number % 8
             return values[start : start + self._per_frame].reshape(self.rows, self.columns)
         dtype = self.dtype.newbyteorder(">" if self._file.syntax == _BIG else "<")
-        if self.bits == 8 and self._file.syntax == _BIG and len(content) % 2 == 0 and _is_ow(self._file):
-            content = np.frombuffer(content, "u2").byteswap().tobytes()  # words of two pixels
         values = np.frombuffer(content, dtype).astype(self.dtype, copy=False)
         if self.color == "YBR_FULL_422" and self.samples == 3:
             pairs = values.reshape(-1, 4)
@@ -181,9 +187,15 @@ class Pixels:
         return np.clip(np.round(rgb), 0, 255).astype(np.uint8)
 
     def _cleaned(self, array: np.ndarray) -> np.ndarray:
-        """Without the bits that are no part of the value (old overlays), signs carried up."""
-        if self.floats or self.stored == self.bits:
+        """Without the bits that are no part of the value (old overlays), signs carried up; bright is much, as viewers show it."""
+        if not self.floats and self.stored < self.bits:
+            array = self._used_bits(array)
+        if self.color != "MONOCHROME1" or self.floats:
             return array
+        low, high = self.range
+        return (low + high - array.astype(np.int64)).astype(array.dtype)
+
+    def _used_bits(self, array: np.ndarray) -> np.ndarray:
         shift = self.high + 1 - self.stored
         unsigned = array.view(f"u{array.dtype.itemsize}") >> np.array(shift, f"u{array.dtype.itemsize}")
         unsigned = unsigned & np.array((1 << self.stored) - 1, unsigned.dtype)
@@ -328,7 +340,7 @@ def _check_stream(packed: bytes, pixels: Pixels) -> None:
     """The stream's own size, which libraries make room for."""
     size: Any = None
     start = packed.find(b"\xff\x4f\xff\x51")
-    if 0 <= start <= 256:
+    if 0 <= start <= 1 << 16:
         width, height, x, y = struct.unpack(">4I", packed[start + 8 : start + 24])
         size = (height - y, width - x)
     elif packed[:2] == b"\xff\xd8":

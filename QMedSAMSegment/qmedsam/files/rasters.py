@@ -71,7 +71,7 @@ def jpeg_size(content) -> Tuple[object, int]:
             if not marker:
                 break
             continue
-        if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):
+        if marker == b"\xf7" or (b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc")):
             frame = bytes(content[place + 4 : place + 10])
             size = struct.unpack(">BHHB", frame) if len(frame) == 6 else None
         if marker == b"\xda":
