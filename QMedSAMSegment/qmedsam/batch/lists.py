@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from ..errors import QMedSAMError
 from ..files import format_of, name_of
+from ..files.header import encodable, shown
 from ..files.tables import Row, read_text, table_of
 from ..intensity import known_modality, parse_window
 from .settings import Case
+
+#: Letters of a path, and bytes of one of its names with room for a suffix: file systems end at 4096 and 255.
+_LONGEST, _LONGEST_NAME = 2000, 240
 
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -79,7 +84,7 @@ def _case(row: Any, where: str, base: Path, folder: Path, suffix: str) -> Case:
     try:
         return _parsed(values, where, base, folder, suffix)
     except QMedSAMError as error:
-        name = str(values.get("name") or values.get("volume") or failed.name)
+        name = shown(values.get("name") or values.get("volume") or failed.name)
         return Case(**{**failed.__dict__, "name": name, "problem": str(error)})
 
 
@@ -90,8 +95,10 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
     if isinstance(window, list):
         window = ",".join(map(str, window))
     for key, value in [*values.items(), *(("boxes", value) for value in boxes)]:
-        if not isinstance(value, str) or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or encodable(value) != value:
             raise QMedSAMError(f"The field '{key}' of {where} is not a text.", "Put it in quotes.")
+        if len(value) > _LONGEST or any(len(part.encode()) > _LONGEST_NAME for part in re.split(r"[/\\\\]", value)):
+            raise QMedSAMError(f"The field '{key}' of {where} is too long.", "No file can be called so.")
     if "volume" not in values:
         raise QMedSAMError(f"There is no volume in {where}.", "Name one.")
     if "modality" in values and values["modality"] != "auto":

@@ -16,6 +16,7 @@ from ..geometry import Box, Volume
 from .challenge import read_arrays
 from .header import encodable, shown
 from .paths import PathLike, existing_file, name_of, writing
+from .tables import text_of
 from .volumes import LPS_TO_RAS
 
 #: What Slicer writes since it has ROI markups. An identifier, not an address: nothing is fetched.
@@ -126,16 +127,10 @@ def _numbered(boxes: Sequence[Box], who: str) -> List[Box]:
 def _load(path: Path) -> Any:
     if path.stat().st_size > _MOST_BYTES:
         raise QMedSAMError(f"'{path.name}' is too large for a file of boxes.", "Save the ROI from Slicer as .mrk.json.")
-    content = path.read_bytes()
     try:
-        # Editors on Windows save "Unicode" as UTF-16, with a mark.
-        return json.loads(content.decode("utf-8-sig") if not _is_utf16(content) else content.decode("utf-16"))
+        return json.loads(text_of(path.read_bytes()))  # editors on Windows save "Unicode" as UTF-16, with a mark
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no text at all
         raise QMedSAMError(f"'{path.name}' is not a JSON file.", "Save the ROI from Slicer as .mrk.json.") from error
-
-
-def _is_utf16(content: bytes) -> bool:
-    return content[:2] in (b"\xff\xfe", b"\xfe\xff")
 
 
 def _where(path: Path, n: int) -> str:

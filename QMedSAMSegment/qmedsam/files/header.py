@@ -70,7 +70,7 @@ def shown(text: object) -> str:
         text = type(text).__name__  # never turned into text as a whole: it may be of any size
     line = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * _SHOWN])
     line = " ".join(line.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+    return encodable(line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…")
 
 
 def encodable(text: str) -> str:

@@ -27,6 +27,8 @@ _COMPLEX = (32, 1792, 2048)
 _UNITS = {1: "metres", 3: "micrometres"}
 #: mm by which the corners that qform and sform give may differ: both are kept as float32.
 _SAME_PLACE = 0.1
+#: No length of a header is longer.
+_FARTHEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def check_nifti(path: Path) -> ImageHeader:
             "Correct the spacing in its header (pixdim) or export it again.",
         )
     for matrix in (header.qform, header.sform):
-        if matrix is not None and not np.isfinite(matrix).all():
+        if matrix is not None and not (np.isfinite(matrix).all() and np.abs(matrix).max() < _FARTHEST):
             raise QMedSAMError(f"'{path.name}' has no valid geometry.", "Correct qform and sform in its header.")
     if not math.isfinite(header.offset) or header.offset < 0:
         raise QMedSAMError(f"The header of '{path.name}' does not say where its voxels begin.", "Export it again.")
@@ -169,7 +171,7 @@ def as_nifti1(path: Path, target: Path) -> None:
         struct.pack_into(order + "8h", out, 40, *dim)
         out[70:74] = head[12:16]  # datatype, bitpix
         for place, fields, start in ((76, "8d", 104), (112, "2d", 176), (256, "6d", 352), (280, "12d", 400)):
-            values = struct.unpack_from(order + fields, head, start)
+            values = [min(max(v, -_FARTHEST), _FARTHEST) for v in struct.unpack_from(order + fields, head, start)]
             struct.pack_into(order + fields.replace("d", "f"), out, place, *values)
         struct.pack_into(order + "f", out, 108, 352)
         out[123] = struct.unpack_from(order + "i", head, 500)[0] & 0xFF

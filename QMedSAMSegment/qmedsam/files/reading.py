@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 import numpy as np
 
@@ -143,8 +145,6 @@ def _names_of(header: ImageHeader) -> tuple:
 
 
 def _link(path: Path, alone: Path) -> None:
-    import shutil
-
     try:
         alone.symlink_to(path.resolve())
     except OSError:  # Windows without the right to make links
@@ -155,36 +155,45 @@ def _link(path: Path, alone: Path) -> None:
 def quiet() -> Iterator[None]:
     """Nothing of C and C++ libraries on the terminal: what matters of it is raised as an error.
 
-    ITK's warnings are switched off; libtiff, libjpeg, libpng and the NIfTI library write to the descriptor itself.
+    ITK's warnings are switched off; libtiff, libjpeg, libpng and the NIfTI library write to the descriptors themselves.
     """
     import SimpleITK as sitk
 
     with _DESCRIPTORS:
         before = sitk.ProcessObject.GetGlobalWarningDisplay()
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        saved = _silenced()
+        saved = {number: copy for number in (1, 2) for copy in _silenced(number)}
         try:
             yield
         finally:
             sitk.ProcessObject.SetGlobalWarningDisplay(before)
-            if saved is not None:
-                os.dup2(saved, 2)
-                os.close(saved)
+            if 1 in saved:
+                _flush_libraries()
+            for number, copy in saved.items():
+                os.dup2(copy, number)
+                os.close(copy)
 
 
-def _silenced() -> Optional[int]:
-    """Turn descriptor 2 to nothing; the one to give back, or None where there is none."""
+def _silenced(number: int) -> List[int]:
+    """Turn a descriptor to nothing; a copy of it to give back, none where there is no such descriptor."""
+    stream = sys.stdout if number == 1 else sys.stderr
     try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        saved = os.dup(2)
+        if stream is not None:
+            stream.flush()
+        copy = os.dup(number)
     except (OSError, ValueError):  # a program without a terminal
-        return None
+        return []
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
     except OSError:
-        os.close(saved)
-        return None
-    os.dup2(nowhere, 2)
+        os.close(copy)
+        return []
+    os.dup2(nowhere, number)
     os.close(nowhere)
-    return saved
+    return [copy]
+
+
+def _flush_libraries() -> None:
+    """What C libraries have printed but not sent yet would come out later."""
+    with suppress(OSError, AttributeError):
+        (ctypes.cdll.ucrtbase if sys.platform == "win32" else ctypes.CDLL(None)).fflush(None)
