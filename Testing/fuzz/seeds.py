@@ -37,7 +37,7 @@ def nifti(folder: Path) -> List[bytes]:
     second = bytearray(544)
     struct.pack_into("<i", second, 0, 540)
     second[4:12] = b"n+2\0\r\n\x1a\n"
-    struct.pack_into("<hh8q8dq", second, 12, 4, 16, 3, 14, 12, 5, 1, 1, 1, 1, *(1.0,) * 8, 544)
+    struct.pack_into("<hh8q3d8dq", second, 12, 4, 16, 3, 14, 12, 5, 1, 1, 1, 1, 0, 0, 0, *(1.0,) * 8, 544)
     return [
         plain,
         _sitk(folder, "b.nii.gz", GREY),

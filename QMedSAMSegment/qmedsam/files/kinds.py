@@ -23,7 +23,7 @@ _FOREIGN: Tuple[Tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", "Export the image from the program that made it."),
     (b"GIF8", "a GIF", "Save it as PNG."),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", "Save it as PNG or TIFF."),
-    (b"\x89HDF", "an HDF5 file (MINC 2, ITK or Keras)", "Convert it to NIfTI or NRRD, e.g. with mnc2nii."),
+    (b"\x89HDF", "an HDF5 file (MINC 2, Keras)", "Convert it to NIfTI or NRRD, e.g. with mnc2nii."),
     (b"CDF", "a NetCDF file (MINC 1)", "Convert it to NIfTI, e.g. with mnc2nii."),
     (b"7z\xbc\xaf", "a packed archive", "Unpack it, and give what is in it."),
     (b"Rar!", "a packed archive", "Unpack it, and give what is in it."),

@@ -65,7 +65,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     Raises:
         QMedSAMError: it is none, ends too early, or its sizes are none.
     """
-    where = path.with_suffix(".hdr") if path.suffix.lower() == ".img" else path
+    where = _header_file(path)
     try:
         with _opened(where) as stream:
             head = stream.read(540)
@@ -137,19 +137,27 @@ def place_note(header: NiftiHeader, used: np.ndarray, name: str) -> Tuple[str, .
         used: ``4 x 4`` to RAS in mm, as the image was read.
         name: of the file.
     """
-    if header.qform is None or header.sform is None:
-        return ()
+    forms = {name: form for name, form in (("qform", header.qform), ("sform", header.sform)) if form is not None}
     scale = {1: 1e3, 3: 1e-3}.get(header.units, 1.0)
     sizes = [*header.dim[:3], 1, 1, 1][:3]
     corners = np.array([[i * (sizes[0] - 1), j * (sizes[1] - 1), k * (sizes[2] - 1), 1] for i, j, k in np.ndindex(2, 2, 2)])
-    places = [(matrix @ corners.T)[:3] * scale for matrix in (header.qform, header.sform)]
-    apart = np.linalg.norm(places[0] - places[1], axis=0).max()
-    if apart <= _SAME_PLACE:
+
+    def apart(one: np.ndarray, other: np.ndarray) -> float:
+        """mm between the farthest corners of two places."""
+        return float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
+
+    placed = {which: np.vstack([form[:3] * scale, form[3]]) for which, form in forms.items()}
+    misses = {which: apart(form, used) for which, form in placed.items()}
+    if not misses or max(misses.values()) <= _SAME_PLACE:
         return ()
-    now = (used @ corners.T)[:3]
-    taken = "qform" if np.linalg.norm(places[0] - now, axis=0).max() < np.linalg.norm(places[1] - now, axis=0).max() else "sform"
+    taken = min(misses, key=misses.__getitem__)
+    far = max(misses.values())
+    if misses[taken] > _SAME_PLACE:  # ITK, and Slicer with it, takes directions from the one and lengths from the other
+        return (
+            f"The voxel size (pixdim) of '{name}' is not that of its {taken}, up to {far:.1f} mm apart; its pixdim was used.",
+        )
     other = "sform" if taken == "qform" else "qform"
-    return (f"'{name}' names two places in the patient, up to {apart:.1f} mm apart; its {taken} was used, not its {other}.",)
+    return (f"'{name}' names two places in the patient, up to {far:.1f} mm apart; its {taken} was used, not its {other}.",)
 
 
 def as_nifti1(path: Path, target: Path) -> None:
@@ -178,10 +186,22 @@ def as_nifti1(path: Path, target: Path) -> None:
         codes = struct.unpack_from(order + "2i", head, 344)
         struct.pack_into(order + "2h", out, 252, *(min(max(code, 0), 5) for code in codes))
         out[344:348] = b"n+1\0"
-        stream.seek(struct.unpack_from(order + "q", head, 168)[0])
+        stream.seek(max(struct.unpack_from(order + "q", head, 168)[0], 540))
         with target.open("wb") as copy:
             copy.write(out)
             shutil.copyfileobj(stream, copy, _CHUNK)
+
+
+def _header_file(path: Path) -> Path:
+    """The file with the header: of a pair that is named by its voxels, the other one."""
+    if path.suffix.lower() != ".img":
+        return path
+    with path.open("rb") as stream:
+        head = stream.read(348)
+    alone = len(head) == 348 and 348 in (struct.unpack(order + "i", head[:4])[0] for order in "<>") and head[344:347] == b"n+1"
+    second = head[4:7] == b"n+2"
+    packed = head[:2] == b"\x1f\x8b" and not path.with_suffix(".hdr").exists()
+    return path if alone or second or packed else path.with_suffix(".hdr")
 
 
 def _is_packed(path: Path) -> bool:

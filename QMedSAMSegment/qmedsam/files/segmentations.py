@@ -107,7 +107,8 @@ def labels_in(path: PathLike) -> Tuple[np.ndarray, Optional[np.ndarray]]:
         array = read_arrays(path, ("segs",))["segs"]
         array = array[None] if array.ndim == 2 else array
     else:
-        if path.name.lower().endswith(".seg.nrrd") and header_of(path).frame_axis == -1:
+        layered = path.name.lower().endswith(".seg.nrrd") and header_of(path)
+        if layered and (layered.channels > 1 or layered.frames > 1):
             raise QMedSAMError(
                 f"The segments of '{path.name}' overlap, and a label map holds one label per voxel.", "Save them one by one."
             )
