@@ -11,6 +11,7 @@ from ..errors import QMedSAMError
 from ..files import format_of, name_of
 from ..files.header import encodable, shown
 from ..files.tables import Row, read_text, table_of
+from ..following import parse_frame_index
 from ..intensity import known_modality, parse_window
 from .settings import Case
 
@@ -21,7 +22,10 @@ LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 #: Other names of a field: those of the manifests that ``qmedsam evaluate`` reads.
 _NAMES = {
-    **{name: name for name in ("volume", "boxes", "segmentation", "modality", "model", "window", "series", "name", "output")},
+    **{
+        name: name
+        for name in ("volume", "boxes", "segmentation", "modality", "model", "window", "series", "name", "output", "frame_index")
+    },
     "path_image": "volume",
     "image": "volume",
     "path_mask": "segmentation",
@@ -36,8 +40,8 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     Args:
         path: ``.csv`` (separated by ``,``, ``;`` or tabs, the first line names the columns), ``.tsv``, or ``.jsonl`` (an object
             a line). Fields, all but the first optional: ``volume``, ``boxes`` (one file or, in JSONL, a list), ``segmentation``,
-            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``, ``name``, ``output``. Others are passed
-            over. Inputs are relative to the list, ``output`` to ``folder``.
+            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``,
+            ``frame_index``, ``name``, ``output``. Others are passed over. Inputs are relative to the list, ``output`` to ``folder``.
         folder: of the outputs.
         suffix: of outputs that are not named.
 
@@ -92,6 +96,8 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
     boxes = values.pop("boxes", [])
     boxes = boxes if isinstance(boxes, list) else [boxes]
     window = values.pop("window", None)
+    if isinstance(values.get("frame_index"), int):  # a number in JSON
+        values["frame_index"] = str(values["frame_index"])
     if isinstance(window, list):
         window = ",".join(map(str, window))
     for key, value in [*values.items(), *(("boxes", value) for value in boxes)]:
@@ -116,6 +122,7 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
         values.get("modality"),
         values.get("model"),
         None if window is None else parse_window(str(window)),
+        frame_index=parse_frame_index(values.get("frame_index")),
     )
     if not boxes and case.segmentation is None:
         if volume.suffix.lower() != ".npz":

@@ -105,7 +105,7 @@ def read_challenge_volume(path: Path) -> Volume:
     to_lps[:3, 3] = _numbers(arrays, "origin", np.zeros(3), path)
     measured = "spacing" in arrays
     notes = () if measured or len(images) == 1 else (f"'{path.name}' tells no voxel size: sizes are given in voxels.",)
-    return Volume(images, LPS_TO_RAS @ to_lps, _modality_in(name_of(path)), name_of(path), notes, measured)
+    return Volume(images, LPS_TO_RAS @ to_lps, _modality_in(name_of(path)), name_of(path), notes=notes, measured=measured)
 
 
 def _numbers(arrays: Dict[str, np.ndarray], key: str, default: np.ndarray, path: Path) -> np.ndarray:

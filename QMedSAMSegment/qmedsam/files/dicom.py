@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .dicom_frames import Frame, frames_of
-from .dicom_header import DicomFile, read_dicom_header
+from .dicom_header import DicomFile, items_of, read_dicom_header, value_of
 from .dicom_pixels import Pixels
 from .dicom_stack import Stack, stack_of
 from .header import check_sizes, shown
@@ -109,7 +109,7 @@ def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) 
     matrix = LPS_TO_RAS @ stack.matrix
     for number in numbers:
         array = _voxels(stack.times[number], pixels, name, modality == "PET")
-        yield Volume(array, matrix, modality, name, stack.notes, stack.measured)
+        yield Volume(array, matrix, modality, name, notes=stack.notes, measured=stack.measured)
 
 
 def count_dicom_frames(source: Path, series: Optional[str] = None) -> int:
@@ -350,18 +350,15 @@ def _rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 def _table(pixels: Pixels) -> Optional[Tuple[int, np.ndarray]]:
     """The Modality LUT: first value that it maps, and what the values become."""
-    from .dicom_header import items_of
-
-    for item in items_of(pixels._file.dataset, "ModalityLUTSequence")[:1]:
-        try:
-            count, first, bits = (int(v) for v in item.LUTDescriptor)
-            data = item.LUTData
-            entries = np.frombuffer(data, "<u2" if bits > 8 else "u1") if isinstance(data, bytes) else np.array(data, np.int64)
-            first -= 65536 if pixels.signed and first > 32767 else 0
-            entries = entries[: count or 65536].astype(np.uint16)
-            return (first, entries) if len(entries) else None
-        except Exception:  # a table that is none; the values stay as they are stored
-            return None
+    for item in items_of(pixels.file.dataset, "ModalityLUTSequence")[:1]:
+        count, first, bits = value_of(item, "LUTDescriptor", lambda v: [int(n) for n in v], [0, 0, 0])[:3]
+        data = value_of(item, "LUTData", lambda v: v if isinstance(v, bytes) else np.array(v, np.int64), b"")
+        if isinstance(data, bytes):
+            width = 2 if bits > 8 else 1
+            data = np.frombuffer(data[: len(data) // width * width], f"<u{width}")
+        entries = data[: count or 65536].astype(np.uint16)
+        first -= 65536 if pixels.signed and first > 32767 else 0
+        return (first, entries) if entries.ndim == 1 and len(entries) else None  # no table: the values stay as they are stored
     return None
 
 

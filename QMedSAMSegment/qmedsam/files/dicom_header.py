@@ -81,7 +81,7 @@ class DicomFile:
     @property
     def no_image(self) -> str:
         """What this is when it is no image; else empty."""
-        uid = self.get("SOPClassUID", str, "") or str(getattr(self.dataset.file_meta, "MediaStorageSOPClassUID", ""))
+        uid = self.get("SOPClassUID", str, "") or value_of(self.dataset.file_meta, "MediaStorageSOPClassUID", str, "")
         known = NO_IMAGES.get(uid.strip()) or _NO_MODALITIES.get(self.get("Modality", str, "").strip().upper(), "")
         if known:
             return known
@@ -182,7 +182,7 @@ def _parsed(stream: Any) -> Any:
 
 
 def _syntax(dataset: Any) -> str:
-    stated = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "").strip()
+    stated = value_of(dataset.file_meta, "TransferSyntaxUID", str, "").strip()
     if stated:
         return stated
     implicit, little = (getattr(dataset, name, True) for name in ("is_implicit_VR", "is_little_endian"))

@@ -38,7 +38,7 @@ class Pixels:
     """
 
     def __init__(self, file: DicomFile) -> None:
-        self._file = file
+        self.file = file
         self.rows, self.columns = file.get("Rows", int, 0), file.get("Columns", int, 0)
         self.frames = file.get("NumberOfFrames", int, 1)
         self.samples = file.get("SamplesPerPixel", int, 1)
@@ -70,7 +70,7 @@ class Pixels:
     @property
     def is_packed(self) -> bool:
         """Whether a library of C has to unpack it."""
-        return self._file.syntax in _JPEGS
+        return self.file.syntax in _JPEGS
 
     @property
     def dtype(self) -> np.dtype:
@@ -104,7 +104,7 @@ class Pixels:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                array = self._unpacked(number) if self._file.length is None else self._plain(number)
+                array = self._unpacked(number) if self.file.length is None else self._plain(number)
                 return self._palette(array) if self.color == "PALETTE COLOR" else array
         except QMedSAMError:
             raise
@@ -112,7 +112,7 @@ class Pixels:
             raise
         except Exception as error:  # of pydicom, GDCM or numpy over a damaged stream
             raise QMedSAMError(
-                f"The pixels of '{self._file.path.name}' cannot be unpacked.", "It may be damaged: copy it again."
+                f"The pixels of '{self.file.path.name}' cannot be unpacked.", "It may be damaged: copy it again."
             ) from error
 
     @property
@@ -122,7 +122,7 @@ class Pixels:
         return self.rows * self.columns * samples * self.bits
 
     def _check_length(self) -> None:
-        file = self._file
+        file = self.file
         if file.length is not None:
             if file.syntax not in _PLAIN and file.inflated is None:
                 raise QMedSAMError(
@@ -139,7 +139,7 @@ class Pixels:
         self._fragments = _fragments(file)
 
     def _bytes(self, number: int) -> bytes:
-        file = self._file
+        file = self.file
         bits = self._per_frame
         start, end = bits * number // 8, (bits * (number + 1) + 7) // 8
         if self.bits == 8 and file.syntax == _BIG and _is_ow(file):  # words of two pixels, turned round
@@ -149,7 +149,7 @@ class Pixels:
 
     def _part(self, start: int, end: int) -> bytes:
         """Bytes of the plain pixels."""
-        file = self._file
+        file = self.file
         if file.inflated is not None:
             return file.inflated[start:end]
         with file.path.open("rb") as stream:
@@ -165,14 +165,14 @@ class Pixels:
             values = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
             start = self._per_frame * number % 8
             return values[start : start + self._per_frame].reshape(self.rows, self.columns)
-        dtype = self.dtype.newbyteorder(">" if self._file.syntax == _BIG else "<")
+        dtype = self.dtype.newbyteorder(">" if self.file.syntax == _BIG else "<")
         values = np.frombuffer(content, dtype).astype(self.dtype, copy=False)
         if self.color == "YBR_FULL_422" and self.samples == 3:
             pairs = values.reshape(-1, 4)
             luma, blue, red = pairs[:, :2].ravel(), pairs[:, 2].repeat(2), pairs[:, 3].repeat(2)
             return self._rgb(np.stack([luma, blue, red], axis=-1).reshape(self.rows, self.columns, 3))
         if self.samples == 3:
-            planar = self._file.get("PlanarConfiguration", int, 0) == 1
+            planar = self.file.get("PlanarConfiguration", int, 0) == 1
             shape = (3, self.rows, self.columns) if planar else (self.rows, self.columns, 3)
             values = values.reshape(shape)
             return self._rgb(np.moveaxis(values, 0, -1) if planar else values)
@@ -208,8 +208,8 @@ class Pixels:
         """``(rows, columns, 3)`` of the indices into the file's table of colours."""
         channels = []
         for name in ("Red", "Green", "Blue"):
-            count, first, bits = (int(v) for v in self._file.dataset.get(f"{name}PaletteColorLookupTableDescriptor"))
-            data = bytes(self._file.dataset.get(f"{name}PaletteColorLookupTableData"))
+            count, first, bits = (int(v) for v in self.file.dataset.get(f"{name}PaletteColorLookupTableDescriptor"))
+            data = bytes(self.file.dataset.get(f"{name}PaletteColorLookupTableData"))
             count = count or 65536
             wide = len(data) >= 2 * count
             table = np.frombuffer(data, "<u2" if wide else "u1")[:count]
@@ -219,7 +219,7 @@ class Pixels:
 
     def _unpacked(self, number: int) -> np.ndarray:
         packed = self._packed(number)
-        if self._file.syntax == _RUNS:
+        if self.file.syntax == _RUNS:
             return self._runs(packed)
         _check_stream(packed, self)
         array = _by_gdcm(packed, self)
@@ -236,15 +236,15 @@ class Pixels:
         elif len(fragments) == self.frames:
             chosen = fragments[number : number + 1]
         else:
-            with self._file.path.open("rb") as stream:
+            with self.file.path.open("rb") as stream:
                 stream.seek(table[0])
                 offsets = np.frombuffer(stream.read(table[1] // 4 * 4), "<u4").astype(np.int64)
             if len(offsets) != self.frames or not fragments:
-                raise QMedSAMError(f"The frames of '{self._file.path.name}' cannot be told apart.", "Export it uncompressed.")
+                raise QMedSAMError(f"The frames of '{self.file.path.name}' cannot be told apart.", "Export it uncompressed.")
             ends = [*offsets[1:], np.iinfo(np.int64).max]
             origin = fragments[0][0] - 8
             chosen = [f for f in fragments if offsets[number] <= f[0] - 8 - origin < ends[number]]
-        with self._file.path.open("rb") as stream:
+        with self.file.path.open("rb") as stream:
             parts = []
             for place, length in chosen:
                 stream.seek(place)
@@ -361,7 +361,7 @@ def _by_gdcm(packed: bytes, pixels: Pixels) -> np.ndarray:
     meta = (
         _element(2, 1, b"OB", b"\0\1") + _element(2, 2, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(2, 3, b"UI", uid.encode())
     )
-    meta += _element(2, 16, b"UI", pixels._file.syntax.encode())
+    meta += _element(2, 16, b"UI", pixels.file.syntax.encode())
     body = _element(8, 0x16, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(8, 0x18, b"UI", uid.encode())
     body += _element(8, 0x60, b"CS", b"OT")
     numbers = [(2, pixels.samples), (0x10, pixels.rows), (0x11, pixels.columns), (0x100, pixels.bits), (0x101, pixels.stored)]

@@ -183,7 +183,7 @@ def _volumes(path: Path, header: ImageHeader, numbers: range) -> Iterator[Volume
     array = _array_of(image)
     for number in numbers:
         frame = array if only is not None else _frame(array, header, number)
-        yield Volume(_grey(frame, name), matrix, "", name, notes, header.measured)
+        yield Volume(_grey(frame, name), matrix, name=name, notes=notes, measured=header.measured)
 
 
 def _frame(array: np.ndarray, header: ImageHeader, number: int) -> np.ndarray:
