@@ -123,7 +123,7 @@ def _child(reader: str, count: int, seed: int, start: int, memory: int, keep: Op
                     call(path)
                     read = True
                 except QMedSAMError as error:
-                    found = found or _complaint(error)
+                    found = found or _complaint(error, scratch)
                 except Exception as error:
                     found = found or {"kind": f"{call.__name__}: {type(error).__name__}", "text": f"{error} {_where(error)}"}
             if peak() - before > memory // 2 and peak() > memory:
@@ -140,8 +140,8 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _complaint(error) -> Optional[Dict]:
-    text = str(error)
+def _complaint(error, scratch: str) -> Optional[Dict]:
+    text = str(error).replace(scratch, "FOLDER")
     if not error.message.rstrip("'").endswith((".", "…")) or not error.hint:
         return {"kind": "no sentence or no hint", "text": text[:300]}
     if len(text) > _LONGEST:

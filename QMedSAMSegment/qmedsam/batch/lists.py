@@ -40,8 +40,8 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     Args:
         path: ``.csv`` (separated by ``,``, ``;`` or tabs, the first line names the columns), ``.tsv``, or ``.jsonl`` (an object
             a line). Fields, all but the first optional: ``volume``, ``boxes`` (one file or, in JSONL, a list), ``segmentation``,
-            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``,
-            ``frame_index``, ``name``, ``output``. Others are passed over. Inputs are relative to the list, ``output`` to ``folder``.
+            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``, ``frame_index``, ``name``, ``output``.
+            Others are passed over. Inputs are relative to the list, ``output`` to ``folder``.
         folder: of the outputs.
         suffix: of outputs that are not named.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Optional, Tuple
 from ..errors import QMedSAMError
 from ..files.challenge import array_header
 from ..files.dicom import dicom_shape
+from ..files.header import resident as resident
 from ..files.kinds import known_kind
 from ..files.reading import header_of
 from .settings import Case
@@ -63,21 +63,6 @@ def check_memory(case: Case, limit: int) -> None:
                 f"and a worker may take {in_words(limit)}.",
                 "Crop it, or allow more with --memory (fewer workers leave more for each).",
             )
-
-
-def resident(pid: int) -> Optional[int]:
-    """Bytes that a process holds in memory; None where the system does not tell (elsewhere than on Linux without psutil)."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import psutil
-
-        return int(psutil.Process(pid).memory_info().rss)
-    except Exception:  # not installed, or the process has gone
-        return None
 
 
 def in_words(size: float) -> str:

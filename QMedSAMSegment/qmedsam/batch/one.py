@@ -23,6 +23,7 @@ from ..files import (
     read_volume,
     write_segmentation,
 )
+from ..files.apart import Reader
 from ..files.paths import existing_file, reason_of
 from ..following import ALL, follow, frame_path
 from ..geometry import Box, Volume
@@ -59,6 +60,7 @@ class Bench:
         threads: CPU threads, 0 for all.
         memory: bytes that a case may take by its header; None asks nothing.
         segmenter: use this one for every model.
+        apart: read what no check vouches for in a process of its own: this one has to go on.
     """
 
     def __init__(
@@ -68,10 +70,17 @@ class Bench:
         threads: int = 0,
         memory: Optional[int] = None,
         segmenter: Optional[SegmenterLike] = None,
+        apart: bool = False,
     ) -> None:
         self._settings, self._folder, self._threads, self._memory = settings, folder, threads, memory
         self._given = segmenter
+        self._reader = Reader(memory=memory) if apart else None
         self._segmenters: Dict[Optional[str], SegmenterLike] = {}
+
+    def close(self) -> None:
+        """End what was started for it."""
+        if self._reader:
+            self._reader.close()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Bench:
@@ -136,7 +145,8 @@ class Bench:
     def _frame(self, case: Case, outcome: Outcome, segment: Callable[..., Segmentation]) -> Optional[_Done]:
         """Segment a volume, or one time point; None when it was stopped."""
         settings = self._settings
-        volume = read_volume(case.volume, case.series, case.frames_of(settings))
+        read = self._reader.read if self._reader else read_volume
+        volume = read(case.volume, case.series, case.frames_of(settings))
         boxes = prompts_of(case, volume, settings.margin)
         result = segment(volume, boxes)
         if result.cancelled:

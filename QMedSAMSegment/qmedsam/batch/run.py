@@ -148,7 +148,7 @@ def run_batch(
             elif workers and jobs:
                 answers = on_workers(jobs, bench, workers, memory, cancelled)
             else:
-                answers = _here(jobs, Bench(settings, folder, share, limit, segmenter), cancelled)
+                answers = _here(jobs, Bench(settings, folder, share, limit, segmenter, apart=True), cancelled)
             with closing(answers):  # ends the workers, whatever happens
                 for position, outcome in answers:
                     book.enter(todo[position], outcome)
@@ -244,10 +244,13 @@ def _bytes(case: Case) -> int:
 def _here(
     cases: Sequence[Case], bench: Bench, cancelled: Optional[Callable[[], bool]]
 ) -> Generator[Tuple[int, Outcome], None, None]:
-    for n, case in enumerate(cases):
-        if cancelled and cancelled():
-            return
-        yield n, bench.do(case, cancelled)
+    try:
+        for n, case in enumerate(cases):
+            if cancelled and cancelled():
+                return
+            yield n, bench.do(case, cancelled)
+    finally:
+        bench.close()
 
 
 def _sweep(folder: Path, cases: Sequence[Case]) -> None:

@@ -268,7 +268,7 @@ def _listing(found: Dict[str, List[DicomFile]]) -> str:
     for uid, files in sorted(found.items(), key=lambda item: (item[1][0].get("SeriesNumber", int, 1 << 30), item[0])):
         description = shown(files[0].get("SeriesDescription", str, "").strip(" \0")) or "no description"
         number = files[0].get("SeriesNumber", int, None)
-        about = f"{len(files)} file{'s' * (len(files) != 1)}, {uid}"
+        about = f"{len(files)} file{'s' * (len(files) != 1)}, {shown(uid) or 'no UID'}"
         lines.append(f"{'' if number is None else f'{number}: '}{description} ({about})")
     more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return "There are: " + "; ".join(lines[:_LISTED]) + more + "."
