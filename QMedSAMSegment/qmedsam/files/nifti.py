@@ -170,13 +170,14 @@ def as_nifti1(path: Path, target: Path) -> None:
         head = stream.read(540)
         order = "<" if head[:4] == struct.pack("<i", 540) else ">"
         dim = struct.unpack(order + "8q", head[16:80])
-        if max(dim) > 32767:
+        if max(dim[1 : dim[0] + 1]) > 32767:
             raise QMedSAMError(
                 f"'{path.name}' is a NIfTI-2 file with an axis of {max(dim)} voxels.", "Crop it, or save it as NRRD."
             )
         out = bytearray(352)
         struct.pack_into(order + "i", out, 0, 348)
-        struct.pack_into(order + "8h", out, 40, *dim)
+        used = [max(n, 1) for n in dim[1 : dim[0] + 1]]
+        struct.pack_into(order + "8h", out, 40, dim[0], *used, *[1] * (7 - len(used)))
         out[70:74] = head[12:16]  # datatype, bitpix
         for place, fields, start in ((76, "8d", 104), (112, "2d", 176), (256, "6d", 352), (280, "12d", 400)):
             values = [min(max(v, -_FARTHEST), _FARTHEST) for v in struct.unpack_from(order + fields, head, start)]
@@ -264,7 +265,8 @@ def _qform(quaternion: Tuple[float, ...], pixdim: Tuple[float, ...]) -> np.ndarr
         ]
     )
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by who asks
+        matrix[:3, :3] = rotation * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
     matrix[:3, 3] = quaternion[3:]
     return matrix
 
