@@ -81,6 +81,13 @@ def test_long_lines_in_nrrd(tmp_path: Path, line: str, name: str) -> None:
     everywhere(tmp_path / name)
 
 
+def test_long_numbers_in_nrrd(tmp_path: Path) -> None:
+    """A pattern of ours went through all ways to cut 400 digits up."""
+    for sizes in ("1" + "0" * 400 + "x", "1 " * 400 + "x"):
+        (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nencoding: raw\n\n".encode())
+        everywhere(tmp_path / "a.nrrd")
+
+
 def test_long_comments_and_keys_in_nrrd_are_fine(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "b.nrrd"))
     head, _, voxels = (tmp_path / "b.nrrd").read_bytes().partition(b"\n\n")

@@ -112,8 +112,12 @@ def read_dicom_header(path: Path) -> DicomFile:
     """The header of a file.
 
     Raises:
-        QMedSAMError: it is no DICOM, or is damaged.
+        QMedSAMError: it is no DICOM, is damaged, or pydicom is not installed.
     """
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise QMedSAMError("Reading DICOM needs the package pydicom.", "Install it: python -m pip install pydicom.") from error
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -129,6 +129,12 @@ def numbers_in(text: str) -> List[float]:
     return out
 
 
+def integers_in(text: str) -> List[int]:
+    """Whole numbers from 0, separated by spaces; empty where one of them is none."""
+    parts = text.split()
+    return [int(part) for part in parts] if all(p.isascii() and p.isdigit() and len(p) < 19 for p in parts) else []
+
+
 def machine_memory() -> Optional[int]:
     """Bytes of physical memory; None where the system does not tell."""
     try:

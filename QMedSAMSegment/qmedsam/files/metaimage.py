@@ -9,7 +9,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from .header import ImageHeader, check_axes, check_sizes, numbers_in, shown
+from .header import ImageHeader, check_axes, check_sizes, integers_in, numbers_in, shown
 
 _MOST_BYTES = 1 << 20
 _LONGEST = 4000
@@ -30,12 +30,12 @@ def check_metaimage(path: Path) -> ImageHeader:
             raise QMedSAMError(f"The image '{path.name}' has {shown(value)} dimensions.", "Extract one volume first.")
     last: Dict[str, str] = dict(fields)
     count = int(last["ndims"]) if "ndims" in last else 0
-    sizes = _integers(last.get("dimsize", ""))
+    sizes = integers_in(last.get("dimsize", ""))
     if not count or len(sizes) < count or min(sizes[:count], default=0) < 1:
         raise QMedSAMError(f"'{path.name}' has no valid size in its header.", "Export it again.")
     sizes = sizes[:count]
     kind = last.get("elementtype", "").strip().upper()
-    channels = (_integers(last.get("elementnumberofchannels", "1")) or [0])[0]
+    channels = (integers_in(last.get("elementnumberofchannels", "1")) or [0])[0]
     kind, channels = _array_type(kind, channels)
     depth = _TYPES.get(kind[4:] if kind.startswith("MET_") else kind)
     if depth is None or not 1 <= channels <= 65535:
@@ -95,11 +95,6 @@ def _check_geometry(path: Path, fields: Dict[str, str], count: int) -> None:
     for name in ("offset", "position", "origin"):
         if not all(map(math.isfinite, numbers_in(fields.get(name, "")))):
             raise QMedSAMError(f"'{path.name}' has no valid geometry.", "Correct the origin in its header.")
-
-
-def _integers(text: str) -> List[int]:
-    parts = text.split()
-    return [int(part) for part in parts] if parts and all(p.isdigit() and len(p) < 19 and p.isascii() for p in parts) else []
 
 
 def _array_type(kind: str, channels: int) -> Tuple[str, int]:

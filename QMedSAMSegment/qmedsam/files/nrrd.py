@@ -11,7 +11,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from .header import ImageHeader, check_axes, check_sizes, cut, numbers_in, shown
+from .header import ImageHeader, check_axes, check_sizes, cut, integers_in, numbers_in, shown
 
 #: Longest line of a field, in bytes. ITK's reader ends the process over one of 1,020 (seen with SimpleITK 2.5).
 _LONGEST = 1000
@@ -104,8 +104,8 @@ def check_nrrd(path: Path) -> ImageHeader:
     """
     header = read_nrrd_header(path)
     fields = header.fields
-    sizes = _integers(fields.get("sizes", ""))
-    axes = _integers(fields.get("dimension", ""))
+    sizes = integers_in(fields.get("sizes", ""))
+    axes = integers_in(fields.get("dimension", ""))
     if not sizes or axes != [len(sizes)] or min(sizes) < 1 or len(sizes) > 16:
         raise QMedSAMError(f"'{path.name}' has no valid size in its header.", "Export it again.")
     depth = _TYPES.get(fields.get("type", "").lower())
@@ -161,10 +161,6 @@ def time_as_list(path: Path, target: Path) -> bool:
     text = "NRRD0005\n" + "".join(f"{names.get(k, k)}: {v}\n" for k, v in fields.items() if k != "datafile")
     target.write_text(f"{text}data file: {fields['datafile']}\n", encoding="utf-8")
     return True
-
-
-def _integers(text: str) -> List[int]:
-    return [int(part) for part in text.split()] if re.fullmatch(r"\s*(\d{1,18}\s*)+", text) else []
 
 
 def _kinds(fields: Dict[str, str], count: int) -> List[str]:
@@ -247,6 +243,12 @@ def _check_voxels(path: Path, header: NrrdHeader, declared: int) -> None:
     else:
         stored = path.stat().st_size - header.end
     encoding = header.fields.get("encoding", "").lower()
+    if encoding == "raw" and header.data and stored < declared:
+        raise QMedSAMError(
+            f"The file of voxels '{shown(Path(header.data[0]).name)}' of '{path.name}' has {stored} bytes, not the {declared} "
+            "that are needed.",
+            "Copy or export both files again.",
+        )
     if encoding == "raw":
         check_sizes(path, declared, stored, 1)
     elif encoding in ("gzip", "gz"):
