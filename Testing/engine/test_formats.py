@@ -272,6 +272,10 @@ def test_tiffs_that_itk_cannot_read_say_why(tmp_path: Path) -> None:
     made = image.fromarray(BYTES)
     made.save(tmp_path / "a.tif", "TIFF", save_all=True, append_images=[image.fromarray(BYTES[:6, :7])])
     assert "differ in size" in said(lambda: read_volume(tmp_path / "a.tif"))
+    made.save(tmp_path / "t.tif", "TIFF", save_all=True, append_images=[made])
+    marked = (tmp_path / "t.tif").read_bytes().replace(struct.pack("<HHII", 256, 4, 1, 14), struct.pack("<HHII", 254, 4, 1, 1))
+    (tmp_path / "t.tif").write_bytes(marked)
+    assert "thumbnails" in said(lambda: read_volume(tmp_path / "t.tif"))
     plain = written(tmp_path / "b.tif", BYTES).read_bytes()
     packing = struct.pack("<HHI", 259, 3, 1)
     at = plain.index(packing) + 8

@@ -342,6 +342,9 @@ def _rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     dtype = next((k for k in kinds if np.iinfo(k).min <= ends[0] and ends[1] <= np.iinfo(k).max), None)
     if dtype is None:
         return stored.astype(np.float64) * slope + intercept
+    if dtype == stored.dtype and slope == 1:
+        stored += int(intercept)
+        return stored
     out = np.empty(stored.shape, dtype)
     for k, values in enumerate(stored):  # slice by slice: the products are wider
         out[k] = values.astype(np.int64) * int(slope) + int(intercept)
