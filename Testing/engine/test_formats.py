@@ -212,6 +212,22 @@ def test_fourth_axis_is_time(tmp_path: Path, suffix: str) -> None:
     assert "time point 3" in said(lambda: read_volume(path, frame_index=3))
 
 
+def test_time_before_further_axes_of_one(tmp_path: Path) -> None:
+    content = bytearray(written(tmp_path / "a.nii", TIMES).read_bytes())
+    struct.pack_into("<8h", content, 40, 5, 7, 6, 4, 3, 1, 1, 1)
+    (tmp_path / "a.nii").write_bytes(content)
+    assert [np.array_equal(v.array_kji, TIMES[n]) for n, v in enumerate(read_frames(tmp_path / "a.nii"))] == [True] * 3
+    assert np.array_equal(read_volume(tmp_path / "a.nii", frame_index=2).array_kji, TIMES[2])
+
+
+def test_more_than_the_memory_is_refused_by_what_is_read(tmp_path: Path, monkeypatch) -> None:
+    """A long series of which one time point fits may be read one by one."""
+    path = written(tmp_path / "a.nii", TIMES)
+    monkeypatch.setattr("qmedsam.files.header.machine_memory", lambda: 2 * TIMES[0].nbytes + 50)
+    assert np.array_equal(read_volume(path, frame_index=1).array_kji, TIMES[1])
+    assert "memory" in said(lambda: list(read_frames(path)))
+
+
 def test_one_time_point_is_number_zero(tmp_path: Path) -> None:
     path = written(tmp_path / "a.nii", GREY)
     assert np.array_equal(read_volume(path, frame_index=0).array_kji, GREY)

@@ -60,7 +60,7 @@ class Bench:
         threads: CPU threads, 0 for all.
         memory: bytes that a case may take by its header; None asks nothing.
         segmenter: use this one for every model.
-        apart: read what no check vouches for in a process of its own: this one has to go on.
+        apart: read what no check vouches for in a process of its own, which has a limit of time: this one has to go on.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Bench:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Bench:
         """From what :func:`bench_json` gave, in another process."""
-        return cls(Settings.from_json(values["settings"]), Path(values["folder"]), values["threads"], values["memory"])
+        settings = Settings.from_json(values["settings"])
+        return cls(settings, Path(values["folder"]), values["threads"], values["memory"], apart=True)
 
     def do(self, case: Case, cancelled: Optional[Callable[[], bool]] = None) -> Outcome:
         """Segment a case. Whatever goes wrong becomes the outcome's message; KeyboardInterrupt alone passes through."""

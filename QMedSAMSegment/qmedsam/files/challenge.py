@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from .header import check_sizes, shown
+from .header import check_fits_memory, check_sizes, shown
 from .paths import name_of
 from .pickled import plain_pickle
 from .volumes import LPS_TO_RAS, grey_or_rgb, modality_of
@@ -37,7 +37,9 @@ def read_arrays(path: Path, keys: Sequence[str], pickled: Sequence[str] = ()) ->
             sizes = {info.filename: info.file_size for info in archive.infolist()}
             names = [name[: -len(".npy")] for name in sizes if name.endswith(".npy")]
             wanted = [key for key in keys if key in names]
-            check_sizes(path, sum(sizes[f"{key}.npy"] for key in wanted), path.stat().st_size)
+            unpacked = sum(sizes[f"{key}.npy"] for key in wanted)
+            check_sizes(path, unpacked, path.stat().st_size)
+            check_fits_memory(path, unpacked)
             arrays = {key: _array(archive, key, key in pickled) for key in wanted}
     except QMedSAMError:
         raise

@@ -15,7 +15,7 @@ from .dicom_frames import Frame, frames_of
 from .dicom_header import DicomFile, items_of, read_dicom_header, value_of
 from .dicom_pixels import Pixels
 from .dicom_stack import Stack, stack_of
-from .header import check_sizes, shown
+from .header import check_fits_memory, shown
 from .kinds import known_kind
 from .paths import name_of
 from .volumes import LPS_TO_RAS, chosen_frames, grey_or_rgb, modality_of
@@ -106,6 +106,9 @@ def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) 
     modality = modality_of(files[0].get("Modality", str, ""))
     pixels = {file.path: Pixels(file) for file in files}
     _check_alike(pixels, name)
+    first = pixels[files[0].path]
+    frame = first.rows * first.columns * (3 if first.is_rgb else max(first.dtype.itemsize, 2))
+    check_fits_memory(source, frame * len(stack.times[0]))
     matrix = LPS_TO_RAS @ stack.matrix
     for number in numbers:
         array = _voxels(stack.times[number], pixels, name, modality == "PET")
@@ -285,12 +288,9 @@ def _stack(files: List[DicomFile], name: str) -> Stack:
 
 def _check_alike(pixels: Dict[Path, Pixels], name: str) -> None:
     first = next(iter(pixels.values()))
-    total = 0
     for path, each in pixels.items():
         if each.is_rgb != first.is_rgb:
             raise QMedSAMError(f"'{path.name}' in the series '{name}' is a picture in colours, others are grey.", "Take it out.")
-        total += each.rows * each.columns * each.frames * each.samples * each.dtype.itemsize
-    check_sizes(next(iter(pixels)), total, total, 1)
 
 
 def _voxels(frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], name: str, as_float: bool) -> np.ndarray:

@@ -78,23 +78,30 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def check_sizes(path: Path, declared: int, stored: int, most: int = MOST_PER_BYTE, memory: bool = True) -> None:
-    """Compare what a header promises with the bytes that are there and with what the machine can hold.
+def check_sizes(path: Path, declared: int, stored: int, most: int = MOST_PER_BYTE) -> None:
+    """Compare what a header promises with the bytes that are there.
 
     Args:
         path: for the message.
         declared: bytes of the voxels in memory.
         stored: bytes that hold them in the file.
         most: bytes that a stored byte can become; 1 for uncompressed files.
-        memory: whether all of them are going to be in memory at once.
 
     Raises:
-        QMedSAMError: they cannot be there, or do not fit into the memory.
+        QMedSAMError: they cannot be there.
     """
     if declared > stored * most and (most == 1 or declared > SMALL):
         raise cut(path)
+
+
+def check_fits_memory(path: Path, declared: int) -> None:
+    """Look whether the machine can hold voxels, which are there twice while they are read.
+
+    Raises:
+        QMedSAMError: it cannot.
+    """
     there = machine_memory()
-    if memory and there is not None and 2 * declared > there:
+    if there is not None and 2 * declared > there:
         raise QMedSAMError(
             f"There is not enough memory for '{path.name}': its voxels take {declared / 2**30:,.1f} GiB.",
             "Crop the image, or check its header.",

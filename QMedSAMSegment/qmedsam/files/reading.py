@@ -15,7 +15,7 @@ from typing import Any, Iterator, List, Optional
 import numpy as np
 
 from ..errors import QMedSAMError
-from .header import ImageHeader
+from .header import ImageHeader, check_fits_memory
 from .kinds import kind_of
 from .metaimage import check_metaimage
 from .nifti import as_nifti1, check_nifti, read_nifti_header
@@ -77,14 +77,18 @@ def read_image(path: PathLike, header: Optional[ImageHeader] = None, frame: Opti
 
     path = Path(path)
     header = header or header_of(path)
+    only = frame is not None and header.frame_axis == 3
+    check_fits_memory(path, header.bytes // header.frames if only else header.bytes)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[header.kind])
     try:
         with _named_for_itk(path, header) as place, quiet():
             reader.SetFileName(str(place))
-            if frame is not None and header.frame_axis == 3:
-                reader.SetExtractIndex([0, 0, 0, frame])
-                reader.SetExtractSize([*header.size[:3], 0])
+            if only:
+                reader.ReadImageInformation()
+                further = reader.GetDimension() - 4
+                reader.SetExtractIndex([0, 0, 0, frame, *[0] * further])
+                reader.SetExtractSize([*reader.GetSize()[:3], 0, *[0] * further])
             return reader.Execute()
     except MemoryError as error:
         raise QMedSAMError(f"There is not enough memory for '{path.name}'.", "Crop the image, or check its header.") from error
