@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dicoms
 import numpy as np
+import pydicom
 import pytest
 from dicoms import Plane, assert_scene, planes, save, write_enhanced, write_multiframe, write_slices
 from hypothesis import HealthCheck, given, settings
@@ -224,6 +225,23 @@ def test_what_does_not_belong_to_a_series_does_not_spoil_it(tmp_path: Path) -> N
     (tmp_path / "s" / "half.dcm").write_bytes(other.read_bytes()[:900])
     for source in (tmp_path / "s", paths[0]):
         assert_scene(read_volume(source))
+
+
+def test_files_without_meta_headers(tmp_path: Path) -> None:
+    """As some archives hand them out: neither preamble nor transfer syntax. ``segment`` and ``batch`` see the same."""
+    from qmedsam.batch import collect
+
+    for path in write_slices(tmp_path / "in" / "s", planes()):
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta
+        with path.open("wb") as stream:
+            pydicom.dcmwrite(stream, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[:4] == b"\x08\0\x16\0"
+    assert_scene(read_volume(tmp_path / "in" / "s"))
+    assert_scene(read_volume(tmp_path / "in" / "s" / "004.dcm"))
+    (tmp_path / "in" / "s.json").write_text("[[2, 2, 1, 9, 9, 3]]")
+    (case,) = collect([tmp_path / "in"], tmp_path / "out")
+    assert case.volume == tmp_path / "in" / "s" and not case.problem
 
 
 def test_no_size_of_pixels(tmp_path: Path) -> None:
