@@ -233,6 +233,7 @@ def test_files_without_meta_headers(tmp_path: Path) -> None:
 
     for path in write_slices(tmp_path / "in" / "s", planes()):
         dataset = pydicom.dcmread(path)
+        dataset.preamble = None
         del dataset.file_meta
         with path.open("wb") as stream:
             pydicom.dcmwrite(stream, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
