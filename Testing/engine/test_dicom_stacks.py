@@ -14,6 +14,8 @@ from dicoms import Plane, assert_scene, planes, save, write_enhanced, write_mult
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from qmedsam.errors import QMedSAMError
 from qmedsam.files import count_frames, read_frames, read_volume
 from qmedsam.files.dicom import frame_order, series_files
@@ -227,16 +229,16 @@ def test_what_does_not_belong_to_a_series_does_not_spoil_it(tmp_path: Path) -> N
         assert_scene(read_volume(source))
 
 
-def test_files_without_meta_headers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("implicit", [False, True])
+def test_files_without_meta_headers(tmp_path: Path, implicit: bool) -> None:
     """As some archives hand them out: neither preamble nor transfer syntax. ``segment`` and ``batch`` see the same."""
     from qmedsam.batch import collect
 
     for path in write_slices(tmp_path / "in" / "s", planes()):
-        dataset = pydicom.dcmread(path)
-        dataset.preamble = None
-        del dataset.file_meta
-        with path.open("wb") as stream:
-            pydicom.dcmwrite(stream, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        plain = DicomBytesIO()
+        plain.is_little_endian, plain.is_implicit_VR = True, implicit
+        write_dataset(plain, pydicom.dcmread(path))
+        path.write_bytes(plain.getvalue())
         assert path.read_bytes()[:4] == b"\x08\0\x16\0"
     assert_scene(read_volume(tmp_path / "in" / "s"))
     assert_scene(read_volume(tmp_path / "in" / "s" / "004.dcm"))
