@@ -136,6 +136,13 @@ def test_what_differs_at_one_place_is_named(tmp_path: Path, name: str, value, wh
         assert_scene(read_volume(tmp_path / "s", frame_index=time), time)
 
 
+def test_time_points_that_run_against_each_other(tmp_path: Path) -> None:
+    stack = [*planes(4), *(replace(p, time=1) for p in planes(4)[::-1])]
+    for frames in (stack, stack[::-1]):
+        for time, volume in enumerate(read_frames(write_enhanced(tmp_path / "a.dcm", frames))):
+            assert_scene(volume, time)
+
+
 def test_time_points_that_are_not_everywhere(tmp_path: Path) -> None:
     write_slices(tmp_path / "s", [replace(p, time=t) for t in (0, 1) for p in planes()][:-2])
     assert "not everywhere as many (1 to 2)" in said(lambda: read_volume(tmp_path / "s"))

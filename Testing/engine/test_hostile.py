@@ -220,6 +220,23 @@ def test_dicom_that_declares_more_than_it_has(tmp_path: Path) -> None:
         assert peak_mib() - before < 150
 
 
+def test_packed_dicom_that_declares_more_frames_than_it_has(tmp_path: Path) -> None:
+    from pydicom.encaps import encapsulate
+
+    sitk.WriteImage(sitk.GetImageFromArray(GREY[0]), str(tmp_path / "a.jpg"))
+    dataset = dicoms._base(dicoms.SC_MULTI, "OT", "1.2.3.8", Rows=12, Columns=14, NumberOfFrames=1_900_000_000)
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = encapsulate([(tmp_path / "a.jpg").read_bytes()] * 2)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    path = dicoms.save(dataset, tmp_path / "a.dcm", "1.2.840.10008.1.2.4.50")
+    assert "too early" in said(lambda: read_volume(path))
+    dataset.NumberOfFrames = 2
+    dataset.SpacingBetweenSlices = 1
+    assert read_volume(dicoms.save(dataset, path, "1.2.840.10008.1.2.4.50")).array_kji.shape == (2, 12, 14)
+
+
 def test_lengths_of_dicom_elements_are_not_believed(tmp_path: Path) -> None:
     """GDCM made room for 4 GiB; and was asked about files that are no DICOM at all."""
     (path,) = dicoms.write_slices(tmp_path / "s", dicoms.planes(1))

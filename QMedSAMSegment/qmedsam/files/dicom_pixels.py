@@ -1,29 +1,22 @@
-"""Pixels of DICOM files as they are stored: plain ones by numpy, run lengths by pydicom, the JPEG family by GDCM.
-
-GDCM never sees the file: it gets a frame's packed bytes under a header of our own, so that no tag of the file decides what it
-does (rescale tags of a colour picture make ITK convert a third of its rows; 32-bit big-endian values come out wrong).
-"""
+"""Pixels of DICOM files as they are stored: plain ones by numpy, packed ones by :mod:`.dicom_packed`."""
 
 from __future__ import annotations
 
 import struct
-import tempfile
 import warnings
-from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError
 from .dicom_header import DicomFile
+from .dicom_packed import by_gdcm, check_stream, fragments_of, unpack_bits
 from .header import cut, shown
-from .rasters import jpeg_size
 
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.113619.5.2")
 _BIG = "1.2.840.10008.1.2.2"
 _RUNS = "1.2.840.10008.1.2.5"
 _JPEGS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
-_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 
 
@@ -136,7 +129,9 @@ class Pixels:
                 f"'{file.path.name}' is packed in a way that is not known here ({_syntax_name(file.syntax)}).",
                 "Export it uncompressed, e.g. with gdcmconv --raw.",
             )
-        self._fragments = _fragments(file)
+        self._fragments = fragments_of(file)
+        if self.frames >= len(self._fragments):  # the first one is a table; every frame has one at least
+            raise cut(file.path)
 
     def _bytes(self, number: int) -> bytes:
         file = self.file
@@ -221,8 +216,8 @@ class Pixels:
         packed = self._packed(number)
         if self.file.syntax == _RUNS:
             return self._runs(packed)
-        _check_stream(packed, self)
-        array = _by_gdcm(packed, self)
+        check_stream(packed, self)
+        array = by_gdcm(packed, self)
         if array.shape[:2] != (self.rows, self.columns) or (array.ndim == 3) != (self.samples == 3):
             raise ValueError("another shape")
         return array if self.samples == 3 else self._cleaned(array.astype(self.dtype, copy=False))
@@ -261,7 +256,7 @@ class Pixels:
         planes = np.zeros((self.samples, pixels, per_sample), np.uint8)
         for n in range(count):
             end = offsets[n + 1] if n + 1 < count else len(packed)
-            planes[n // per_sample, :, per_sample - 1 - n % per_sample] = _pack_bits(packed[offsets[n] : end], pixels)
+            planes[n // per_sample, :, per_sample - 1 - n % per_sample] = unpack_bits(packed[offsets[n] : end], pixels)
         values = (
             planes.reshape(self.samples, pixels * per_sample).view(self.dtype.newbyteorder("<")).astype(self.dtype, copy=False)
         )
@@ -292,101 +287,3 @@ def _syntax_name(uid: str) -> str:
         return shown(UID(uid).name)
     except Exception:
         return shown(uid)
-
-
-def _fragments(file: DicomFile) -> List[Tuple[int, int]]:
-    """Places and lengths of the items of packed pixels; the first is the table of offsets."""
-    found: List[Tuple[int, int]] = []
-    size = file.path.stat().st_size
-    with file.path.open("rb") as stream:
-        place = file.offset
-        while True:
-            stream.seek(place)
-            head = stream.read(8)
-            if len(head) < 8:
-                raise cut(file.path)
-            group, element, length = struct.unpack("<HHI", head)
-            if (group, element) == _END:
-                break
-            if (group, element) != _ITEM or place + 8 + length > size:
-                raise cut(file.path)
-            found.append((place + 8, length))
-            place += 8 + length
-    if len(found) < 2:
-        raise cut(file.path)
-    return found
-
-
-def _pack_bits(data: bytes, count: int) -> np.ndarray:
-    """PackBits, exactly ``count`` bytes."""
-    out = bytearray()
-    place = 0
-    while place < len(data) and len(out) < count:
-        head = data[place]
-        if head < 128:
-            out += data[place + 1 : place + 2 + head]
-            place += 2 + head
-        elif head > 128:
-            out += data[place + 1 : place + 2] * (257 - head)
-            place += 2
-        else:
-            place += 1
-    if len(out) < count:
-        raise ValueError("too short")
-    return np.frombuffer(bytes(out[:count]), np.uint8)
-
-
-def _check_stream(packed: bytes, pixels: Pixels) -> None:
-    """The stream's own size, which libraries make room for."""
-    size: Any = None
-    start = packed.find(b"\xff\x4f\xff\x51")
-    if 0 <= start <= 1 << 16:
-        width, height, x, y = struct.unpack(">4I", packed[start + 8 : start + 24])
-        size = (height - y, width - x)
-    elif packed[:2] == b"\xff\xd8":
-        found, _ = jpeg_size(packed)
-        size = found and (found[1], found[2])
-    if size != (pixels.rows, pixels.columns):
-        raise ValueError("another size")
-
-
-def _by_gdcm(packed: bytes, pixels: Pixels) -> np.ndarray:
-    """A frame of the JPEG family, out of a file of our own that says nothing but what the pixels are."""
-    import SimpleITK as sitk
-
-    from .reading import quiet
-
-    color = pixels.color if pixels.samples == 3 else "MONOCHROME2"
-    uid = "2.25.1"
-    meta = (
-        _element(2, 1, b"OB", b"\0\1") + _element(2, 2, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(2, 3, b"UI", uid.encode())
-    )
-    meta += _element(2, 16, b"UI", pixels.file.syntax.encode())
-    body = _element(8, 0x16, b"UI", b"1.2.840.10008.5.1.4.1.1.7") + _element(8, 0x18, b"UI", uid.encode())
-    body += _element(8, 0x60, b"CS", b"OT")
-    numbers = [(2, pixels.samples), (0x10, pixels.rows), (0x11, pixels.columns), (0x100, pixels.bits), (0x101, pixels.stored)]
-    numbers += [(0x102, pixels.high), (0x103, int(pixels.signed))]
-    if pixels.samples == 3:
-        numbers.append((6, 0))
-    parts = [(element, _element(0x28, element, b"US", struct.pack("<H", value))) for element, value in numbers]
-    parts.append((4, _element(0x28, 4, b"CS", color.encode())))
-    body += b"".join(part for _, part in sorted(parts))
-    packed += b"\0" * (len(packed) % 2)
-    item = b"\xfe\xff\x00\xe0"
-    body += b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + item + b"\0\0\0\0" + item + struct.pack("<I", len(packed)) + packed
-    body += b"\xfe\xff\xdd\xe0\0\0\0\0"
-    with tempfile.TemporaryDirectory(prefix="qmedsam-") as folder:
-        path = Path(folder) / "frame.dcm"
-        path.write_bytes(b"\0" * 128 + b"DICM" + _element(2, 0, b"UL", struct.pack("<I", len(meta))) + meta + body)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(path))
-        with quiet():
-            return sitk.GetArrayFromImage(reader.Execute())[0]
-
-
-def _element(group: int, element: int, vr: bytes, value: bytes) -> bytes:
-    value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
-    if vr == b"OB":
-        return struct.pack("<HH2sHI", group, element, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", group, element, vr, len(value)) + value

@@ -59,7 +59,7 @@ def stack_of(frames: Sequence[Frame], name: str) -> Stack:
     spacing = _common_spacing(frames, name)
     normal = np.cross(axes[0], axes[1])
     times, what = _time_points(frames, normal, name)
-    stacks = [_in_order(frames_at, normal) for frames_at in times]
+    stacks = _in_order(times, normal)
     first = np.array([frame.position for frame in stacks[0]])
     step = _checked_step(first, normal, name)
     for other in stacks[1:]:
@@ -222,12 +222,13 @@ def _ranked(places: List[List[Frame]], rank, count: int) -> List[List[Frame]]:
     return [sorted(time, key=lambda frame: frame.order) for time in times]
 
 
-def _in_order(frames: List[Frame], normal: np.ndarray) -> List[Frame]:
-    """By position; the frames of one file in their own order where that runs one way."""
-    along = np.array([frame.position @ normal for frame in frames])  # type: ignore[operator]
-    if len({frame.file.path for frame in frames}) == 1 and (np.diff(along) < 0).all():
-        return frames
-    return [frames[n] for n in np.argsort(along, kind="stable")]
+def _in_order(times: List[List[Frame]], normal: np.ndarray) -> List[List[Frame]]:
+    """By position; the frames of one file in their own order where that runs against the normal at every time point."""
+    along = [np.array([frame.position @ normal for frame in frames]) for frames in times]  # type: ignore[operator]
+    files = {frame.file.path for frames in times for frame in frames}
+    if len(files) == 1 and all(len(places) > 1 and (np.diff(places) < 0).all() for places in along):
+        return times
+    return [[frames[n] for n in np.argsort(places, kind="stable")] for frames, places in zip(times, along)]
 
 
 def _checked_step(positions: np.ndarray, normal: np.ndarray, name: str) -> float:
