@@ -81,6 +81,16 @@ def test_long_lines_in_nrrd(tmp_path: Path, line: str, name: str) -> None:
     everywhere(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["n" * 400, "a\0b", "", "/dev/zero", "."])
+def test_names_of_voxel_files_that_are_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.nrrd").write_bytes(
+        f"NRRD0004\ntype: short\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: {name}\n\n".encode()
+    )
+    (tmp_path / "a.mhd").write_text(f"NDims = 2\nDimSize = 4 4\nElementType = MET_SHORT\nElementDataFile = {name}\n")
+    everywhere(tmp_path / "a.nrrd")
+    everywhere(tmp_path / "a.mhd")
+
+
 def test_long_numbers_in_nrrd(tmp_path: Path) -> None:
     """A pattern of ours went through all ways to cut 400 digits up."""
     for sizes in ("1" + "0" * 400 + "x", "1 " * 400 + "x"):

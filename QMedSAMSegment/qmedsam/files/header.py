@@ -78,6 +78,14 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file of a name that a header gives is there: it may be no name at all."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # longer than any name, or with a NUL
+        return False
+
+
 def check_sizes(path: Path, declared: int, stored: int, most: int = MOST_PER_BYTE) -> None:
     """Compare what a header promises with the bytes that are there.
 

@@ -9,7 +9,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from .header import ImageHeader, check_axes, check_sizes, integers_in, numbers_in, shown
+from .header import ImageHeader, check_axes, check_sizes, integers_in, is_there, numbers_in, shown
 
 _MOST_BYTES = 1 << 20
 _LONGEST = 4000
@@ -104,7 +104,7 @@ def _array_type(kind: str, channels: int) -> Tuple[str, int]:
 
 def _check_voxels(path: Path, fields: Dict[str, str], declared: int, end: int) -> None:
     (where,) = voxel_files(path, fields)
-    if not where.is_file():
+    if not is_there(where):
         raise QMedSAMError(
             f"'{path.name}' needs its file of voxels, '{shown(where.name)}', which is not there.", "Copy both files."
         )

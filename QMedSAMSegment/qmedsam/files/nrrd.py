@@ -11,7 +11,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import QMedSAMError
-from .header import ImageHeader, check_axes, check_sizes, cut, integers_in, numbers_in, shown
+from .header import ImageHeader, check_axes, check_sizes, cut, integers_in, is_there, numbers_in, shown
 
 #: Longest line of a field, in bytes. ITK's reader ends the process over one of 1,020 (seen with SimpleITK 2.5).
 _LONGEST = 1000
@@ -235,7 +235,7 @@ def _check_voxels(path: Path, header: NrrdHeader, declared: int) -> None:
         stored = 0
         for name in header.data:
             beside = path.parent / name
-            if not beside.is_file():
+            if not is_there(beside):
                 raise QMedSAMError(
                     f"'{path.name}' needs its file of voxels, '{shown(Path(name).name)}', which is not there.", "Copy both files."
                 )
