@@ -247,6 +247,19 @@ def test_packed_dicom_that_declares_more_frames_than_it_has(tmp_path: Path) -> N
     assert read_volume(dicoms.save(dataset, path, "1.2.840.10008.1.2.4.50")).array_kji.shape == (2, 12, 14)
 
 
+def test_whole_objects_are_read_by_their_bytes(tmp_path: Path) -> None:
+    from qmedsam.files.dicom_header import read_whole
+
+    path = dicoms.write_multiframe(tmp_path / "a.dcm", GREY, dicoms.SEG, "SEG")
+    assert read_whole(path).PixelData == GREY.tobytes()
+    content = path.read_bytes()
+    at = content.index(b"\x08\0\x16\0UI")
+    path.write_bytes(content[:at] + struct.pack("<HH2sHI", 8, 1, b"UN", 0, 0xFFFFFFF0) + content[at:])
+    before = peak_mib()
+    said(lambda: read_whole(path))
+    assert peak_mib() - before < 150
+
+
 def test_lengths_of_dicom_elements_are_not_believed(tmp_path: Path) -> None:
     """GDCM made room for 4 GiB; and was asked about files that are no DICOM at all."""
     (path,) = dicoms.write_slices(tmp_path / "s", dicoms.planes(1))

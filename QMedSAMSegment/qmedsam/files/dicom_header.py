@@ -138,6 +138,22 @@ def read_dicom_header(path: Path) -> DicomFile:
         raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
 
 
+def read_whole(path: Path) -> Any:
+    """pydicom's data set of an object that is no image (SEG, RTSTRUCT), read to its end out of a stream that believes no length.
+
+    Raises:
+        QMedSAMError: it is no DICOM, or is damaged.
+    """
+    import pydicom
+
+    try:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(_Bounded(stream), force=True)
+    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
+        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+
+
 class _Beyond(Exception):
     """A length that leads out of the file."""
 
