@@ -217,6 +217,17 @@ def test_small_files_that_declare_large_images(tmp_path: Path, kind: str) -> Non
     assert peak_mib() - before < 150
 
 
+def test_parts_of_png_that_name_lengths_beyond_the_file(tmp_path: Path) -> None:
+    """libpng made room for 2 GiB, and filled it, for every such part."""
+    sitk.WriteImage(sitk.GetImageFromArray(GREY[0]), str(tmp_path / "a.png"))
+    content = (tmp_path / "a.png").read_bytes()
+    for kind in (b"iCCP", b"tEXt", b"sCAL", b"abCd"):
+        (tmp_path / "a.png").write_bytes(content[:33] + struct.pack(">I", 0x7FFFFFFF) + kind + content[33:])
+        before = peak_mib()
+        assert "too early" in said(lambda: read_volume(tmp_path / "a.png"))
+        assert peak_mib() - before < 150
+
+
 def test_dicom_that_declares_more_than_it_has(tmp_path: Path) -> None:
     import pydicom
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from pathlib import Path
-from typing import Tuple
+from typing import BinaryIO, Tuple
 
 from ..errors import QMedSAMError
 from .header import ImageHeader, check_sizes, cut
@@ -13,6 +14,7 @@ from .header import ImageHeader, check_sizes, cut
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 #: Samples that a byte of JPEG can become: blocks of 8 x 8 with two codes of a bit each.
 _JPEG_MOST = 260
+_MOST_CHUNKS = 1_000_000
 
 
 def check_raster(path: Path, kind: str) -> ImageHeader:
@@ -35,6 +37,7 @@ def check_raster(path: Path, kind: str) -> ImageHeader:
 def _png(path: Path) -> Tuple[int, int, int, int, int]:
     with path.open("rb") as stream:
         head = stream.read(33)
+        _check_chunks(stream, path)
     if len(head) < 33 or head[12:16] != b"IHDR":
         raise cut(path)
     width, height, bits, color = struct.unpack(">IIBB", head[16:26])
@@ -44,6 +47,23 @@ def _png(path: Path) -> Tuple[int, int, int, int, int]:
         raise QMedSAMError(f"'{path.name}' is grey with transparency.", "Save it as grey or RGB, without transparency.")
     # A bit of the smallest depth becomes a byte, of a palette three.
     return width, height, _PNG_CHANNELS[color], 2 if bits == 16 else 1, 1040 * 24
+
+
+def _check_chunks(stream: BinaryIO, path: Path) -> None:
+    """Every part of a PNG ends in the file: libpng makes room for the length that it names, up to 2 GiB, and fills it."""
+    size = stream.seek(0, os.SEEK_END)
+    place = 8
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8:
+            raise cut(path)
+        place += 12 + struct.unpack(">I", head[:4])[0]
+        if place > size:
+            raise cut(path)
+        if head[4:] == b"IEND":
+            return
+    raise QMedSAMError(f"'{path.name}' is not a valid PNG picture.", "Save it again.")
 
 
 def _jpeg(path: Path) -> Tuple[int, int, int, int, int]:
