@@ -371,6 +371,12 @@ def test_rows_of_a_list_that_no_file_can_be_called(tmp_path: Path) -> None:
     assert all(len(outcome.message) < 300 for outcome in done.outcomes)
 
 
+def test_every_case_of_a_list_has_a_name(tmp_path: Path) -> None:
+    rows = [{"volume": "a.nii", "boxes": "a.json", "output": ".seg.nrrd"}, {"volume": "\u200b", "boxes": 5}]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert all(case.name for case in collect([tmp_path / "l.jsonl"], tmp_path / "out"))
+
+
 def test_libraries_do_not_write_on_the_terminal(tmp_path: Path, capfd) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(GREY[0]), str(tmp_path / "a.jpg"))
     content = (tmp_path / "a.jpg").read_bytes()

@@ -88,7 +88,7 @@ def _case(row: Any, where: str, base: Path, folder: Path, suffix: str) -> Case:
     try:
         return _parsed(values, where, base, folder, suffix)
     except QMedSAMError as error:
-        name = shown(values.get("name") or values.get("volume") or failed.name)
+        name = shown(values.get("name") or values.get("volume") or "") or failed.name
         return Case(**{**failed.__dict__, "name": name, "problem": str(error)})
 
 
@@ -111,7 +111,7 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
         known_modality(values["modality"])
     volume = base / values["volume"]
     output = values.get("output") or _default_output(values, base, suffix)
-    named = values.get("name") or output[: -len(format_of(output))]
+    named = values.get("name") or output[: -len(format_of(output))] or where
     case = Case(
         named,
         volume,
