@@ -117,6 +117,20 @@ def test_dimensions_of_metaimage(tmp_path: Path, count: str, place: int) -> None
     everywhere(tmp_path / "a.mha")
 
 
+def test_the_memory_of_a_case_is_told_from_its_header(tmp_path: Path) -> None:
+    """Of every format, and of a DICOM folder, without a library being asked."""
+    for suffix in ("nii", "nii.gz", "nrrd", "mha", "tif"):
+        sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / f"a.{suffix}"))
+    np.savez(tmp_path / "a.npz", imgs=GREY)
+    dicoms.write_slices(tmp_path / "series", dicoms.planes(5, shape=(12, 14)))
+    for name in ("a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.tif", "a.npz", "series", "series/001.dcm"):
+        case = Case("x", tmp_path / name, tmp_path / "out.seg.nrrd", (tmp_path / "b.json",))
+        check_memory(case, 1 << 30)
+        with pytest.raises(QMedSAMError, match="takes about 360 MiB and a worker may take") as info:
+            check_memory(case, 100 << 20)
+        assert ("5 x 12 x 14" if name == "a.npz" else "14 x 12 x 5") in info.value.message
+
+
 def test_a_batch_in_one_process_goes_on(tmp_path: Path) -> None:
     """These files ended ``batch --workers 0`` as a whole."""
     folder = tmp_path / "in"
