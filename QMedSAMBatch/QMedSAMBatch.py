@@ -208,11 +208,11 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[st
         progress,
         options=options,
     )
-    segments = [(found.label, found.name, box.color) for found, box in zip(result.objects, boxes) if not found.error]
+    _, segments = result.written(boxes)
     write_segmentation(output, result.labels_kji, volume, segments, Origin(values.inputVolume, None, result.model))
     for message in result.messages:
         progress.say(f"Note: {message}")
-    objects, flat = [found for found in result.objects if not found.error], volume.shape_ijk[2] == 1  # no thickness, no ml
+    objects, flat = [found for found in result.objects if not found.error], not volume.has_ml
     for found in objects:
         size = f"{found.voxels} pixels" if flat else f"{found.voxels} voxels, {found.volume_ml:.2f} ml"
         progress.say(f"{found.name}: {size}, confidence {found.confidence:.2f}")

@@ -7,6 +7,9 @@ from typing import Any, Callable, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+#: Letters of a file's own text that a sentence may hold.
+_SHOWN = 60
+
 
 class QMedSAMError(Exception):
     """Something is wrong that the user can put right.
@@ -49,3 +52,17 @@ def says_what_is_missing(function: _Function) -> _Function:
             ) from error
 
     return cast("_Function", called)
+
+
+def shown(text: object) -> str:
+    """A file's own text for a sentence: one short line of printable letters."""
+    if isinstance(text, (list, tuple, dict)):
+        text = type(text).__name__  # never turned into text as a whole: it may be of any size
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * _SHOWN])
+    line = " ".join(line.split())
+    return encodable(line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…")
+
+
+def encodable(text: str) -> str:
+    """A text without the half characters that JSON can name and no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -59,6 +59,11 @@ class Segmentation:
         """Why boxes could not be segmented, one sentence each; the others were."""
         return [one.error for one in self.objects if one.error]
 
+    def written(self, boxes: Sequence[Box]) -> Tuple[List[Box], List[Tuple[int, str, Optional[Tuple[float, float, float]]]]]:
+        """Of the boxes (in the order given) those that could be segmented, and their labels, names and colours for a writer."""
+        good = [(one, box) for one, box in zip(self.objects, boxes) if not one.error]
+        return [box for _, box in good], [(one.label, one.name, box.color) for one, box in good]
+
 
 class Segmenter:
     """Segments boxes with a model of the store; keeps the loaded networks for the next call.
@@ -120,7 +125,7 @@ class Segmenter:
         clock = Clock()
         with clock.stage("total"):
             boxes = labelled(boxes)
-            messages: List[str] = []
+            messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
                 modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)

@@ -36,7 +36,7 @@ def demo(
     before = peak_mib()
     with bar("Segmenting") as progress:
         result = Segmenter(model, threads=threads).segment(image, prompts, strategy=strategy, progress=progress, keep_masks=True)
-    segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+    _, segments = result.written(prompts)
     write_segmentation(output / "phantom.seg.nrrd", result.labels_kji, image, segments)
     scores = {o.label: dsc(result.labels_kji == o.label, truth == o.label) for o in result.objects}
     print_objects(result.objects, scores)

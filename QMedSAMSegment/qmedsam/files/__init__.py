@@ -6,7 +6,7 @@ from .boxes import read_boxes, write_boxes
 from .paths import PathLike, check_target, check_targets, name_of, writing
 from .segmentations import DEFAULT_COLORS, FORMATS, Origin, Segment, format_of, read_labels, write_segmentation
 from .segments import read_segments
-from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
+from .volumes import count_frames, ijk_to_ras_of, image_of, read_frames, read_volume, volume_of
 
 __all__ = [
     "DEFAULT_COLORS",
@@ -16,11 +16,13 @@ __all__ = [
     "Segment",
     "check_target",
     "check_targets",
+    "count_frames",
     "format_of",
     "ijk_to_ras_of",
     "image_of",
     "name_of",
     "read_boxes",
+    "read_frames",
     "read_labels",
     "read_segments",
     "read_volume",
