@@ -183,13 +183,13 @@ def boxes_of(values: argparse.Namespace, volume: Any) -> List[Any]:
 def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any]:
     """Segment the boxes of one image and write the segmentation."""
     from qmedsam import QMedSAMError, Segmenter
-    from qmedsam.files import Origin, check_targets, format_of, read_volume, write_segmentation
+    from qmedsam.files import Origin, check_output, check_targets, read_volume, write_segmentation
 
     output = values.outputSegmentation
     if output is None:
         raise QMedSAMError("There is nowhere to write the segmentation to.", "Choose an output segmentation.")
     check_targets([output], values.inputVolume, values.boxesFile, values.inputSegmentation)
-    format_of(output)
+    check_output(output, values.inputVolume)
     options, window = options_of(values), window_of(values.window)
     volume = read_volume(values.inputVolume)
     boxes = boxes_of(values, volume)

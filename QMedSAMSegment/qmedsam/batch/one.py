@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
 
 from ..errors import QMedSAMError
-from ..files import Origin, check_target, name_of, read_boxes, read_segments, read_volume, write_segmentation
+from ..files import Origin, check_output, name_of, read_boxes, read_segments, read_volume, write_segmentation
 from ..files.paths import existing_file, reason_of
 from ..geometry import Box, Volume
 from ..intensity import Intensity
@@ -89,7 +89,7 @@ class Bench:
         settings = self._settings
         _check_inputs(case)
         case.output.parent.mkdir(parents=True, exist_ok=True)
-        check_target(case.output, case.volume)
+        check_output(case.output, case.volume, case.series)
         if self._memory:
             check_memory(case, self._memory)
         # Before the voxels are read: a file that changes meanwhile is then known to have changed.

@@ -63,11 +63,11 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from ..files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
+    from ..files import Origin, check_output, check_targets, read_boxes, read_volume, write_segmentation
     from ..segmenter import Segmenter
 
     check_targets((output, png, report, agreement), volume, boxes)
-    format_of(output)
+    check_output(output, volume, series)
     if agreement and not agreement.name.lower().endswith(_MAPS):
         raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
     if png and png.suffix.lower() != ".png":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
+from .formats import FORMATS, check_output, format_of, write_segmentation
 from .paths import PathLike, check_target, check_targets, name_of, writing
-from .segmentations import DEFAULT_COLORS, FORMATS, Origin, Segment, format_of, read_labels, write_segmentation
+from .segmentations import DEFAULT_COLORS, Origin, Segment, read_labels
 from .segments import read_segments
 from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
 
@@ -14,6 +15,7 @@ __all__ = [
     "Origin",
     "PathLike",
     "Segment",
+    "check_output",
     "check_target",
     "check_targets",
     "format_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from .dicom import series_files
 from .paths import reason_of
+from .segmentations import Origin, Segment
 from .volumes import LPS_TO_RAS
-
-if TYPE_CHECKING:
-    from .segmentations import Origin, Segment
 
 #: Part of a voxel by which a source image may miss its slice of the label array.
 _TOLERANCE = 0.1
@@ -84,14 +82,14 @@ def write_dicom_seg(
     made.save_as(path)
 
 
-def check_source(path: Path, source: Path) -> None:
+def check_source(path: Path, source: Path, series: Optional[str] = None) -> None:
     """Look before a long run whether a SEG can refer to what is segmented.
 
     Raises:
         QMedSAMError: highdicom is not installed, or the source is no DICOM series.
     """
     _highdicom()
-    _series(path, source, None)
+    _series(path, source, series)
 
 
 def _highdicom() -> Any:

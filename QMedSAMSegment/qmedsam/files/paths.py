@@ -71,8 +71,8 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     """Look before a long run whether a file can be written where it shall go; None is nothing to write.
 
     Raises:
-        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, it is the file that is read, or it is a DICOM
-            SEG (``.dcm``) of a source that is no DICOM. A name of either that is not UTF-8.
+        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, or it is the file that is read. A name of
+            either that is not UTF-8.
     """
     if path is None:
         return
@@ -88,10 +88,6 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
         raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
     if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
-    if source is not None and path.suffix.lower() == ".dcm":
-        from .dicom_seg import check_source
-
-        check_source(path, Path(source))
 
 
 def check_targets(paths: Sequence[Optional[PathLike]], source: PathLike, *others: Optional[PathLike]) -> None:

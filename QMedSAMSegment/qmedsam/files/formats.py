@@ -1,0 +1,116 @@
+"""What a segmentation can be written as: the table of the formats, chosen by the suffix of a file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Dict, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from ..geometry import Volume
+from . import dicom_seg
+from .labelmaps import write_image, write_nifti, write_npz, write_seg_nrrd
+from .paths import PathLike, check_target, writing
+from .segmentations import Origin, Segment
+
+
+class Format(NamedTuple):
+    """How a segmentation is written.
+
+    Attributes:
+        write: puts the label array ``(k, j, i)`` with its volume, segments and origin into a new file.
+        check: looks before a long run whether that can be done of a source (file to write, source, DICOM series UID).
+    """
+
+    write: Callable[[Path, np.ndarray, Volume, Sequence[Segment], Optional[Origin]], None]
+    check: Optional[Callable[[Path, Path, Optional[str]], None]] = None
+
+
+#: By suffix, the longer ones first.
+_FORMATS: Dict[str, Format] = {
+    ".seg.nrrd": Format(write_seg_nrrd),
+    ".nii.gz": Format(write_nifti),
+    ".nii": Format(write_nifti),
+    ".nrrd": Format(write_image),
+    ".mha": Format(write_image),
+    ".npz": Format(write_npz),
+    ".dcm": Format(dicom_seg.write_dicom_seg, dicom_seg.check_source),
+}
+
+#: What a user calls a format where files are named for him (``qmedsam batch --format``), and its suffix.
+FORMATS: Dict[str, str] = {"dicom-seg" if suffix == ".dcm" else suffix[1:]: suffix for suffix in _FORMATS}
+
+
+def format_of(path: PathLike) -> str:
+    """The suffix that says how a segmentation is written.
+
+    Raises:
+        QMedSAMError: it is not a known one.
+    """
+    path = Path(path)
+    for suffix in _FORMATS:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise QMedSAMError(f"A segmentation cannot be written to '{path.name}'.", f"Use one of {', '.join(_FORMATS)}.")
+
+
+def check_output(path: PathLike, source: PathLike, series: Optional[str] = None) -> None:
+    """Look before a long run whether the segmentation of an image can be written where it shall go.
+
+    Args:
+        path: of the segmentation.
+        source: image file or DICOM folder.
+        series: DICOM series UID, where the folder holds several.
+
+    Raises:
+        QMedSAMError: an unknown suffix, see :func:`~qmedsam.files.check_target`, or the format cannot refer to the source
+            (a DICOM SEG of what is no DICOM).
+    """
+    path = Path(path)
+    check = _FORMATS[format_of(path)].check
+    check_target(path, source)
+    if check is not None:
+        check(path, Path(source), series)
+
+
+def write_segmentation(
+    path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin] = None
+) -> None:
+    """Write a label array with the geometry of its volume; all or nothing.
+
+    Args:
+        path: ``.seg.nrrd`` (opens in Slicer with names and colours), ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (label maps) or
+            ``.npz`` (the challenge's ``segs``; of a 2D image ``(j, i)``) or ``.dcm`` (DICOM SEG; see :mod:`.dicom_seg`).
+        labels_kji: ``(k, j, i)`` integers or booleans, 0 = background. Stored as uint8, as uint16 above the label 255.
+        volume: the segmented image.
+        segments: one for every label of the array; more may be given (empty segments).
+        origin: for formats that name what was segmented.
+
+    Raises:
+        QMedSAMError: unknown suffix, missing folder, another shape than the volume's, labels without a segment or used
+            twice, sheared geometry in a NIfTI file, a DICOM SEG of what is no DICOM, or the file cannot be written.
+    """
+    path = Path(path)
+    write = _FORMATS[format_of(path)].write
+    labels_kji = _checked(np.asarray(labels_kji), volume, segments)
+    with writing(path) as beside:
+        write(beside, labels_kji, volume, segments, origin)
+
+
+def _checked(labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]) -> np.ndarray:
+    """The array as uint8 or uint16."""
+    if labels_kji.shape != volume.array_kji.shape[:3]:
+        raise QMedSAMError(
+            f"The segmentation has the shape {labels_kji.shape}, its volume {volume.array_kji.shape[:3]}.",
+            "Segment this volume again.",
+        )
+    if labels_kji.dtype.kind not in "biu":
+        raise QMedSAMError(f"Labels of the type {labels_kji.dtype} are not whole numbers.", "Round them first.")
+    values = [label for label, _, _ in segments]
+    if len(set(values)) != len(values) or any(not 0 < value <= 65535 for value in values):
+        raise QMedSAMError("The labels of the segments are not different numbers from 1 to 65535.", "Number them again.")
+    unnamed = sorted({int(v) for v in np.unique(labels_kji)} - {0} - set(values))
+    if unnamed:
+        raise QMedSAMError(f"The label {unnamed[0]} has no segment.", "Name every label of the array.")
+    return labels_kji.astype(np.uint8 if max(values, default=0) <= 255 else np.uint16, copy=False)
