@@ -35,6 +35,8 @@ class Volume:
         ijk_to_ras: ``4 x 4`` matrix from voxel indices to RAS in mm.
         modality: DICOM-like name (``CT``, ``MR``, ``PET``, ``US`` ...) or ``""`` when the file does not say.
         name: shown to the user and used for segment names.
+        notes: sentences on how the file was understood, for the user.
+        orientation: EXIF orientation (1 to 8) by which the file's pixels were turned to be the array as viewers show it.
 
     Raises:
         QMedSAMError: empty or wrongly shaped array, singular matrix, or a complex type.
@@ -44,6 +46,8 @@ class Volume:
     ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
     modality: str = ""
     name: str = ""
+    notes: Tuple[str, ...] = ()
+    orientation: int = 1
 
     def __post_init__(self) -> None:
         array = self.array_kji
