@@ -125,13 +125,10 @@ def segment(
 
 
 def _write_agreement(path: Path, image: Volume, result) -> None:
-    import SimpleITK as sitk
-
-    from ..files import image_of, writing
+    from ..files import write_image
 
     if result.agreement_kji is None:
         console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
-    with writing(path) as beside:
-        sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
+    write_image(path, result.agreement_kji, image.ijk_to_ras)
     console.print(f"[green]{escape(str(path))}[/]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .boxes import read_boxes, write_boxes
 from .formats import FORMATS, check_output, format_of, write_segmentation
 from .paths import PathLike, check_target, check_targets, name_of, writing
+from .saving import write_image
 from .segmentations import DEFAULT_COLORS, Origin, Segment, read_labels
 from .segments import read_segments
 from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
@@ -28,6 +29,7 @@ __all__ = [
     "read_volume",
     "volume_of",
     "write_boxes",
+    "write_image",
     "write_segmentation",
     "writing",
 ]

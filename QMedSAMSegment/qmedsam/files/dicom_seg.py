@@ -13,7 +13,7 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from .dicom import series_files
 from .paths import reason_of
-from .segmentations import Origin, Segment
+from .segmentations import Origin, Segment, written_name
 from .volumes import LPS_TO_RAS
 
 #: Part of a voxel by which a source image may miss its slice of the label array.
@@ -160,7 +160,7 @@ def _description(hd: Any, number: int, segment: Segment, algorithm: Any) -> Any:
     category, kind, region, side = codes_of(name)
     made = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=(" ".join(name.split()) or f"Segment_{label}")[:64],  # the attribute holds no more
+        segment_label=written_name(label, name, 64),  # the attribute holds no more
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,  # a user drew the box

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from . import dicom_seg
-from .labelmaps import write_image, write_nifti, write_npz, write_seg_nrrd
+from .labelmaps import write_label_map, write_nifti, write_npz, write_seg_nrrd
 from .paths import PathLike, check_target, writing
 from .segmentations import Origin, Segment
 
@@ -32,8 +32,8 @@ _FORMATS: Dict[str, Format] = {
     ".seg.nrrd": Format(write_seg_nrrd),
     ".nii.gz": Format(write_nifti),
     ".nii": Format(write_nifti),
-    ".nrrd": Format(write_image),
-    ".mha": Format(write_image),
+    ".nrrd": Format(write_label_map),
+    ".mha": Format(write_label_map),
     ".npz": Format(write_npz),
     ".dcm": Format(dicom_seg.write_dicom_seg, dicom_seg.check_source),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -122,11 +123,13 @@ def writing(path: PathLike) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
 
     The temporary file lies in a folder beside the target (renaming is atomic on one file system only) and carries the
-    target's name, because writers choose the format by the suffix.
+    target's name, because writers choose the format by the suffix. It is on the disk, not only handed to the system, before
+    it takes the target's place. Python's own writers raise when the disk is full; whoever uses another one looks at what it
+    left, inside the block, and raises :class:`NotWhole` (see :mod:`.saving`).
 
     Raises:
-        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk is full, or the writer
-            failed; an older file at ``path`` is then still whole.
+        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk or a quota is full, or the
+            writer failed; an older file at ``path`` is then still whole.
     """
     path = Path(path)
     check_target(path)
@@ -135,14 +138,57 @@ def writing(path: PathLike) -> Iterator[Path]:
         folder = tempfile.mkdtemp(prefix=".qmedsam-", dir=path.parent)
         beside = Path(folder) / path.name
         yield beside
+        flush(beside)
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError is how SimpleITK reports a full disk
-        raise QMedSAMError(
-            f"'{path}' could not be written ({reason_of(error)}).", "Check free space and the folder's permissions."
-        ) from error
+        flush(path.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError is how SimpleITK and OpenVINO complain, if they do
+        raise QMedSAMError(f"'{path}' could not be written ({reason_of(error)}).", advice(path, error)) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class NotWhole(OSError):
+    """What was written is not what is in the file: a writer kept silent about a full disk."""
+
+    def __init__(self) -> None:
+        super().__init__("what was read back is not what was written")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be put there (disks over a network and quotas say so only now).
+    """
+    if path.is_dir():
+        if hasattr(os, "O_DIRECTORY"):  # Windows keeps names by itself
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            except OSError:  # some file systems have no such thing; the file itself is safe
+                pass
+            finally:
+                os.close(handle)
+        return
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+#: Errors of a disk, a quota and a limit that are full.
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
+
+
+def advice(path: Path, error: BaseException) -> str:
+    """What to do about a file that could not be written."""
+    named = isinstance(error, OSError) and not isinstance(error, NotWhole)  # SimpleITK has no numbers for what went wrong
+    if named and error.errno not in _FULL:
+        return "Check free space and the folder's permissions."
+    try:
+        free = f"Its disk has {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
+    except OSError:
+        free = "Its disk may be full"
+    return f"{free}, a quota may allow less: make room, or write elsewhere."
 
 
 def reason_of(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
+from unicodedata import category
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from .volumes import read_volume
 
 #: Label value, name (``""`` for a default) and RGB in 0..1 (None for a default).
 Segment = Tuple[int, str, Optional[Tuple[float, float, float]]]
+
+#: Characters that would end a header's line or have no encoding, by their category.
+_BLANK = {"Cc": " ", "Zl": " ", "Zp": " ", "Cs": "\N{REPLACEMENT CHARACTER}"}
 
 #: For segments without a colour, by label, in muted anatomical tones; any two are at least 0.2 apart in RGB.
 DEFAULT_COLORS: Tuple[Tuple[float, float, float], ...] = (
@@ -52,6 +56,18 @@ class Origin(NamedTuple):
     source: Path
     series: Optional[str] = None
     model: str = ""
+
+
+def written_name(label: int, name: str, most: int = 256) -> str:
+    """A segment's name as one line of text that any format takes, never empty.
+
+    Args:
+        label: of the segment.
+        name: as given.
+        most: characters.
+    """
+    shown = "".join(_BLANK.get(category(c), c) for c in name)
+    return " ".join(shown.split())[:most].strip() or f"Segment_{label}"
 
 
 def read_labels(path: PathLike) -> np.ndarray:

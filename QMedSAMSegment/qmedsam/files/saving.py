@@ -1,0 +1,109 @@
+"""Images to files by SimpleITK, whose writers of NRRD, NIfTI and others say nothing of a full disk: read back, always."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Mapping, Optional
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from .damage import check_complete
+from .paths import NotWhole, PathLike, writing
+from .volumes import ijk_to_ras_of, image_of, quiet
+
+#: Voxels by which a corner may move by what a format keeps of the geometry (NIfTI: 24 bits).
+_TOLERANCE = 1e-2
+_CHUNK = 1 << 20
+
+
+def write_image(path: PathLike, array_kji: np.ndarray, ijk_to_ras: np.ndarray, level: int = -1) -> None:
+    """Write an image with its place in the patient; all or nothing.
+
+    Args:
+        path: with a suffix that SimpleITK knows.
+        array_kji: ``(k, j, i)``.
+        ijk_to_ras: ``4 x 4``, in mm.
+        level: of compression, 0 to 9; -1 for the format's own.
+
+    Raises:
+        QMedSAMError: it cannot be written, or not be held by the format.
+    """
+    with writing(path) as beside:
+        save_image(beside, array_kji, ijk_to_ras, level=level)
+
+
+def save_image(
+    path: Path,
+    array_kji: np.ndarray,
+    ijk_to_ras: np.ndarray,
+    fields: Optional[Mapping[str, str]] = None,
+    level: int = -1,
+) -> None:
+    """The same into a file that :func:`~qmedsam.files.writing` gave.
+
+    Args:
+        path: to write to; the suffix chooses the format.
+        array_kji: ``(k, j, i)``.
+        ijk_to_ras: ``4 x 4``, in mm.
+        fields: of the header (NRRD).
+        level: of compression, 0 to 9; -1 for the format's own.
+
+    Raises:
+        NotWhole: the file does not hold what it should.
+        RuntimeError: SimpleITK's.
+    """
+    import SimpleITK as sitk
+
+    image = image_of(array_kji, ijk_to_ras)
+    for key, value in (fields or {}).items():
+        image.SetMetaData(key, value)
+    with quiet():
+        sitk.WriteImage(image, str(path), True, level)
+    del image  # the copy that is read back takes its place
+    check_saved(path, array_kji, ijk_to_ras, fields)
+
+
+def check_saved(path: Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray, fields: Optional[Mapping[str, str]] = None) -> None:
+    """Read an image back and compare it with what it should hold.
+
+    Raises:
+        NotWhole: anything differs, or the file ends too early.
+    """
+    import SimpleITK as sitk
+
+    try:
+        check_complete(path)
+        _check_packed(path)
+        with quiet():
+            image = sitk.ReadImage(str(path))
+    except (QMedSAMError, RuntimeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise NotWhole() from error
+    read = sitk.GetArrayViewFromImage(image)
+    reach = np.abs(np.linalg.inv(ijk_to_ras) @ ijk_to_ras_of(image) - np.eye(4))[:3] @ (*array_kji.shape[2::-1], 1)
+    same = read.dtype == array_kji.dtype and np.array_equal(read, array_kji) and reach.max() < _TOLERANCE
+    if not same or any(not image.HasMetaDataKey(key) or image.GetMetaData(key) != value for key, value in (fields or {}).items()):
+        raise NotWhole()
+
+
+def _check_packed(path: Path) -> None:
+    """To the end of a gzip stream with its checksum, which readers of images do not care for.
+
+    Raises:
+        EOFError, zlib.error, gzip.BadGzipFile: it is cut off.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii.gz", ".nrrd")):
+        return
+    with path.open("rb") as stream:
+        if name.endswith(".nrrd"):  # its header ends with an empty line
+            packed = False
+            while stream.peek(1) and (line := stream.readline().strip()):
+                packed |= line.lower() == b"encoding: gzip"
+            if not packed:
+                return
+        with gzip.GzipFile(fileobj=stream) as content:
+            while content.read(_CHUNK):
+                pass
