@@ -66,11 +66,11 @@ def test_a_segmentation_that_does_not_fit_is_an_error_and_the_older_one_stays(tm
 def test_a_map_of_votes_that_does_not_fit(tmp_path: Path, suffix: str) -> None:
     votes = RANDOM.integers(0, 101, LABELS.shape).astype(np.uint8)
     path = tmp_path / f"votes{suffix}"
-    write_image(path, votes, MATRIX)
+    write_image(path, votes, VOLUME)
     needed, before = path.stat().st_size, path.read_bytes()
     for size in shares(needed):
         with limited(size), pytest.raises(QMedSAMError, match="could not be written"):
-            write_image(path, votes, MATRIX)
+            write_image(path, votes, VOLUME)
         assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1, size
 
 
@@ -104,7 +104,7 @@ def test_reading_back_finds_a_file_that_lacks_its_last_bytes(tmp_path: Path, suf
     labels = LABELS.copy()
     labels[8:] = 0
     path = tmp_path / f"a{suffix}"
-    save_image(path, labels, MATRIX)
+    save_image(path, labels, VOLUME)
     data = path if suffix != ".mhd" else next(p for p in tmp_path.iterdir() if p != path)
     whole = data.read_bytes()
     for missing in (*range(1, 24), len(whole) // 3, len(whole) - 1):
@@ -119,7 +119,7 @@ def test_reading_back_finds_a_file_that_lacks_its_last_bytes(tmp_path: Path, suf
 def test_reading_back_finds_other_voxels_another_place_and_another_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     fields = {"Segment0_Name": "liver"} if suffix == ".seg.nrrd" else {}
-    save_image(path, LABELS, MATRIX, fields)
+    save_image(path, LABELS, VOLUME, fields)
     check_saved(path, LABELS, MATRIX, fields)
     other = LABELS.copy()
     other[-1, -1, -1] ^= 1
@@ -193,7 +193,8 @@ def _files(folder: Path) -> Dict[str, bytes]:
 
 
 def _noisy_case(folder: Path) -> None:
-    write_image(folder / "ct.nrrd", (1000 * RANDOM.random((8, 48, 48)) - 500).astype(np.int16), MATRIX)
+    values = (1000 * RANDOM.random((8, 48, 48)) - 500).astype(np.int16)
+    write_image(folder / "ct.nrrd", values, Volume(values, MATRIX))
     (folder / "ct.json").write_text('{"boxes": [{"ijk": [4, 4, 1, 40, 40, 6], "name": "liver"}]}', encoding="utf-8")
 
 

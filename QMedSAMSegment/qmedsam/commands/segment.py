@@ -97,7 +97,7 @@ def segment(
             f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
         )
     if agreement:
-        _write_agreement(agreement, image, result)
+        _write_agreement(agreement, image, result, volume)
     if report:
         from ..files import writing
 
@@ -124,11 +124,11 @@ def segment(
         draw(png, image, result, segments, prompts, chosen, volume.name)
 
 
-def _write_agreement(path: Path, image: Volume, result) -> None:
+def _write_agreement(path: Path, image: Volume, result, source: Path) -> None:
     from ..files import write_image
 
     if result.agreement_kji is None:
         console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
-    write_image(path, result.agreement_kji, image.ijk_to_ras)
+    write_image(path, result.agreement_kji, image, source)
     console.print(f"[green]{escape(str(path))}[/]")

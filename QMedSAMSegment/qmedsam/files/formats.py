@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from . import dicom_seg
-from .labelmaps import write_label_map, write_nifti, write_npz, write_seg_nrrd
+from .labelmaps import write_label_map, write_npz, write_seg_nrrd
 from .paths import PathLike, check_target, writing
 from .segmentations import Origin, Segment
 
@@ -30,8 +30,8 @@ class Format(NamedTuple):
 #: By suffix, the longer ones first.
 _FORMATS: Dict[str, Format] = {
     ".seg.nrrd": Format(write_seg_nrrd),
-    ".nii.gz": Format(write_nifti),
-    ".nii": Format(write_nifti),
+    ".nii.gz": Format(write_label_map),
+    ".nii": Format(write_label_map),
     ".nrrd": Format(write_label_map),
     ".mha": Format(write_label_map),
     ".npz": Format(write_npz),

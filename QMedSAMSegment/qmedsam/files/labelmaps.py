@@ -7,7 +7,6 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from ..errors import QMedSAMError
 from ..geometry import Volume
 from .saving import save_image
 from .segmentations import DEFAULT_COLORS, Origin, Segment, written_name
@@ -39,29 +38,18 @@ def write_seg_nrrd(
             "Tags": "Segmentation.Status:inprogress|",
         }
         fields.update({f"Segment{n}_{key}": value for key, value in about.items()})
-    save_image(path, labels_kji, volume.ijk_to_ras, fields, _COMPRESSION)
+    save_image(path, labels_kji, volume, fields, level=_COMPRESSION)
 
 
 def write_label_map(
     path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
 ) -> None:
-    """The bare numbers."""
-    save_image(path, labels_kji, volume.ijk_to_ras)
-
-
-def write_nifti(
-    path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]
-) -> None:
-    """The bare numbers, on a grid that is not sheared.
+    """The bare numbers.
 
     Raises:
-        QMedSAMError: it is.
+        QMedSAMError: of a sheared grid, which NIfTI cannot hold.
     """
-    directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
-    # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
-    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
-        raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
-    save_image(path, labels_kji, volume.ijk_to_ras)
+    save_image(path, labels_kji, volume, source=Path(origin.source) if origin else None)
 
 
 def write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:

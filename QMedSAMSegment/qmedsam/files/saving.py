@@ -10,8 +10,10 @@ from typing import Mapping, Optional
 import numpy as np
 
 from ..errors import QMedSAMError
+from ..geometry import Volume
 from .damage import check_complete
 from .paths import NotWhole, PathLike, writing
+from .placement import placement_for, write_placed
 from .volumes import ijk_to_ras_of, image_of, quiet
 
 #: Voxels by which a corner may move by what a format keeps of the geometry (NIfTI: 24 bits).
@@ -19,27 +21,29 @@ _TOLERANCE = 1e-2
 _CHUNK = 1 << 20
 
 
-def write_image(path: PathLike, array_kji: np.ndarray, ijk_to_ras: np.ndarray, level: int = -1) -> None:
-    """Write an image with its place in the patient; all or nothing.
+def write_image(path: PathLike, array_kji: np.ndarray, volume: Volume, source: Optional[Path] = None, level: int = -1) -> None:
+    """Write numbers that belong to a volume's voxels, with its place in the patient; all or nothing.
 
     Args:
         path: with a suffix that SimpleITK knows.
-        array_kji: ``(k, j, i)``.
-        ijk_to_ras: ``4 x 4``, in mm.
+        array_kji: ``(k, j, i)``, on the volume's grid.
+        volume: gives the geometry.
+        source: file that the volume was read from; see :func:`save_image`.
         level: of compression, 0 to 9; -1 for the format's own.
 
     Raises:
         QMedSAMError: it cannot be written, or not be held by the format.
     """
     with writing(path) as beside:
-        save_image(beside, array_kji, ijk_to_ras, level=level)
+        save_image(beside, array_kji, volume, source=source, level=level)
 
 
 def save_image(
     path: Path,
     array_kji: np.ndarray,
-    ijk_to_ras: np.ndarray,
+    volume: Volume,
     fields: Optional[Mapping[str, str]] = None,
+    source: Optional[Path] = None,
     level: int = -1,
 ) -> None:
     """The same into a file that :func:`~qmedsam.files.writing` gave.
@@ -47,23 +51,34 @@ def save_image(
     Args:
         path: to write to; the suffix chooses the format.
         array_kji: ``(k, j, i)``.
-        ijk_to_ras: ``4 x 4``, in mm.
+        volume: gives the geometry.
         fields: of the header (NRRD).
+        source: file that the volume was read from: a NIfTI file of whole numbers says its place as a NIfTI source does.
         level: of compression, 0 to 9; -1 for the format's own.
 
     Raises:
+        QMedSAMError: the grid is sheared, and the format is NIfTI.
         NotWhole: the file does not hold what it should.
         RuntimeError: SimpleITK's.
     """
     import SimpleITK as sitk
 
-    image = image_of(array_kji, ijk_to_ras)
-    for key, value in (fields or {}).items():
-        image.SetMetaData(key, value)
-    with quiet():
-        sitk.WriteImage(image, str(path), True, level)
-    del image  # the copy that is read back takes its place
-    check_saved(path, array_kji, ijk_to_ras, fields)
+    nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    placement = placement_for(source, volume) if nifti and source is not None else None
+    if placement is not None:
+        write_placed(path, array_kji, placement)
+    else:
+        directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
+        # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
+        if nifti and np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
+            raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
+        image = image_of(array_kji, volume.ijk_to_ras)
+        for key, value in (fields or {}).items():
+            image.SetMetaData(key, value)
+        with quiet():
+            sitk.WriteImage(image, str(path), True, level)
+        del image  # the copy that is read back takes its place
+    check_saved(path, array_kji, volume.ijk_to_ras, fields)
 
 
 def check_saved(path: Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray, fields: Optional[Mapping[str, str]] = None) -> None:

@@ -140,7 +140,7 @@ def write_sample(folder: PathLike, seed: int = 0) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     phantom = abdomen_phantom(seed)
     image, truth, boxes = (folder / f"QMedSAMPhantom{end}" for end in (".nrrd", "-truth.seg.nrrd", "-boxes.mrk.json"))
-    write_image(image, phantom.volume.array_kji, phantom.volume.ijk_to_ras, level=9)
+    write_image(image, phantom.volume.array_kji, phantom.volume, level=9)
     segments = [(label, name, color) for label, (name, color) in ORGANS.items()]
     write_segmentation(truth, phantom.labels_kji, phantom.volume, segments)
     write_boxes(boxes, phantom.boxes, phantom.volume)
