@@ -51,11 +51,13 @@ class Origin(NamedTuple):
         source: image file or DICOM folder that was segmented.
         series: DICOM series UID, where the folder holds several.
         model: name of the model.
+        time_point: which one, from 0, of several in the same place.
     """
 
     source: Path
     series: Optional[str] = None
     model: str = ""
+    time_point: int = 0
 
 
 def written_name(label: int, name: str, most: int = 256) -> str:
