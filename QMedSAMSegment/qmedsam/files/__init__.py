@@ -5,6 +5,7 @@ from __future__ import annotations
 from .boxes import read_boxes, write_boxes
 from .formats import FORMATS, check_output, format_of, write_segmentation
 from .paths import PathLike, check_target, check_targets, name_of, writing
+from .rtstruct import read_rtstruct
 from .saving import write_image
 from .segmentations import DEFAULT_COLORS, Origin, Segment, read_labels
 from .segments import read_segments
@@ -25,6 +26,7 @@ __all__ = [
     "name_of",
     "read_boxes",
     "read_labels",
+    "read_rtstruct",
     "read_segments",
     "read_volume",
     "volume_of",

@@ -22,8 +22,8 @@ from .volumes import LPS_TO_RAS
 _TOLERANCE = 0.1
 #: Without these nothing can be referred to.
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Rows", "Columns")
-#: Of patient and study; all may be empty.
-_TYPE_2 = (
+#: Facts of patient and study that a new object takes over; all may be empty.
+PATIENT_AND_STUDY = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -130,7 +130,7 @@ def references(images: Sequence[Any], volume: Volume, what: str, time_point: int
 
 def dicom_name(label: int, name: str) -> str:
     """A segment's name as a "long string": 64 characters, among which the backslash would part two values."""
-    return written_name(label, name.replace("\\", "/"), 64)
+    return written_name(label, name.replace("\\", "_"), 64)
 
 
 def series_number(image: Any) -> int:
@@ -158,7 +158,7 @@ def _complete(image: Any, what: str) -> None:
             "Write a .seg.nrrd file, or anonymise the images with a program that gives new UIDs.",
         )
     image.decode()  # texts are kept as bytes of the source's character set until somebody looks
-    for keyword in _TYPE_2:
+    for keyword in PATIENT_AND_STUDY:
         if not _is_valid(image, keyword):
             setattr(image, keyword, "")
     placed = any(place is not None for place in _places([image]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from . import dicom_seg
+from . import dicom_seg, rtstruct
 from .labelmaps import write_label_map, write_npz, write_seg_nrrd
 from .paths import PathLike, check_target, writing
 from .segmentations import Origin, Segment
@@ -35,11 +36,14 @@ _FORMATS: Dict[str, Format] = {
     ".nrrd": Format(write_label_map),
     ".mha": Format(write_label_map),
     ".npz": Format(write_npz),
+    ".rtstruct.dcm": Format(rtstruct.write_rtstruct, rtstruct.check_source),
     ".dcm": Format(dicom_seg.write_dicom_seg, dicom_seg.check_source),
 }
 
+_NAMES = {".dcm": "dicom-seg", ".rtstruct.dcm": "rtstruct"}
+
 #: What a user calls a format where files are named for him (``qmedsam batch --format``), and its suffix.
-FORMATS: Dict[str, str] = {"dicom-seg" if suffix == ".dcm" else suffix[1:]: suffix for suffix in _FORMATS}
+FORMATS: Dict[str, str] = {_NAMES.get(suffix, suffix[1:]): suffix for suffix in _FORMATS}
 
 
 def format_of(path: PathLike) -> str:
@@ -49,8 +53,11 @@ def format_of(path: PathLike) -> str:
         QMedSAMError: it is not a known one.
     """
     path = Path(path)
+    name = path.name.lower()
+    if re.search(r"(^|[-_ ])rtstruct\.dcm$", name):  # whoever calls a file so wants one
+        return ".rtstruct.dcm"
     for suffix in _FORMATS:
-        if path.name.lower().endswith(suffix):
+        if name.endswith(suffix):
             return suffix
     raise QMedSAMError(f"A segmentation cannot be written to '{path.name}'.", f"Use one of {', '.join(_FORMATS)}.")
 

@@ -16,7 +16,7 @@ from ..errors import QMedSAMError
 PathLike = Union[str, "os.PathLike[str]"]
 
 #: Endings that belong together: the name of ``liver.seg.nrrd`` is ``liver``.
-_DOUBLE = (".nii.gz", ".seg.nrrd", ".mrk.json", ".seg.nii.gz")
+_DOUBLE = (".nii.gz", ".seg.nrrd", ".mrk.json", ".seg.nii.gz", ".rtstruct.dcm")
 
 
 def name_of(path: PathLike) -> str:
