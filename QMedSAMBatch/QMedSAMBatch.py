@@ -183,7 +183,7 @@ def boxes_of(values: argparse.Namespace, volume: Any) -> List[Any]:
 def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any]:
     """Segment the boxes of one image and write the segmentation."""
     from qmedsam import QMedSAMError, Segmenter
-    from qmedsam.files import Origin, check_output, check_targets, read_volume, write_segmentation
+    from qmedsam.files import Origin, check_fits, check_output, check_targets, read_volume, write_segmentation
 
     output = values.outputSegmentation
     if output is None:
@@ -192,6 +192,7 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
     check_output(output, values.inputVolume)
     options, window = options_of(values), window_of(values.window)
     volume = read_volume(values.inputVolume)
+    check_fits(output, volume)
     boxes = boxes_of(values, volume)
     progress.comment("Segmenting")
     result = Segmenter(values.model or None, threads=values.threads).segment(

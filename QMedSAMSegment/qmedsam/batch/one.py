@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
 
 from ..errors import QMedSAMError
-from ..files import Origin, check_output, name_of, read_boxes, read_segments, read_volume, write_segmentation
+from ..files import Origin, check_fits, check_output, name_of, read_boxes, read_segments, read_volume, write_segmentation
 from ..files.paths import existing_file, reason_of
 from ..geometry import Box, Volume
 from ..intensity import Intensity
@@ -96,6 +96,7 @@ class Bench:
         outcome.sizes = sizes_of(case)
         outcome.key, outcome.inputs = key_of(case, settings)
         volume = read_volume(case.volume, case.series)
+        check_fits(case.output, volume)
         boxes = prompts_of(case, volume, settings.margin)
         name = case.model or settings.model
         result = self._segmenter(name).segment(

@@ -37,7 +37,12 @@ _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 def segment(
     volume: Path = typer.Argument(..., help="NIfTI, NRRD, MHA, DICOM folder, PNG, JPEG or challenge .npz."),
-    output: Path = typer.Option(..., "-o", "--output", help="Segmentation to write: .seg.nrrd, or .nii.gz, .nrrd, .mha, .npz."),
+    output: Path = typer.Option(
+        ...,
+        "-o",
+        "--output",
+        help="Segmentation to write: .seg.nrrd, .nii.gz, .nrrd, .mha, .npz, .png (a mask), .dcm (DICOM SEG), .rtstruct.dcm.",
+    ),
     box: List[str] = typer.Option(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
@@ -48,7 +53,7 @@ def segment(
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
-    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
+    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
     every: int = EVERY,
@@ -63,7 +68,7 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from ..files import Origin, check_output, check_targets, read_boxes, read_volume, write_segmentation
+    from ..files import Origin, check_fits, check_output, check_targets, read_boxes, read_volume, write_segmentation
     from ..segmenter import Segmenter
 
     check_targets((output, png, report, agreement), volume, boxes)
@@ -74,6 +79,7 @@ def segment(
         raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
+    check_fits(output, image)
     prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
     if boxes:
         prompts += read_boxes(boxes, image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
-from .formats import FORMATS, check_output, format_of, write_segmentation
+from .formats import FORMATS, check_fits, check_output, format_of, write_segmentation
 from .paths import PathLike, check_target, check_targets, name_of, writing
 from .rtstruct import read_rtstruct
 from .saving import write_image
@@ -17,6 +17,7 @@ __all__ = [
     "Origin",
     "PathLike",
     "Segment",
+    "check_fits",
     "check_output",
     "check_target",
     "check_targets",

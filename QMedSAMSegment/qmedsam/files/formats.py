@@ -11,8 +11,10 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from . import dicom_seg, rtstruct
-from .labelmaps import write_label_map, write_npz, write_seg_nrrd
+from .labelmaps import check_flat, write_label_map, write_npz, write_png, write_seg_nrrd
+from .orientation import as_stored
 from .paths import PathLike, check_target, writing
+from .saving import check_not_sheared
 from .segmentations import Origin, Segment
 
 
@@ -22,20 +24,23 @@ class Format(NamedTuple):
     Attributes:
         write: puts the label array ``(k, j, i)`` with its volume, segments and origin into a new file.
         check: looks before a long run whether that can be done of a source (file to write, source, DICOM series UID).
+        fits: looks before it whether the format can hold what is on the volume's grid.
     """
 
     write: Callable[[Path, np.ndarray, Volume, Sequence[Segment], Optional[Origin]], None]
     check: Optional[Callable[[Path, Path, Optional[str]], None]] = None
+    fits: Optional[Callable[[Path, Volume], None]] = None
 
 
 #: By suffix, the longer ones first.
 _FORMATS: Dict[str, Format] = {
     ".seg.nrrd": Format(write_seg_nrrd),
-    ".nii.gz": Format(write_label_map),
-    ".nii": Format(write_label_map),
+    ".nii.gz": Format(write_label_map, fits=check_not_sheared),
+    ".nii": Format(write_label_map, fits=check_not_sheared),
     ".nrrd": Format(write_label_map),
     ".mha": Format(write_label_map),
     ".npz": Format(write_npz),
+    ".png": Format(write_png, fits=check_flat),
     ".rtstruct.dcm": Format(rtstruct.write_rtstruct, rtstruct.check_source),
     ".dcm": Format(dicom_seg.write_dicom_seg, dicom_seg.check_source),
 }
@@ -81,6 +86,21 @@ def check_output(path: PathLike, source: PathLike, series: Optional[str] = None)
         check(path, Path(source), series)
 
 
+def check_fits(path: PathLike, volume: Volume) -> None:
+    """Look before a long run whether a format can hold a segmentation of what was read.
+
+    Args:
+        path: of the segmentation.
+        volume: to be segmented.
+
+    Raises:
+        QMedSAMError: an unknown suffix, several slices for a picture (``.png``), or a sheared grid for NIfTI.
+    """
+    fits = _FORMATS[format_of(path)].fits
+    if fits is not None:
+        fits(Path(path), volume)
+
+
 def write_segmentation(
     path: PathLike, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin] = None
 ) -> None:
@@ -88,8 +108,10 @@ def write_segmentation(
 
     Args:
         path: ``.seg.nrrd`` (opens in Slicer with names and colours), ``.nrrd``, ``.nii``, ``.nii.gz``, ``.mha`` (label maps) or
-            ``.npz`` (the challenge's ``segs``; of a 2D image ``(j, i)``) or ``.dcm`` (DICOM SEG; see :mod:`.dicom_seg`).
-        labels_kji: ``(k, j, i)`` integers or booleans, 0 = background. Stored as uint8, as uint16 above the label 255.
+            ``.npz`` (the challenge's ``segs``; of a 2D image ``(j, i)``), ``.png`` (of one slice; a pixel's value is its label),
+            ``.dcm`` (DICOM SEG; see :mod:`.dicom_seg`) or ``.rtstruct.dcm`` (see :mod:`.rtstruct`).
+        labels_kji: ``(k, j, i)`` integers or booleans, 0 = background. Stored as uint8, as uint16 above the label 255; of a
+            photograph that its file holds turned (EXIF) for the file's own pixels.
         volume: the segmented image.
         segments: one for every label of the array; more may be given (empty segments).
         origin: for formats that name what was segmented.
@@ -101,6 +123,7 @@ def write_segmentation(
     path = Path(path)
     write = _FORMATS[format_of(path)].write
     labels_kji = _checked(np.asarray(labels_kji), volume, segments)
+    labels_kji, volume = as_stored(labels_kji, volume)
     with writing(path) as beside:
         write(beside, labels_kji, volume, segments, origin)
 

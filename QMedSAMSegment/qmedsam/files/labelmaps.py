@@ -7,8 +7,9 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from ..errors import QMedSAMError
 from ..geometry import Volume
-from .saving import save_image
+from .saving import save_image, save_png
 from .segmentations import DEFAULT_COLORS, Origin, Segment, written_name
 
 #: On a smooth 100 x 256 x 256 label map level 9 takes ten times as long as 4 for a file a fifth smaller.
@@ -55,3 +56,26 @@ def write_label_map(
 def write_npz(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:
     with path.open("wb") as stream:  # given a name, numpy makes 's.NPZ.npz' of 's.NPZ'
         np.savez_compressed(stream, segs=labels_kji[0] if len(labels_kji) == 1 else labels_kji)
+
+
+def write_png(path: Path, labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment], origin: Optional[Origin]) -> None:
+    """A picture whose pixels' values are the labels.
+
+    Raises:
+        QMedSAMError: of several slices.
+    """
+    check_flat(path, volume)
+    save_png(path, labels_kji[0])
+
+
+def check_flat(path: Path, volume: Volume) -> None:
+    """Whether a picture can hold the slices of a volume.
+
+    Raises:
+        QMedSAMError: there are several.
+    """
+    count = volume.shape_ijk[2]
+    if count > 1:
+        raise QMedSAMError(
+            f"A picture such as '{path.name}' holds one slice, but the image has {count}.", "Write a .seg.nrrd file."
+        )

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .damage import check_complete
+from .orientation import as_stored
 from .paths import NotWhole, PathLike, writing
 from .placement import placement_for, write_placed
 from .volumes import ijk_to_ras_of, image_of, quiet
@@ -19,6 +20,7 @@ from .volumes import ijk_to_ras_of, image_of, quiet
 #: Voxels by which a corner may move by what a format keeps of the geometry (NIfTI: 24 bits).
 _TOLERANCE = 1e-2
 _CHUNK = 1 << 20
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 def write_image(path: PathLike, array_kji: np.ndarray, volume: Volume, source: Optional[Path] = None, level: int = -1) -> None:
@@ -34,6 +36,7 @@ def write_image(path: PathLike, array_kji: np.ndarray, volume: Volume, source: O
     Raises:
         QMedSAMError: it cannot be written, or not be held by the format.
     """
+    array_kji, volume = as_stored(array_kji, volume)
     with writing(path) as beside:
         save_image(beside, array_kji, volume, source=source, level=level)
 
@@ -68,10 +71,8 @@ def save_image(
     if placement is not None:
         write_placed(path, array_kji, placement)
     else:
-        directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
-        # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
-        if nifti and np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
-            raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
+        if nifti:
+            check_not_sheared(path, volume)
         image = image_of(array_kji, volume.ijk_to_ras)
         for key, value in (fields or {}).items():
             image.SetMetaData(key, value)
@@ -79,6 +80,37 @@ def save_image(
             sitk.WriteImage(image, str(path), True, level)
         del image  # the copy that is read back takes its place
     check_saved(path, array_kji, volume.ijk_to_ras, fields)
+
+
+def save_png(path: Path, array_ji: np.ndarray) -> None:
+    """Grey numbers of 8 or 16 bits to a PNG file that :func:`~qmedsam.files.writing` gave.
+
+    Raises:
+        NotWhole: the file does not hold what it should.
+        RuntimeError: SimpleITK's.
+    """
+    import SimpleITK as sitk
+
+    with quiet():
+        sitk.WriteImage(sitk.GetImageFromArray(array_ji), str(path), True)
+        try:
+            read = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError as error:
+            raise NotWhole() from error
+    if read.dtype != array_ji.dtype or not np.array_equal(read, array_ji) or not path.read_bytes().endswith(_PNG_END):
+        raise NotWhole()
+
+
+def check_not_sheared(path: Path, volume: Volume) -> None:
+    """Whether NIfTI can hold a grid.
+
+    Raises:
+        QMedSAMError: it cannot.
+    """
+    directions = volume.ijk_to_ras[:3, :3] / volume.spacing_mm
+    # ITK writes the nearest rotation into the file and says nothing (seen with SimpleITK 2.5).
+    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
+        raise QMedSAMError("A NIfTI file cannot hold the sheared grid of this volume.", "Write a .seg.nrrd or .nrrd file.")
 
 
 def check_saved(path: Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray, fields: Optional[Mapping[str, str]] = None) -> None:

@@ -14,6 +14,7 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from ..intensity import MODALITIES
 from .damage import check_complete
+from .orientation import orientation_of, upright
 from .paths import PathLike, check_name, existing_file, name_of, reason_of
 
 #: SimpleITK and most files are LPS; Slicer and this engine are RAS. Its own inverse.
@@ -86,8 +87,9 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
         series: DICOM series UID, where a folder holds several.
 
     Returns:
-        Grey values as stored (rescaled, for DICOM and NIfTI); 2D images have ``k == 1``. ``modality`` is filled from DICOM
-        tag 0008,0060 or the name of an ``.npz``; else it is ``""``.
+        Grey values as stored (rescaled, for DICOM and NIfTI); 2D images have ``k == 1``, photographs
+        are as viewers show them (EXIF). ``modality`` is filled from DICOM tag 0008,0060 or the name of an
+            ``.npz``; else it is ``""``.
 
     Raises:
         QMedSAMError: missing, empty, truncated or foreign file; several time points, vectors or complex numbers; geometry
@@ -114,7 +116,7 @@ def read_volume(path: PathLike, series: Optional[str] = None) -> Volume:
         if not reader:
             raise QMedSAMError(f"'{path.name}' is not an image that can be read.", f"Give {_FORMATS}.")
         check_complete(path)
-        return volume_of(read_image(path), name=name_of(path))
+        return upright(volume_of(read_image(path), name=name_of(path)), orientation_of(path))
 
 
 def read_image(path: Path):

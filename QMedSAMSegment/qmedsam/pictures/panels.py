@@ -70,7 +70,7 @@ class Panel:
         x, y = self.view.in_plane
         self.pixel_mm = self.view.pixel_mm
         self.pose = Pose(False, False, False)  # a photograph is upright as it is
-        if not volume.is_rgb:
+        if not volume.is_rgb and volume.orientation == 1:
             transpose = patient[x] > patient[y]
             if transpose:
                 x, y = y, x
