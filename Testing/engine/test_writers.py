@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from fulldisk import PAGE, fill, limited, small_disk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from qmedsam import QMedSAMError, Segmenter
-from qmedsam.files import image_of, read_labels, write_boxes, write_image, write_segmentation, writing
+from qmedsam.files import (
+    image_of,
+    read_boxes,
+    read_labels,
+    read_segments,
+    write_boxes,
+    write_image,
+    write_segmentation,
+    writing,
+)
 from qmedsam.files.paths import NotWhole
 from qmedsam.files.saving import check_saved, save_image
 from qmedsam.geometry import Box, Volume
@@ -157,6 +168,79 @@ def test_a_disk_that_complains_when_it_is_flushed(tmp_path: Path, monkeypatch) -
         beside.write_text("newer")
     assert "MB free" in error.value.hint
     assert (tmp_path / "a.txt").read_text() == "older" and len(list(tmp_path.iterdir())) == 1
+
+
+# What is written is what its reader takes
+
+anything = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.mark.filterwarnings("error")  # numpy's would stand on the user's terminal
+@given(
+    st.lists(
+        st.builds(
+            Box,
+            st.tuples(*[st.one_of(st.floats(-50, 50), anything)] * 3),
+            st.tuples(*[st.one_of(st.floats(0, 9), anything)] * 3).map(np.diag),
+            label=st.sampled_from([0, 1, 2, 7, 65535, 65536, -1]),
+            name=st.text(st.characters(), max_size=8),
+            color=st.one_of(st.none(), st.tuples(*[st.one_of(st.floats(0, 1), st.floats())] * 3), st.just((0.5, 0.5))),
+        ),
+        max_size=3,
+    )
+)
+def test_boxes_are_written_only_as_they_are_read(tmp_path_factory, boxes) -> None:
+    path = tmp_path_factory.mktemp("boxes") / "a.mrk.json"
+    try:
+        write_boxes(path, boxes, VOLUME)
+    except QMedSAMError:
+        assert not list(path.parent.iterdir())
+        return
+    read = read_boxes(path, VOLUME)
+    assert [b.label for b in read] == [b.label or n for n, b in enumerate(boxes, 1)]
+    assert [b.color for b in read] == [b.color for b in boxes]
+    for a, b in zip(read, boxes):
+        assert np.allclose(a.center_ijk, b.center_ijk, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "color, label", [((0.2, 1.2, 0), 1), ((0.1, float("nan"), 0), 1), ((1, 1), 1), ((-1, 0, 0), 1), (None, 65536), (None, -3)]
+)
+def test_boxes_that_would_not_be_read(tmp_path: Path, color, label) -> None:
+    box = Box.from_voxels((1, 2, 3), (9, 8, 7), name="liver", color=color, label=label)
+    with pytest.raises(QMedSAMError, match="liver"):
+        write_boxes(tmp_path / "a.mrk.json", [box], VOLUME)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nrrd", ".npz"])
+@pytest.mark.parametrize("color", [(2, 0, 0), (0.1, float("nan"), 0), (0, -0.1, 0), (1, 1), (1, 1, 1, 1)])
+def test_colours_that_are_none(tmp_path: Path, suffix: str, color) -> None:
+    with pytest.raises(QMedSAMError, match="liver"):
+        write_segmentation(tmp_path / f"a{suffix}", LABELS, VOLUME, [(1, "liver", color), (2, "", None), (3, "", None)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=60)
+@given(st.lists(st.text(st.characters(), max_size=40), min_size=3, max_size=3))
+def test_names_of_segments_are_read_as_one_line(tmp_path_factory, names) -> None:
+    """Whatever stands in them: line breaks, the fields' own signs, halves of letters that no encoding has."""
+    path = tmp_path_factory.mktemp("names") / "a.seg.nrrd"
+    labels = LABELS[:2, :6, :6]
+    volume = Volume(labels, MATRIX)
+    write_segmentation(path, labels, volume, [(n, name, None) for n, name in enumerate(names, 1)])
+    read = {box.label: box.name for box in read_segments(path, volume)}
+    for n, name in enumerate(names, 1):
+        assert read[n] and "\n" not in read[n]
+        if name.isprintable() and name.strip():
+            assert read[n] == " ".join(name.split())
+
+
+def test_names_of_any_length(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "a:=b " * 300, "\\n\\" * 200):
+        write_segmentation(tmp_path / "a.seg.nrrd", LABELS, VOLUME, [(1, name, None), (2, "", None), (3, "", None)])
+        assert read_segments(tmp_path / "a.seg.nrrd", VOLUME)[0].name == name.strip()[:256].strip()
 
 
 # A disk of its own

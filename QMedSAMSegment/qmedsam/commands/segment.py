@@ -79,7 +79,8 @@ def segment(
         raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     image = read_volume(volume, series)
-    check_fits(output, image)
+    for path in filter(None, (output, agreement)):
+        check_fits(path, image)
     prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
     if boxes:
         prompts += read_boxes(boxes, image)

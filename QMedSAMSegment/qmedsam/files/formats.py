@@ -118,7 +118,8 @@ def write_segmentation(
 
     Raises:
         QMedSAMError: unknown suffix, missing folder, another shape than the volume's, labels without a segment or used
-            twice, sheared geometry in a NIfTI file, a DICOM SEG of what is no DICOM, or the file cannot be written.
+            twice, colors that are none, sheared geometry in a NIfTI file, a DICOM SEG of what is no DICOM, or the file cannot be
+            written.
     """
     path = Path(path)
     write = _FORMATS[format_of(path)].write
@@ -140,6 +141,9 @@ def _checked(labels_kji: np.ndarray, volume: Volume, segments: Sequence[Segment]
     values = [label for label, _, _ in segments]
     if len(set(values)) != len(values) or any(not 0 < value <= 65535 for value in values):
         raise QMedSAMError("The labels of the segments are not different numbers from 1 to 65535.", "Number them again.")
+    for _, name, color in segments:
+        if color is not None and not (len(color) == 3 and all(0 <= c <= 1 for c in color)):
+            raise QMedSAMError(f"The color of the segment '{name}' is not red, green and blue between 0 and 1.", "Divide by 255.")
     unnamed = sorted({int(v) for v in np.unique(labels_kji)} - {0} - set(values))
     if unnamed:
         raise QMedSAMError(f"The label {unnamed[0]} has no segment.", "Name every label of the array.")

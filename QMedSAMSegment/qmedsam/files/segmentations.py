@@ -68,8 +68,12 @@ def written_name(label: int, name: str, most: int = 256) -> str:
         name: as given.
         most: characters.
     """
-    shown = "".join(_BLANK.get(category(c), c) for c in name)
-    return " ".join(shown.split())[:most].strip() or f"Segment_{label}"
+    return one_line(name)[:most].strip() or f"Segment_{label}"
+
+
+def one_line(name: str) -> str:
+    """Text without characters that end a line of a header or have no encoding."""
+    return " ".join("".join(_BLANK.get(category(c), c) for c in name).split())
 
 
 def read_labels(path: PathLike) -> np.ndarray:
