@@ -74,7 +74,7 @@ def write_rtstruct(
         made.RTROIObservationsSequence.append(
             _of(ObservationNumber=n, ReferencedROINumber=label, RTROIInterpretedType="", ROIInterpreter="")
         )
-    made.save_as(path, enforce_file_format=True)
+    _save(path, made)
     read, _ = read_rtstruct(path, volume)
     if not np.array_equal(read, labels_kji):
         raise NotWhole()
@@ -199,8 +199,7 @@ def _contour(contour: np.ndarray, k: int, reference: Reference, to_lps: np.ndarr
 
 def _header(image: Any, images: Sequence[Any]) -> Any:
     """All but the structures."""
-    import pydicom
-    from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+    from pydicom.uid import generate_uid
 
     now = datetime.datetime.now()
     made = _of(
@@ -239,8 +238,20 @@ def _header(image: Any, images: Sequence[Any]) -> Any:
     made.ReferencedFrameOfReferenceSequence = [
         _of(FrameOfReferenceUID=image.FrameOfReferenceUID, RTReferencedStudySequence=[study])
     ]
-    made.file_meta = pydicom.dataset.FileMetaDataset()
-    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = _STRUCTURE_SET, made.SOPInstanceUID
-    # Explicit lengths of numbers as text end at 64 KiB: a contour of 2,000 points is longer.
-    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return made
+
+
+def _save(path: Path, made: Any) -> None:
+    """In words that pydicom 2, which older Slicers have, and 3 understand."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset, validate_file_meta
+    from pydicom.uid import ImplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # counted by the library
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
+    # Explicit lengths of numbers as text end at 64 KiB: a contour of 2,000 points is longer.
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    validate_file_meta(meta, enforce_standard=True)
+    file = pydicom.FileDataset(str(path), made, bytes(128), meta, is_implicit_VR=True, is_little_endian=True)
+    file.save_as(str(path))
