@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import zlib
 from pathlib import Path
 from typing import Mapping, Optional
@@ -11,7 +12,6 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from .damage import check_complete
 from .orientation import as_stored
 from .paths import NotWhole, PathLike, writing
 from .placement import placement_for, write_placed
@@ -20,6 +20,8 @@ from .volumes import ijk_to_ras_of, image_of, quiet
 #: Voxels by which a corner may move by what a format keeps of the geometry (NIfTI: 24 bits).
 _TOLERANCE = 1e-2
 _CHUNK = 1 << 20
+#: Bytes before the voxels of a NIfTI-1 file without extensions.
+_NIFTI_HEAD = 352
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -78,7 +80,7 @@ def save_image(
             image.SetMetaData(key, value)
         with quiet():
             sitk.WriteImage(image, str(path), True, level)
-        del image  # the copy that is read back takes its place
+        del image
     check_saved(path, array_kji, volume.ijk_to_ras, fields)
 
 
@@ -114,43 +116,57 @@ def check_not_sheared(path: Path, volume: Volume) -> None:
 
 
 def check_saved(path: Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray, fields: Optional[Mapping[str, str]] = None) -> None:
-    """Read an image back and compare it with what it should hold.
+    """Compare what an image file holds with what it should hold.
+
+    NIfTI and NRRD byte by byte as they are unpacked, to the end and its checksum: once, and without a second copy of the
+    voxels. Others are read by SimpleITK.
 
     Raises:
         NotWhole: anything differs, or the file ends too early.
     """
     import SimpleITK as sitk
 
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    wanted = sitk.GetImageFromArray(np.empty((1, 1, 1), array_kji.dtype)).GetPixelID()
     try:
-        check_complete(path)
-        _check_packed(path)
         with quiet():
-            image = sitk.ReadImage(str(path))
-    except (QMedSAMError, RuntimeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            reader.ReadImageInformation()
+            same = reader.GetSize() == array_kji.shape[::-1] and reader.GetPixelID() == wanted
+            same = same and all(reader.HasMetaDataKey(k) and reader.GetMetaData(k) == v for k, v in (fields or {}).items())
+            if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
+                same = same and _holds(path, array_kji)
+            else:
+                image = reader.Execute()
+                same = same and np.array_equal(sitk.GetArrayViewFromImage(image), array_kji)
+    except (RuntimeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise NotWhole() from error
-    read = sitk.GetArrayViewFromImage(image)
-    reach = np.abs(np.linalg.inv(ijk_to_ras) @ ijk_to_ras_of(image) - np.eye(4))[:3] @ (*array_kji.shape[2::-1], 1)
-    same = read.dtype == array_kji.dtype and np.array_equal(read, array_kji) and reach.max() < _TOLERANCE
-    if not same or any(not image.HasMetaDataKey(key) or image.GetMetaData(key) != value for key, value in (fields or {}).items()):
+    reach = np.abs(np.linalg.inv(ijk_to_ras) @ ijk_to_ras_of(reader) - np.eye(4))[:3] @ (*array_kji.shape[2::-1], 1)
+    if not same or reach.max() > _TOLERANCE:
         raise NotWhole()
 
 
-def _check_packed(path: Path) -> None:
-    """To the end of a gzip stream with its checksum, which readers of images do not care for.
+def _holds(path: Path, array_kji: np.ndarray) -> bool:
+    """Whether the voxels of a NIfTI or NRRD file are these, and nothing is missing behind them.
 
     Raises:
-        EOFError, zlib.error, gzip.BadGzipFile: it is cut off.
+        EOFError, zlib.error, gzip.BadGzipFile: a stream is cut off.
     """
+    wanted = np.ascontiguousarray(array_kji).reshape(-1).view(np.uint8)
     name = path.name.lower()
-    if not name.endswith((".nii.gz", ".nrrd")):
-        return
-    with path.open("rb") as stream:
+    with path.open("rb") as file:
+        packed = name.endswith(".gz")
         if name.endswith(".nrrd"):  # its header ends with an empty line
-            packed = False
-            while stream.peek(1) and (line := stream.readline().strip()):
+            while line := file.readline().strip():
                 packed |= line.lower() == b"encoding: gzip"
-            if not packed:
-                return
-        with gzip.GzipFile(fileobj=stream) as content:
-            while content.read(_CHUNK):
-                pass
+        with gzip.GzipFile(fileobj=file) if packed else file as stream:
+            if not name.endswith(".nrrd"):
+                head = stream.read(_NIFTI_HEAD)
+                if len(head) < _NIFTI_HEAD or struct.unpack_from("<f", head, 108)[0] != _NIFTI_HEAD:
+                    return False
+            place = 0
+            while chunk := stream.read(_CHUNK):
+                if not np.array_equal(np.frombuffer(chunk, np.uint8), wanted[place : place + len(chunk)]):
+                    return False
+                place += len(chunk)
+    return place == len(wanted)
