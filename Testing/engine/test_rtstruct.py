@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from fulldisk import limited
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -203,6 +204,25 @@ def test_a_thousand_points_and_more(tmp_path: Path) -> None:
     (contour,) = pydicom.dcmread(tmp_path / "a.rtstruct.dcm").ROIContourSequence[0].ContourSequence
     assert sum(len(str(v)) + 1 for v in contour.ContourData) > 65536
     assert np.array_equal(read_rtstruct(tmp_path / "a.rtstruct.dcm", volume)[0], labels)
+
+
+@pytest.mark.parametrize("name", ["a.rtstruct.dcm", "a.dcm"])
+def test_a_disk_that_is_full(tmp_path: Path, axes, name: str) -> None:
+    if name == "a.dcm":
+        pytest.importorskip("highdicom")
+    write_series(tmp_path / "ct", cubes(), axes)
+    volume = read_volume(tmp_path / "ct")
+    labels, path = scene(volume.array_kji.shape), tmp_path / name
+
+    def write() -> None:
+        write_segmentation(path, labels, volume, SEGMENTS, Origin(tmp_path / "ct"))
+
+    write()
+    needed, before = path.stat().st_size, path.read_bytes()
+    for size in (0, 200, needed // 2, needed - 100):  # UIDs are of different lengths
+        with limited(size), pytest.raises(QMedSAMError, match="could not be written"):
+            write()
+        assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == [name, "ct"], size
 
 
 # What cannot be
