@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import __version__
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .dicom_source import check_images, dicom_name, references, series_number, source_images
@@ -79,6 +78,8 @@ def check_source(path: Path, source: Path, series: Optional[str] = None) -> None
 
 def _made(hd: Any, images: List[Any], array: np.ndarray, segments: Sequence[Segment], model: str) -> Any:
     """The object of an array whose values are the numbers of the segments."""
+    from .. import __version__
+
     algorithm = hd.AlgorithmIdentificationSequence(
         name="QMedSAM",
         family=_group(7162)["artificialintelligence"],

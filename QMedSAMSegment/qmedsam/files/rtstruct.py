@@ -14,7 +14,6 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import __version__
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .contours import contours_of, filled
@@ -200,6 +199,8 @@ def _contour(contour: np.ndarray, k: int, reference: Reference, to_lps: np.ndarr
 def _header(image: Any, images: Sequence[Any]) -> Any:
     """All but the structures."""
     from pydicom.uid import generate_uid
+
+    from .. import __version__
 
     now = datetime.datetime.now()
     made = _of(
