@@ -47,18 +47,22 @@ def write_dicom_seg(
     numbers = np.zeros(65536, np.uint16)
     for n, (label, _, _) in enumerate(segments, start=1):
         numbers[label] = n
-    array = numbers[labels_kji]
-    if slices[0].frame is None:
+    order = [reference.frame for reference in slices]
+    if order[0] is None:
         images = [image for image, _ in slices]
-    else:  # all frames of the file must be there, in its order
+    else:  # of a multi-frame image those that were segmented: other time points lie in the same places
         images = [slices[0].image]
-        frames = np.zeros((len(images[0].get("PerFrameFunctionalGroupsSequence") or slices), *array.shape[1:]), array.dtype)
-        frames[[number - 1 for _, number in slices]] = array
-        array = frames
+        groups = images[0].PerFrameFunctionalGroupsSequence
+        images[0].PerFrameFunctionalGroupsSequence = [groups[number - 1] for number in order]
+        images[0].NumberOfFrames = len(order)
     for image in images:
         _measure(image, volume)
     model = (origin.model if origin else "") or "unknown"
-    made = _made(hd, images, array, segments, model)
+    made = _made(hd, images, numbers[labels_kji], segments, model)
+    for group in made.PerFrameFunctionalGroupsSequence if order[0] is not None else ():
+        for derivation in group.get("DerivationImageSequence") or ():
+            for reference in derivation.SourceImageSequence:
+                reference.ReferencedFrameNumber = order[int(reference.ReferencedFrameNumber) - 1]
     made.save_as(path)
 
 
