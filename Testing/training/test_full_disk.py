@@ -64,6 +64,7 @@ def test_a_network_that_was_cut_off_is_not_given_a_checksum(tmp_path: Path, name
     """What OpenVINO leaves when it keeps silent: a file that is too short, and no error."""
     shipped = next(p for p in sorted(shipped_folder().iterdir()) if p.is_dir())
     fields = json.loads((shipped / "manifest.json").read_text())
+    fields.pop("reference", None)  # its file is not copied
 
     def parts(scratch: Path) -> None:
         for part in ("encoder.xml", "encoder.bin", "decoder.xml", "decoder.bin"):
