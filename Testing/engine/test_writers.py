@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import QMedSAMError, Segmenter
 from qmedsam.files import (
+    check_target,
     image_of,
     read_boxes,
     read_labels,
@@ -104,6 +105,13 @@ def test_pictures_and_boxes_that_do_not_fit(tmp_path: Path, name: str, make: Cal
         with limited(size), pytest.raises(QMedSAMError, match="could not be written"):
             make(path)
         assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1, size
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".seg.nrrd", "b" * 300 + "/a.seg.nrrd", "a\0.seg.nrrd"])
+def test_names_that_the_system_does_not_take(tmp_path: Path, name: str) -> None:
+    for action in (lambda: check_target(tmp_path / name), lambda: write(tmp_path / name)):
+        with pytest.raises(QMedSAMError):
+            action()
 
 
 # What was read back

@@ -73,7 +73,7 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
 
     Raises:
         QMedSAMError: its folder is missing, it is a folder, a device or a pipe, or it is the file that is read. A name of
-            either that is not UTF-8.
+            either that is not UTF-8, or that the system does not take.
     """
     if path is None:
         return
@@ -81,12 +81,17 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     if source is not None:
         check_name(source)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
-    if path.is_dir():
-        raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
-    if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
-        raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
+    try:
+        if not path.parent.is_dir():
+            raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
+        if path.is_dir():
+            raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+        if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
+            raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
+    except (OSError, ValueError) as error:  # a part of more than 255 letters, a folder of somebody else; a NUL
+        raise QMedSAMError(f"Nothing can be written to '{path}' ({reason_of(error)}).", "Give another name.") from error
+    if "\0" in str(path):
+        raise QMedSAMError(f"The name of '{path.name}' holds a NUL.", "Give another name.")
     if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
 
