@@ -271,6 +271,13 @@ def test_foreign_structure_sets(tmp_path: Path, axes) -> None:
     with pytest.raises(QMedSAMError, match="do not lie on the slices"):
         read_rtstruct(edited(shift), volume)
 
+    def far(made) -> None:
+        for contour in made.ROIContourSequence[0].ContourSequence:
+            contour.ContourData = ["1e308"] * len(contour.ContourData)
+
+    with pytest.raises(QMedSAMError, match="do not lie on the slices"):
+        read_rtstruct(edited(far), volume)
+
     def cut(made) -> None:
         made.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2", "3", "4"]
 

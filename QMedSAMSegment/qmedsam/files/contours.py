@@ -28,7 +28,7 @@ def contours_of(mask_ji: np.ndarray) -> List[np.ndarray]:
         return []
     top, left = rows[0], columns[0]
     framed = np.pad(mask_ji[top : rows[-1] + 1, left : columns[-1] + 1].astype(float), 1)
-    made = contour_generator(z=framed, name="serial", fill_type=FillType.OuterOffset).filled(0.5, np.inf)
+    made = contour_generator(z=framed, name="serial", fill_type=FillType.OuterOffset).filled(0.5, 2.0)
     found = []
     for points, offsets in zip(*made):
         rings = [_corners(points[a : b - 1]) for a, b in zip(offsets[:-1], offsets[1:])]

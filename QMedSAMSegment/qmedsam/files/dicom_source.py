@@ -110,7 +110,7 @@ def references(images: Sequence[Any], volume: Volume, what: str, time_point: int
     """
     frames = [Reference(image, n) for image in images for n in _frames(image)]
     places = _places(images)
-    if len(frames) == 1 == volume.shape_ijk[2]:  # a projection lies nowhere, and its only frame is meant
+    if len(frames) == 1 == volume.shape_ijk[2] and places[0] is None:  # a projection lies nowhere, and its only frame is meant
         return frames
     if any(place is None for place in places):
         raise _nowhere(what)

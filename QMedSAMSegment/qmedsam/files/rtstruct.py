@@ -27,6 +27,8 @@ _STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 #: Part of the distance of two slices by which a contour may lie beside one.
 _TOLERANCE = 0.25
+#: Voxels from the first one that no contour reaches.
+_FARTHEST = 1e9
 
 
 def write_rtstruct(
@@ -127,9 +129,11 @@ def read_rtstruct(path: PathLike, volume: Volume) -> Tuple[np.ndarray, List[Segm
     for structure in structures:
         slices: Dict[int, List[np.ndarray]] = {}
         for points in structure.contours:
-            ijk = (to_ijk @ np.c_[points, np.ones(len(points))].T)[:3].T
-            k = round(float(ijk[:, 2].mean()))
-            if np.abs(ijk[:, 2] - k).max() > _TOLERANCE or not 0 <= k < len(labels):
+            with np.errstate(all="ignore"):
+                ijk = (to_ijk @ np.c_[points, np.ones(len(points))].T)[:3].T
+            near = bool((np.abs(ijk) < _FARTHEST).all())
+            k = round(float(ijk[:, 2].mean())) if near else -1
+            if not near or np.abs(ijk[:, 2] - k).max() > _TOLERANCE or not 0 <= k < len(labels):
                 raise QMedSAMError(
                     f"The contours in '{path.name}' do not lie on the slices of the image.",
                     "Give the series that they were drawn on.",
