@@ -47,8 +47,8 @@ def write_dicom_seg(
     numbers = np.zeros(65536, np.uint16)
     for n, (label, _, _) in enumerate(segments, start=1):
         numbers[label] = n
-    order = [reference.frame for reference in slices]
-    if order[0] is None:
+    order = [number for _, number in slices if number is not None]
+    if not order:
         images = [image for image, _ in slices]
     else:  # of a multi-frame image those that were segmented: other time points lie in the same places
         images = [slices[0].image]
@@ -59,7 +59,7 @@ def write_dicom_seg(
         _measure(image, volume)
     model = (origin.model if origin else "") or "unknown"
     made = _made(hd, images, numbers[labels_kji], segments, model)
-    for group in made.PerFrameFunctionalGroupsSequence if order[0] is not None else ():
+    for group in made.PerFrameFunctionalGroupsSequence if order else ():
         for derivation in group.get("DerivationImageSequence") or ():
             for reference in derivation.SourceImageSequence:
                 reference.ReferencedFrameNumber = order[int(reference.ReferencedFrameNumber) - 1]

@@ -186,8 +186,8 @@ _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasat
 
 def advice(path: Path, error: BaseException) -> str:
     """What to do about a file that could not be written."""
-    named = isinstance(error, OSError) and not isinstance(error, NotWhole)  # SimpleITK has no numbers for what went wrong
-    if named and error.errno not in _FULL:
+    # SimpleITK has no numbers for what went wrong.
+    if isinstance(error, OSError) and not isinstance(error, NotWhole) and error.errno not in _FULL:
         return "Check free space and the folder's permissions."
     try:
         free = f"Its disk has {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"

@@ -11,7 +11,7 @@ import gzip
 import itertools
 import tempfile
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def _head(shape_ijk: Tuple[int, ...], dtype: np.dtype, placement: Placement) -> 
     return header.tobytes() + bytes(4)
 
 
-def _structure(size: int, order: str) -> np.dtype:
+def _structure(size: int, order: Any) -> np.dtype:
     formats, offsets = zip(*_FIELDS[size].values())
     made = np.dtype({"names": list(_FIELDS[size]), "formats": list(formats), "offsets": list(offsets), "itemsize": size})
     return made.newbyteorder(order)
@@ -154,7 +154,7 @@ def _read(path: Path) -> Optional[Tuple[Placement, Tuple[int, ...]]]:
             placement[_PIXDIM][:4] = header[_PIXDIM][:4]
             if bytes(header["magic"])[:2] in (b"n+", b"ni"):
                 placement.update({key: np.array(header[key]) for key in _PLACES})
-                placement["xyzt_units"] &= 7  # of length: there is no time
+                placement["xyzt_units"] = np.array(int(header["xyzt_units"]) & 7)  # of length: there is no time
             else:  # Analyze has other things in these places
                 placement[_PIXDIM][0] = 1
             count = int(header["dim"][0])

@@ -66,7 +66,7 @@ def write_rtstruct(
         drawn = _of(ROIDisplayColor=[round(255 * c) for c in rgb], ReferencedROINumber=label)
         contours = [
             _contour(contour, k, slices[k], to_lps, digits)
-            for k in np.flatnonzero((labels_kji == label).any(axis=(1, 2)))
+            for k in map(int, np.flatnonzero((labels_kji == label).any(axis=(1, 2))))
             for contour in contours_of(labels_kji[k] == label)
         ]
         if contours:
