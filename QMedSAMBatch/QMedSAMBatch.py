@@ -210,11 +210,12 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
     for message in result.messages:
         progress.say(f"Note: {message}")
     for found in result.objects:
-        progress.say(f"{found.name}: {found.voxels} voxels, {found.volume_ml:.2f} ml, confidence {found.confidence:.2f}")
+        size = f", {found.volume_ml:.2f} ml" if volume.has_ml else ""
+        progress.say(f"{found.name}: {found.voxels} voxels{size}, confidence {found.confidence:.2f}")
     return {
         "objects": len(result.objects),
         "voxels": sum(found.voxels for found in result.objects),
-        "volumeMl": sum(found.volume_ml for found in result.objects),
+        "volumeMl": sum(found.volume_ml for found in result.objects) if volume.has_ml else 0.0,
     }
 
 

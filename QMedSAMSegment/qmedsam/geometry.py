@@ -35,7 +35,8 @@ class Volume:
         ijk_to_ras: ``4 x 4`` matrix from voxel indices to RAS in mm.
         modality: DICOM-like name (``CT``, ``MR``, ``PET``, ``US`` ...) or ``""`` when the file does not say.
         name: shown to the user and used for segment names.
-        notes: sentences on how the file was understood, for the user.
+        notes: what its reader had to assume or found odd, in sentences for the user.
+        measured: whether lengths are mm; False where the file tells no voxel size, and a length of 1 is a voxel's.
         orientation: EXIF orientation (1 to 8) by which the file's pixels were turned to be the array as viewers show it.
 
     Raises:
@@ -47,6 +48,7 @@ class Volume:
     modality: str = ""
     name: str = ""
     notes: Tuple[str, ...] = ()
+    measured: bool = True
     orientation: int = 1
 
     def __post_init__(self) -> None:
@@ -82,6 +84,11 @@ class Volume:
     @property
     def is_rgb(self) -> bool:
         return self.array_kji.ndim == 4
+
+    @property
+    def has_ml(self) -> bool:
+        """Whether its voxels have a size in millilitres: not those of a picture, nor of a file that tells no lengths."""
+        return self.measured and self.array_kji.shape[0] > 1
 
 
 def _spans(axes: np.ndarray) -> bool:

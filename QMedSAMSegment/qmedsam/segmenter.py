@@ -107,7 +107,7 @@ class Segmenter:
         clock = Clock()
         with clock.stage("total"):
             boxes = labelled(boxes)
-            messages: List[str] = [*volume.notes]
+            messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
                 modality = _resolve_modality(volume, modality, window is not None, messages)
                 model = self._model(modality)

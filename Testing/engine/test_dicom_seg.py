@@ -415,3 +415,24 @@ def test_frames_in_another_order_than_the_slices(tmp_path, cube, axes) -> None:
         there = source.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0].ImagePositionPatient
         assert np.allclose(groups.PlanePositionSequence[0].ImagePositionPatient, there, atol=1e-3)
         assert np.array_equal(frame, labels[order[number - 1]])
+
+
+@pytest.mark.parametrize("time_point", [0, 1])
+def test_a_time_point_refers_to_its_own_frames(tmp_path, cube, axes, time_point: int) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+    write_multiframe(tmp_path / "enhanced.dcm", tmp_path / "ct" / "000.dcm", cube, axes, [*range(9), *range(9)])
+    image = pydicom.dcmread(tmp_path / "enhanced.dcm")
+    image.NumberOfFrames = 18
+    for n, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence[0].TemporalPositionIndex = n // 9 + 1
+        group.FrameContentSequence[0].InStackPositionNumber = n % 9 + 1
+    image.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    volume = read_volume(tmp_path / "enhanced.dcm", frame_index=time_point)
+    labels = (volume.array_kji > 100).astype(np.uint8)
+    origin = Origin(tmp_path / "enhanced.dcm", time_point=time_point)
+    write_segmentation(tmp_path / "out.dcm", labels, volume, [(1, "liver", None)], origin)
+    numbers = {
+        int(groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+        for groups in hd.seg.segread(tmp_path / "out.dcm").PerFrameFunctionalGroupsSequence
+    }
+    assert numbers == {9 * time_point + k + 1 for k in np.flatnonzero(labels.any(axis=(1, 2)))}

@@ -331,7 +331,7 @@ def test_several_series_are_listed_and_chosen(tmp_path: Path) -> None:
         ({"skip": (2,)}, "not evenly spaced (2.50 to 5.00 mm apart)"),
         ({"skip": (1,)}, "not evenly spaced"),
         ({"tilt": 0.5}, "gantry tilt"),
-        ({"same_place": True}, "same position"),
+        ({"same_place": True}, "holds 6 time points"),
         ({"no_place": True, "modality": "US"}, "do not say where they lie"),
     ],
 )

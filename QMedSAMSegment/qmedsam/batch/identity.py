@@ -49,6 +49,7 @@ def key_of(case: Case, settings: Settings) -> Tuple[str, Dict[str, Any]]:
         "modality": case.modality or settings.modality,
         "window": case.window or settings.window,
         "series": case.series,
+        "frame_index": case.frames_of(settings),
         "names": [name_of(path) for path in (case.volume, *case.boxes) if _names_something(path)],
         "version": __version__,
     }

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from ..errors import QMedSAMError
 from ..files import format_of, name_of
+from ..files.header import encodable, shown
 from ..files.tables import Row, read_text, table_of
+from ..following import parse_frame_index
 from ..intensity import known_modality, parse_window
 from .settings import Case
+
+#: Letters of a path, and bytes of one of its names with room for a suffix: file systems end at 4096 and 255.
+_LONGEST, _LONGEST_NAME = 2000, 240
 
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 #: Other names of a field: those of the manifests that ``qmedsam evaluate`` reads.
 _NAMES = {
-    **{name: name for name in ("volume", "boxes", "segmentation", "modality", "model", "window", "series", "name", "output")},
+    **{
+        name: name
+        for name in ("volume", "boxes", "segmentation", "modality", "model", "window", "series", "name", "output", "frame_index")
+    },
     "path_image": "volume",
     "image": "volume",
     "path_mask": "segmentation",
@@ -31,8 +40,8 @@ def read_list(path: Path, folder: Path, suffix: str) -> List[Case]:
     Args:
         path: ``.csv`` (separated by ``,``, ``;`` or tabs, the first line names the columns), ``.tsv``, or ``.jsonl`` (an object
             a line). Fields, all but the first optional: ``volume``, ``boxes`` (one file or, in JSONL, a list), ``segmentation``,
-            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``, ``name``, ``output``. Others are passed
-            over. Inputs are relative to the list, ``output`` to ``folder``.
+            ``modality``, ``model``, ``window`` (``WIDTH,LEVEL``, or a name), ``series``, ``frame_index``, ``name``, ``output``.
+            Others are passed over. Inputs are relative to the list, ``output`` to ``folder``.
         folder: of the outputs.
         suffix: of outputs that are not named.
 
@@ -79,7 +88,7 @@ def _case(row: Any, where: str, base: Path, folder: Path, suffix: str) -> Case:
     try:
         return _parsed(values, where, base, folder, suffix)
     except QMedSAMError as error:
-        name = str(values.get("name") or values.get("volume") or failed.name)
+        name = shown(values.get("name") or values.get("volume") or "") or failed.name
         return Case(**{**failed.__dict__, "name": name, "problem": str(error)})
 
 
@@ -87,18 +96,22 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
     boxes = values.pop("boxes", [])
     boxes = boxes if isinstance(boxes, list) else [boxes]
     window = values.pop("window", None)
+    if isinstance(values.get("frame_index"), int):  # a number in JSON
+        values["frame_index"] = str(values["frame_index"])
     if isinstance(window, list):
         window = ",".join(map(str, window))
     for key, value in [*values.items(), *(("boxes", value) for value in boxes)]:
-        if not isinstance(value, str) or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or encodable(value) != value:
             raise QMedSAMError(f"The field '{key}' of {where} is not a text.", "Put it in quotes.")
+        if len(value) > _LONGEST or any(len(part.encode()) > _LONGEST_NAME for part in re.split(r"[/\\\\]", value)):
+            raise QMedSAMError(f"The field '{key}' of {where} is too long.", "No file can be called so.")
     if "volume" not in values:
         raise QMedSAMError(f"There is no volume in {where}.", "Name one.")
     if "modality" in values and values["modality"] != "auto":
         known_modality(values["modality"])
     volume = base / values["volume"]
     output = values.get("output") or _default_output(values, base, suffix)
-    named = values.get("name") or output[: -len(format_of(output))]
+    named = values.get("name") or output[: -len(format_of(output))] or where
     case = Case(
         named,
         volume,
@@ -109,6 +122,7 @@ def _parsed(values: Dict[str, Any], where: str, base: Path, folder: Path, suffix
         values.get("modality"),
         values.get("model"),
         None if window is None else parse_window(str(window)),
+        frame_index=parse_frame_index(values.get("frame_index")),
     )
     if not boxes and case.segmentation is None:
         if volume.suffix.lower() != ".npz":

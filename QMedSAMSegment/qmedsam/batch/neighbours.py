@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional
 
 from ..files import name_of
+from ..files.kinds import known_kind
 
 #: Suffixes of files that may be volumes; others are only looked at as parts of a DICOM folder.
 _IMAGES = (
@@ -21,7 +22,7 @@ _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
 #: What follows a volume's name in the name of its label map.
 _LABELS = re.compile(r"[-_. ](segs?|segmentation|labels?|labelmap|masks?|truth)($|[-_. \d])", re.IGNORECASE)
 _SEPARATORS = "-_. "
-#: Files that are looked into for DICOM's mark before a folder is taken for none.
+#: Files that are looked into for DICOM before a folder is taken for none.
 _LOOKED_AT = 5
 
 
@@ -71,7 +72,7 @@ def look_into(folder: Path) -> Neighbours:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder; the directory of a CD (``DICOMDIR``) holds no image."""
+    """Whether DICOM files lie directly in a folder, also without meta headers; the ``DICOMDIR`` of a CD holds no image."""
     looked = 0
     try:
         with os.scandir(folder) as entries:
@@ -79,9 +80,8 @@ def holds_dicom(folder: Path) -> bool:
                 known = entry.name.lower().endswith((*_IMAGES, ".json", ".csv", ".txt")) or entry.name.upper() == "DICOMDIR"
                 if entry.name.startswith(".") or known or not entry.is_file():
                     continue
-                with open(entry.path, "rb") as stream:
-                    if stream.read(132)[128:] == b"DICM":
-                        return True
+                if known_kind(Path(entry.path)) == "dicom":
+                    return True
                 looked += 1
                 if looked == _LOOKED_AT:
                     break

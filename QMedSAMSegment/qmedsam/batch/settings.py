@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..errors import QMedSAMError
-from ..files import FORMATS
+from ..files import FORMATS, format_of
+from ..following import ALL, frame_path
 from ..intensity import known_modality
 from ..strategies import STRATEGIES, Options
 
@@ -28,6 +29,7 @@ class Settings:
         margin: share of its length by which every side of a box is moved outward that comes from a segmentation.
         format: a key of :data:`qmedsam.files.FORMATS`.
         pictures: also write an overlay per case.
+        frame_index: time point of volumes that have several, from 0; -1 for all of them; None refuses such volumes.
 
     Raises:
         QMedSAMError: one of them cannot be.
@@ -42,6 +44,7 @@ class Settings:
     margin: float = 0.0
     format: str = "seg.nrrd"
     pictures: bool = True
+    frame_index: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.modality != "auto":
@@ -81,7 +84,7 @@ class Case:
         boxes: box files; their boxes are joined.
         segmentation: of the same volume, whose segments give the boxes where there are no box files.
         series: DICOM series UID, where the folder holds several.
-        modality, model, window: overrule the run's.
+        modality, model, window, frame_index: overrule the run's.
         problem: why it cannot be run; empty for most.
     """
 
@@ -95,6 +98,17 @@ class Case:
     model: Optional[str] = None
     window: Optional[Window] = None
     problem: str = ""
+    frame_index: Optional[int] = None
+
+    def frames_of(self, settings: Settings) -> Optional[int]:
+        """The time point that is asked for, -1 for all, None where none is."""
+        return settings.frame_index if self.frame_index is None else self.frame_index
+
+    def first_output(self, settings: Settings) -> Path:
+        """The segmentation, of a time series that of its first time point."""
+        if self.frames_of(settings) != ALL:
+            return self.output
+        return frame_path(self.output, 0, format_of(self.output))
 
     def to_json(self) -> Dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -121,7 +135,7 @@ class Outcome:
         state: ``done``, ``unchanged`` (the result of an earlier run is still right), ``failed`` or ``not run`` (stopped).
         seconds: from opening the volume to the segmentation on disk; of the earlier run for an unchanged case.
         voxels: of all objects together.
-        volume_ml: the same in millilitres; None for a picture, which has no thickness.
+        volume_ml: the same in millilitres; None for a picture, and where the file tells no lengths.
         confidence: mean of the objects' own; None without a result.
         message: why it failed, or what is to be known about it.
         output: the segmentation; empty where there is none.
@@ -133,6 +147,7 @@ class Outcome:
         sizes: bytes of the inputs; cases whose sizes differ cannot be the same.
         model_sha256: of the model's manifest, which holds the checksums of its networks.
         output_sha256: of the segmentation.
+        others: of a time series, name and SHA-256 of the segmentations of its later time points, which lie beside ``output``.
         worker: host and process that did it.
         stages: seconds per stage of the engine (``load``: of the model, 0 where it was loaded before).
     """
@@ -155,6 +170,7 @@ class Outcome:
     sizes: List[int] = field(default_factory=list)
     model_sha256: str = ""
     output_sha256: str = ""
+    others: List[List[str]] = field(default_factory=list)
     worker: str = ""
     stages: Dict[str, float] = field(default_factory=dict)
 

@@ -13,11 +13,13 @@ import typer
 from rich.markup import escape
 
 from ..files import FORMATS
+from ..following import parse_frame_index
 from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
     FRAME,
+    FRAME_INDEX,
     LEAST_IOU,
     MODALITY,
     MODEL,
@@ -45,6 +47,7 @@ def batch(
     model: Optional[str] = MODEL,
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
+    frame_index: Optional[str] = FRAME_INDEX,
     margin: float = typer.Option(
         0.0, min=0, max=1, help="Move every side of boxes that a segmentation gives outward by this share of its length."
     ),
@@ -75,7 +78,9 @@ def batch(
 
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk)
     chosen = parse_window(window) if window else None
-    settings = Settings(model, modality, strategy, frame, chosen, options, margin, format, pictures)
+    settings = Settings(
+        model, modality, strategy, frame, chosen, options, margin, format, pictures, parse_frame_index(frame_index)
+    )
     limit = parse_memory(memory) if memory else None
     cases = collect(source, output, format)
     count = 0

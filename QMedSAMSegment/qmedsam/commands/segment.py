@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
@@ -11,12 +12,14 @@ from rich.markup import escape
 
 from .. import __version__
 from ..errors import QMedSAMError
+from ..following import ALL, frame_path, parse_frame_index
 from ..geometry import Box, Volume
 from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
     FRAME,
+    FRAME_INDEX,
     LEAST_IOU,
     MODALITY,
     MODEL,
@@ -30,6 +33,7 @@ from .options import (
 from .parsing import parse_box, strategy_options
 from .results import draw, print_objects
 from .terminal import bar, console
+from .timeseries import segment_all
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -53,6 +57,7 @@ def segment(
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
+    frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
@@ -68,8 +73,19 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from ..files import Origin, check_fits, check_output, check_targets, read_boxes, read_volume, write_segmentation
-    from ..segmenter import Segmenter
+    from ..files import (
+        Origin,
+        check_fits,
+        check_output,
+        check_targets,
+        format_of,
+        read_boxes,
+        read_frames,
+        read_volume,
+        write_segmentation,
+        writing,
+    )
+    from ..segmenter import Segmentation, Segmenter
 
     check_targets((output, png, report, agreement), volume, boxes)
     check_output(output, volume, series)
@@ -78,23 +94,51 @@ def segment(
     if png and png.suffix.lower() != ".png":
         raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
-    image = read_volume(volume, series)
-    for path in filter(None, (output, agreement)):
-        check_fits(path, image)
-    prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
-    if boxes:
-        prompts += read_boxes(boxes, image)
-    if box and boxes:  # numbered anew: the file's labels start at 1 as well
-        prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+    number = parse_frame_index(frame_index)
     chosen = parse_window(window) if window else None
     segmenter = Segmenter(model, threads=threads)
+
+    def prompts_on(image: Volume) -> List[Box]:
+        prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
+        if boxes:
+            prompts += read_boxes(boxes, image)
+        if box and boxes:  # numbered anew: the file's labels start at 1 as well
+            prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+        return prompts
+
+    if number == ALL:
+        if agreement:
+            raise QMedSAMError("The votes of all time points make no one map.", "Choose a time point with --frame-index.")
+        frames = list(read_frames(volume, series))
+        check_fits(output, frames[0])
+
+        def write(at: int, image: Volume, result: Segmentation, prompts: List[Box]) -> Path:
+            segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+            place = frame_path(output, at, format_of(output))
+            check_targets((place,), volume, boxes)
+            write_segmentation(place, result.labels_kji, image, segments, Origin(volume, series, result.model, at))
+            if png:
+                draw(frame_path(png, at, ".png"), image, result, segments, prompts, chosen, f"{volume.name}, time point {at}")
+            return place
+
+        run = partial(segmenter.segment, modality=modality, strategy=strategy, frame=frame, window=chosen, options=options)
+        done = segment_all(frames, prompts_on, run, write)
+        if report:
+            with writing(report) as beside:
+                content = {"volume": str(volume), "version": __version__, "time_points": done}
+                beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return
+    image = read_volume(volume, series, number)
+    for path in filter(None, (output, agreement)):
+        check_fits(path, image)
+    prompts = prompts_on(image)
     with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
-    write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
+    write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model, number or 0))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    print_objects(result.objects, flat=not image.has_ml)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
     if result.strategy in ("propagate", "vote"):
@@ -106,8 +150,6 @@ def segment(
     if agreement:
         _write_agreement(agreement, image, result, volume)
     if report:
-        from ..files import writing
-
         content = {
             "volume": str(volume),
             "output": str(output),

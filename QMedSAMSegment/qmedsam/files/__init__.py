@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .boxes import read_boxes, write_boxes
 from .formats import FORMATS, check_fits, check_output, format_of, write_segmentation
+from .grids import ijk_to_ras_of, image_of
 from .paths import PathLike, check_target, check_targets, name_of, writing
 from .rtstruct import read_rtstruct
 from .saving import write_image
 from .segmentations import DEFAULT_COLORS, Origin, Segment, read_labels
 from .segments import read_segments
-from .volumes import ijk_to_ras_of, image_of, read_volume, volume_of
+from .volumes import count_frames, read_frames, read_volume, volume_of
 
 __all__ = [
     "DEFAULT_COLORS",
@@ -21,11 +22,13 @@ __all__ = [
     "check_output",
     "check_target",
     "check_targets",
+    "count_frames",
     "format_of",
     "ijk_to_ras_of",
     "image_of",
     "name_of",
     "read_boxes",
+    "read_frames",
     "read_labels",
     "read_rtstruct",
     "read_segments",

@@ -43,7 +43,7 @@ def write_dicom_seg(
     """
     hd = _highdicom(path)
     images = source_images(path, origin, _WHAT)
-    slices = references(images, volume, _WHAT, origin.time_point if origin else 0)
+    slices = references(images, volume, _WHAT, origin or Origin(path))
     numbers = np.zeros(65536, np.uint16)
     for n, (label, _, _) in enumerate(segments, start=1):
         numbers[label] = n

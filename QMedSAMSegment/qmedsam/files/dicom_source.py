@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from .dicom import series_files
+from .dicom import frame_order, series_files
+from .grids import LPS_TO_RAS
 from .segmentations import Origin, written_name
-from .volumes import LPS_TO_RAS
 
 #: Part of a voxel by which a source image may miss its slice of the label array.
 _TOLERANCE = 0.1
@@ -78,7 +78,7 @@ def source_images(path: Path, origin: Optional[Origin], what: str) -> List[Any]:
         raise QMedSAMError(f"'{path.name}' would be {what}, which needs the package pydicom.", hint) from error
     files: Sequence[str] = ()
     if origin is not None:
-        files = series_files(Path(origin.source), origin.series)
+        files = series_files(Path(origin.source), origin.series, origin.time_point)
     if not files:
         problem = f"'{Path(origin.source).name}' is not DICOM" if origin else "the image did not come from a file"
         raise QMedSAMError(
@@ -96,14 +96,14 @@ def source_images(path: Path, origin: Optional[Origin], what: str) -> List[Any]:
     return images
 
 
-def references(images: Sequence[Any], volume: Volume, what: str, time_point: int = 0) -> List[Reference]:
+def references(images: Sequence[Any], volume: Volume, what: str, origin: Origin) -> List[Reference]:
     """For every slice of a volume the image or frame that lies where it does (a file may have changed since it was read).
 
     Args:
         images: from :func:`source_images`.
         volume: read from them.
         what: refers to them, for messages.
-        time_point: of several in the same place.
+        origin: where they are from, and which time point of several in the same place is meant.
 
     Raises:
         QMedSAMError: there is none for a slice.
@@ -117,12 +117,15 @@ def references(images: Sequence[Any], volume: Volume, what: str, time_point: int
     ras = volume.ijk_to_ras @ np.array([(0, 0, k, 1) for k in range(volume.shape_ijk[2])], float).T
     wanted = (LPS_TO_RAS @ ras)[:3].T
     apart = np.abs(np.array(places, float)[None] - wanted[:, None]).max(axis=2)
+    meant: Tuple[int, ...] = ()  # of a multi-frame file the frames of the time point
+    if frames[0].frame is not None:
+        meant = tuple(n + 1 for n in frame_order(Path(origin.source), origin.series, origin.time_point))
     found = []
     for row in apart:
-        near = np.flatnonzero(row <= _TOLERANCE * volume.spacing_mm.min())
-        if not len(near):
+        near = [n for n in np.flatnonzero(row <= _TOLERANCE * volume.spacing_mm.min()) if not meant or frames[n].frame in meant]
+        if not near:
             raise QMedSAMError("The DICOM images are not where the segmented ones were.", "Segment the series again.")
-        found.append(frames[near[min(time_point, len(near) - 1)]])
+        found.append(frames[near[0]])
     if any((int(image.Columns), int(image.Rows)) != volume.shape_ijk[:2] for image, _ in found):
         raise QMedSAMError("The DICOM images are not of the size of the segmented ones.", "Segment the series again.")
     return found

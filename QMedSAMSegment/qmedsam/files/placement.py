@@ -16,7 +16,8 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from ..geometry import Volume
-from .volumes import ijk_to_ras_of, quiet
+from .grids import ijk_to_ras_of
+from .reading import quiet
 
 #: Names, formats and offsets of what is needed of the two versions of the header.
 _FIELDS = {

@@ -18,9 +18,9 @@ from ..errors import QMedSAMError
 from ..geometry import Volume
 from .contours import contours_of, filled
 from .dicom_source import PATIENT_AND_STUDY, Reference, check_images, dicom_name, references, series_number, source_images
+from .grids import LPS_TO_RAS
 from .paths import NotWhole, PathLike, existing_file
 from .segmentations import DEFAULT_COLORS, Origin, Segment
-from .volumes import LPS_TO_RAS
 
 _WHAT = "a DICOM structure set (RTSTRUCT)"
 _STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -52,7 +52,7 @@ def write_rtstruct(
     """
     _contourpy(path)
     images = source_images(path, origin, _WHAT)
-    slices = references(images, volume, _WHAT, origin.time_point if origin else 0)
+    slices = references(images, volume, _WHAT, origin or Origin(path))
     made = _header(slices[0].image, images)
     to_lps = LPS_TO_RAS @ volume.ijk_to_ras
     # Of a hundredth of a voxel and better; a number has 16 characters.

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
+from .grids import ijk_to_ras_of, image_of
 from .orientation import as_stored
 from .paths import NotWhole, PathLike, writing
 from .placement import placement_for, write_placed
-from .volumes import ijk_to_ras_of, image_of, quiet
+from .reading import quiet
 
 #: Voxels by which a corner may move by what a format keeps of the geometry (NIfTI: 24 bits).
 _TOLERANCE = 1e-2

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError, says_what_is_missing
 from ..geometry import Box, Volume
+from .grids import ijk_to_ras_of
+from .header import shown
 from .paths import PathLike, existing_file
-from .segmentations import read_labels
-from .volumes import ijk_to_ras_of, quiet, read_image, read_volume
+from .reading import read_image
+from .segmentations import labels_in
 
 #: Voxels by which the corners of two grids may differ and still be the same grid: formats keep 6 to 17 digits.
 _SAME_GRID = 1e-2
-_FIELD = re.compile(r"Segment(\d+)_(Name|Color|LabelValue|Layer)")
+_FIELD = re.compile(r"Segment(\d{1,6})_(Name|Color|LabelValue|Layer)")
 
 
 def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[Box]:
@@ -41,10 +43,10 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[B
     if path.name.lower().endswith(".seg.nrrd"):
         voxels, matrix, segments = _read_seg_nrrd(path)
     else:
-        labels = read_labels(path)
+        labels, placed = labels_in(path)
         voxels = labels.transpose()[None]
-        matrix = volume.ijk_to_ras if path.suffix.lower() == ".npz" else read_volume(path).ijk_to_ras
-        if path.suffix.lower() == ".npz" and labels.shape != volume.array_kji.shape[:3]:
+        matrix = volume.ijk_to_ras if placed is None else placed
+        if placed is None and labels.shape != volume.array_kji.shape[:3]:
             raise QMedSAMError(f"'{path.name}' has another shape than its image.", "Give the segmentation of this image.")
         segments = [{"LabelValue": int(value)} for value in np.unique(labels) if value]
     boxes = []
@@ -69,23 +71,44 @@ def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, A
     """Voxels ``(layer, i, j, k)``, the matrix to RAS, and what the header says of every segment."""
     import SimpleITK as sitk
 
-    with quiet():
-        image = read_image(path)
+    image = read_image(path)
     voxels = sitk.GetArrayFromImage(image)
     voxels = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
+    if voxels.ndim != 4 or voxels.dtype.kind not in "biu" or (voxels.size and (voxels.min() < 0 or voxels.max() > 65535)):
+        raise QMedSAMError(f"'{path.name}' is not a segmentation: its voxels are no labels.", "Save it from Slicer again.")
     segments: Dict[str, Dict[str, Any]] = {}
-    try:
-        if voxels.ndim != 4 or voxels.dtype.kind not in "biu" or (voxels.size and voxels.max() > 65535):
-            raise ValueError("its voxels are no labels")
-        for key in image.GetMetaDataKeys():
-            found = _FIELD.fullmatch(key)
-            if found:
-                number, name = found.groups()
-                convert = {"Name": str, "Color": lambda text: tuple(map(float, text.split()))}.get(name, int)
-                segments.setdefault(number, {})[name] = convert(image.GetMetaData(key))
-    except ValueError as error:
-        raise QMedSAMError(f"'{path.name}' is not a segmentation ({error}).", "Save it from Slicer again.") from error
+    for key in image.GetMetaDataKeys():
+        found = _FIELD.fullmatch(key)
+        if found:
+            number, name = found.groups()
+            text = image.GetMetaData(key)
+            try:
+                value = _CONVERT[name](text)
+            except ValueError as error:
+                raise QMedSAMError(
+                    f"'{path.name}' is not a segmentation: the {name} of a segment is '{shown(text)}'.",
+                    "Save it from Slicer again.",
+                ) from error
+            segments.setdefault(number, {})[name] = value
     return voxels.transpose(0, 3, 2, 1), ijk_to_ras_of(image), [segments[number] for number in sorted(segments, key=int)]
+
+
+def _small(text: str) -> int:
+    """A label or the number of a layer."""
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII):
+        raise ValueError
+    return int(text)
+
+
+def _rgb(text: str) -> Tuple[float, ...]:
+    """Three numbers between 0 and 1."""
+    color = tuple(map(float, text.split()))
+    if len(color) != 3 or not all(0 <= c <= 1 for c in color):
+        raise ValueError
+    return color
+
+
+_CONVERT: Dict[str, Callable[[str], Any]] = {"Name": str, "Color": _rgb, "LabelValue": _small, "Layer": _small}
 
 
 @says_what_is_missing
@@ -104,7 +127,7 @@ def _extents(labels_ijk: np.ndarray) -> Dict[int, Tuple[np.ndarray, np.ndarray]]
 def _box(first: np.ndarray, last: np.ndarray, matrix: np.ndarray, volume: Volume, margin: float, segment: Dict[str, Any]) -> Box:
     color = segment.get("Color")
     attributes: Dict[str, Any] = {
-        "label": int(segment["LabelValue"]),
+        "label": segment["LabelValue"],
         "name": segment.get("Name", ""),
         "color": color,
     }
