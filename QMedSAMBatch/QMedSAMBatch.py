@@ -187,15 +187,16 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Tuple[Dict[st
     return parameter file): it does not load what a module with an exit code has written, and gets the number in ``failed``.
     """
     from qmedsam import QMedSAMError, Segmenter
-    from qmedsam.files import Origin, check_targets, format_of, read_volume, write_segmentation
+    from qmedsam.files import Origin, check_fits, check_output, check_targets, read_volume, write_segmentation
 
     output = values.outputSegmentation
     if output is None:
         raise QMedSAMError("There is nowhere to write the segmentation to.", "Choose an output segmentation.")
     check_targets([output], values.inputVolume, values.boxesFile, values.inputSegmentation)
-    format_of(output)
+    check_output(output, values.inputVolume)
     options, window = options_of(values), window_of(values.window)
     volume = read_volume(values.inputVolume)
+    check_fits(output, volume)
     boxes = boxes_of(values, volume)
     progress.comment("Segmenting")
     result = Segmenter(values.model or None, threads=values.threads).segment(

@@ -37,6 +37,7 @@ class Volume:
         name: shown to the user and used for segment names.
         notes: what its reader had to assume or found odd, in sentences for the user.
         measured: whether lengths are mm; False where the file tells no voxel size, and a length of 1 is a voxel's.
+        orientation: EXIF orientation (1 to 8) by which the file's pixels were turned to be the array as viewers show it.
 
     Raises:
         QMedSAMError: empty or wrongly shaped array, singular matrix, or a complex type.
@@ -48,6 +49,7 @@ class Volume:
     name: str = ""
     notes: Tuple[str, ...] = ()
     measured: bool = True
+    orientation: int = 1
 
     def __post_init__(self) -> None:
         array = self.array_kji

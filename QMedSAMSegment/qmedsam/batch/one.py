@@ -14,6 +14,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 from ..errors import QMedSAMError
 from ..files import (
     Origin,
+    check_fits,
+    check_output,
     check_target,
     format_of,
     name_of,
@@ -115,7 +117,7 @@ class Bench:
         settings = self._settings
         _check_inputs(case)
         case.output.parent.mkdir(parents=True, exist_ok=True)
-        check_target(case.output, case.volume)
+        check_output(case.output, case.volume, case.series)
         if self._memory:
             check_memory(case, self._memory)
         # Before the voxels are read: a file that changes meanwhile is then known to have changed.
@@ -147,13 +149,16 @@ class Bench:
         """Segment a volume, or one time point; None when it was stopped."""
         settings = self._settings
         read = self._reader.read if self._reader else read_volume
-        volume = read(case.volume, case.series, case.frames_of(settings))
+        number = case.frames_of(settings)
+        volume = read(case.volume, case.series, number)
+        check_fits(case.output, volume)
         boxes = prompts_of(case, volume, settings.margin)
         result = segment(volume, boxes)
         if result.cancelled:
             return None
         boxes, segments = result.written(boxes)
-        write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+        origin = Origin(case.volume, case.series, result.model, number or 0)
+        write_segmentation(case.output, result.labels_kji, volume, segments, origin)
         _fill(outcome, result, flat=not volume.has_ml)
         outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
         return volume, boxes, result, segments
@@ -171,7 +176,8 @@ class Bench:
             boxes, segments = result.written(boxes)
             output = frame_path(case.output, number, suffix)
             check_target(output, case.volume)
-            write_segmentation(output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+            origin = Origin(case.volume, case.series, result.model, number)
+            write_segmentation(output, result.labels_kji, volume, segments, origin)
             if first is None:
                 first = volume, boxes, result, segments
                 _fill(outcome, result, flat=not volume.has_ml)

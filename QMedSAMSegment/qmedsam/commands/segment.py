@@ -44,7 +44,12 @@ _REPORTED = ("label", "name", "voxels", "covered", "volume_ml", "confidence", "s
 
 def segment(
     volume: Path = typer.Argument(..., help="NIfTI, NRRD, MHA, DICOM folder, PNG, JPEG or challenge .npz."),
-    output: Path = typer.Option(..., "-o", "--output", help="Segmentation to write: .seg.nrrd, or .nii.gz, .nrrd, .mha, .npz."),
+    output: Path = typer.Option(
+        ...,
+        "-o",
+        "--output",
+        help="Segmentation to write: .seg.nrrd, .nii.gz, .nrrd, .mha, .npz, .png (a mask), .dcm (DICOM SEG), .rtstruct.dcm.",
+    ),
     box: List[str] = typer.Option(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
@@ -56,7 +61,7 @@ def segment(
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
     frame_index: Optional[str] = FRAME_INDEX,
-    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
+    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
     every: int = EVERY,
@@ -73,11 +78,22 @@ def segment(
 
     Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from ..files import Origin, check_targets, format_of, read_boxes, read_frames, read_volume, write_segmentation, writing
+    from ..files import (
+        Origin,
+        check_fits,
+        check_output,
+        check_targets,
+        format_of,
+        read_boxes,
+        read_frames,
+        read_volume,
+        write_segmentation,
+        writing,
+    )
     from ..segmenter import Segmentation, Segmenter
 
     check_targets((output, png, report, agreement), volume, boxes)
-    format_of(output)
+    check_output(output, volume, series)
     if agreement and not agreement.name.lower().endswith(_MAPS):
         raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
     if png and png.suffix.lower() != ".png":
@@ -99,12 +115,13 @@ def segment(
         if agreement:
             raise QMedSAMError("The votes of all time points make no one map.", "Choose a time point with --frame-index.")
         frames = list(read_frames(volume, series))
+        check_fits(output, frames[0])
 
         def write(at: int, image: Volume, result: Segmentation, prompts: List[Box]) -> Path:
             prompts, segments = result.written(prompts)
             place = frame_path(output, at, format_of(output))
             check_targets((place,), volume, boxes)
-            write_segmentation(place, result.labels_kji, image, segments, Origin(volume, series, result.model))
+            write_segmentation(place, result.labels_kji, image, segments, Origin(volume, series, result.model, at))
             if png:
                 draw(frame_path(png, at, ".png"), image, result, segments, prompts, chosen, f"{volume.name}, time point {at}")
             return place
@@ -117,12 +134,14 @@ def segment(
                 beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return
     image = read_volume(volume, series, number)
+    for path in filter(None, (output, agreement)):
+        check_fits(path, image)
     prompts = prompts_on(image)
     with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     prompts, segments = result.written(prompts)
     objects = [o for o in result.objects if not o.error]
-    write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
+    write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model, number or 0))
     for message in result.messages:
         console.print(f"[yellow]Note:[/] {escape(message)}")
     print_objects(objects, flat=not image.has_ml)
@@ -135,7 +154,7 @@ def segment(
             f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
         )
     if agreement:
-        _write_agreement(agreement, image, result)
+        _write_agreement(agreement, image, result, volume)
     if report:
         content = {
             "volume": str(volume),
@@ -149,7 +168,7 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [_reported(one, flat) for one in result.objects],
+            "objects": [_reported(one, not image.has_ml) for one in result.objects],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -164,14 +183,11 @@ def _reported(one: ObjectResult, flat: bool) -> Dict[str, Any]:
     return {**values, "volume_ml": None} if flat else values
 
 
-def _write_agreement(path: Path, image: Volume, result) -> None:
-    import SimpleITK as sitk
-
-    from ..files import image_of, writing
+def _write_agreement(path: Path, image: Volume, result, source: Path) -> None:
+    from ..files import write_image
 
     if result.agreement_kji is None:
         console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
-    with writing(path) as beside:
-        sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
+    write_image(path, result.agreement_kji, image, source)
     console.print(f"[green]{escape(str(path))}[/]")

@@ -14,9 +14,10 @@ import numpy as np
 from ..errors import QMedSAMError, encodable, shown
 from ..geometry import Box, Volume
 from .challenge import read_arrays
+from .grids import LPS_TO_RAS
 from .paths import PathLike, existing_file, name_of, writing
+from .segmentations import one_line
 from .tables import text_of
-from .volumes import LPS_TO_RAS
 
 #: What Slicer writes since it has ROI markups. An identifier, not an address: nothing is fetched.
 _SCHEMA = (
@@ -29,6 +30,10 @@ _ORTHONORMAL = 1e-3
 _LARGEST = 1e12
 _MOST_LETTERS = 1000
 _MOST_BYTES = 256 << 20
+
+
+#: mm that no patient reaches; a product of such numbers stays finite.
+_FARTHEST = 1e100
 
 
 def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
@@ -101,7 +106,8 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
 
     Raises:
         QMedSAMError: no box, a label used twice, another suffix, a box whose sides are not at right angles in space (a
-            Slicer ROI is a cuboid; voxel-aligned boxes on a sheared grid are not), or the file cannot be written.
+            Slicer ROI is a cuboid; voxel-aligned boxes on a sheared grid are not), anything else that :func:`read_boxes`
+            would refuse (a color or label that is none, a box without size), or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -110,6 +116,7 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
         raise QMedSAMError("There is no box to write.", "Draw at least one ROI.")
     markups = [_markup_of(box, volume) for box in _numbered(boxes, "The boxes give")]
     text = json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=2, ensure_ascii=False)
+    _from_markups(json.loads(text)["markups"], volume, path)
     with writing(path) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 
@@ -277,9 +284,12 @@ def _display_color(markup: Dict[str, Any], where: str) -> Optional[Tuple[float, 
 
 
 def _markup_of(box: Box, volume: Volume) -> Dict[str, Any]:
-    name = box.name or f"ROI_{box.label}"
-    center = (volume.ijk_to_ras @ np.append(box.center_ijk, 1.0))[:3]
-    half_axes = volume.ijk_to_ras[:3, :3] @ box.half_axes_ijk
+    name = one_line(box.name) or f"ROI_{box.label}"
+    with np.errstate(all="ignore"):
+        center = (volume.ijk_to_ras @ np.append(box.center_ijk, 1.0))[:3]
+        half_axes = volume.ijk_to_ras[:3, :3] @ box.half_axes_ijk
+    if not np.abs([*center, *half_axes.ravel()]).max() < _FARTHEST:
+        raise QMedSAMError(f"The box '{name}' lies too far away, or is too large.", "Draw it on the image.")
     # The polar factor: for perpendicular columns it is their directions, and it completes those of zero length.
     left, _, right = np.linalg.svd(half_axes)
     axes = left @ right

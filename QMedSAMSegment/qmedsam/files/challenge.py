@@ -13,10 +13,10 @@ from numpy.lib import format as npy
 
 from ..errors import QMedSAMError, shown
 from ..geometry import Volume
+from .grids import LPS_TO_RAS, grey_or_rgb, modality_of
 from .header import check_fits_memory, check_sizes
 from .paths import name_of
 from .pickled import plain_pickle
-from .volumes import LPS_TO_RAS, grey_or_rgb, modality_of
 
 _MOST_PICKLED = 16 << 20
 

@@ -9,15 +9,15 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 from ..errors import QMedSAMError, shown
 from ..geometry import Volume
-from .dicom_frames import frames_of
+from .dicom_frames import Frame, frames_of
 from .dicom_header import DicomFile, read_dicom_header
 from .dicom_pixels import Pixels
 from .dicom_stack import Stack, stack_of
 from .dicom_values import voxels_of
+from .grids import LPS_TO_RAS, chosen_frames, modality_of
 from .header import check_fits_memory
 from .kinds import known_kind
 from .paths import name_of
-from .volumes import LPS_TO_RAS, chosen_frames, modality_of
 
 #: Files of a folder that are looked into; more are a whole archive.
 _MOST_FILES = 100_000
@@ -142,7 +142,7 @@ def is_packed(source: Path, series: Optional[str] = None) -> bool:
     return any(Pixels(file).is_packed for file in _files(source, series)[:1])
 
 
-def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
+def series_files(source: Path, series: Optional[str] = None, time_point: int = 0) -> Tuple[str, ...]:
     """Files of the series that :func:`~qmedsam.files.read_volume` makes of a folder or file, in the order of its slices.
 
     Empty where the source is no DICOM.
@@ -154,19 +154,24 @@ def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
     except QMedSAMError:
         return ()
     try:
-        return tuple(dict.fromkeys(str(frame.file.path) for frame in _stack(files, source.name).times[0]))
+        return tuple(dict.fromkeys(str(frame.file.path) for frame in _time(files, source, time_point)))
     except QMedSAMError:  # changed since it was read; whoever refers to the files compares their places
         return tuple(str(file.path) for file in files)
 
 
-def frame_order(source: Path) -> Tuple[int, ...]:
-    """Numbers, from 0, of the frames of a multi-frame file in the order of the slices of its first time point.
+def frame_order(source: Path, series: Optional[str] = None, time_point: int = 0) -> Tuple[int, ...]:
+    """Numbers, from 0, of the frames of a multi-frame file in the order of the slices of a time point.
 
     Raises:
         QMedSAMError: as :func:`read_dicom`.
     """
-    files = _files(source, None)
-    return tuple(frame.number for frame in _stack(files, source.name).times[0])
+    return tuple(frame.number for frame in _time(_files(source, series), source, time_point))
+
+
+def _time(files: List[DicomFile], source: Path, time_point: int) -> Tuple[Frame, ...]:
+    """The frames of a time point, of the last one where there are not so many."""
+    times = _stack(files, source.name).times
+    return times[min(time_point, len(times) - 1)]
 
 
 def _name(files: List[DicomFile], source: Path) -> str:

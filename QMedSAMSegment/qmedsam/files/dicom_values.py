@@ -10,7 +10,7 @@ import numpy as np
 from .dicom_frames import Frame
 from .dicom_header import items_of, value_of
 from .dicom_pixels import Pixels
-from .volumes import grey_or_rgb
+from .grids import grey_or_rgb
 
 
 def voxels_of(frames: Tuple[Frame, ...], pixels: Dict[Path, Pixels], as_float: bool) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import QMedSAMError, says_what_is_missing, shown
 from ..geometry import Box, Volume
+from .grids import ijk_to_ras_of
 from .paths import PathLike, existing_file
 from .reading import read_image
 from .segmentations import labels_in
-from .volumes import ijk_to_ras_of
 
 #: Voxels by which the corners of two grids may differ and still be the same grid: formats keep 6 to 17 digits.
 _SAME_GRID = 1e-2

@@ -1,4 +1,4 @@
-"""Image files to :class:`~qmedsam.geometry.Volume`: the one place where LPS becomes RAS."""
+"""Image files to :class:`~qmedsam.geometry.Volume`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,14 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from ..intensity import MODALITIES
+from .grids import LPS_TO_RAS, chosen_frames, grey_or_rgb, ijk_to_ras_of
 from .header import ImageHeader
 from .kinds import kind_of
 from .nifti import place_note, read_nifti_header
+from .orientation import orientation_of, upright
 from .paths import PathLike, check_name, existing_file, name_of
 from .reading import header_of, read_image
 from .tiff import TiffHeader
-
-#: SimpleITK and most files are LPS; Slicer and this engine are RAS. Its own inverse.
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def ijk_to_ras_of(image: Any) -> np.ndarray:
-    """``4 x 4`` matrix of a SimpleITK image, in mm (2D images lie in the plane k = 0; of 4D the first three axes count)."""
-    dimension = image.GetDimension()
-    space = min(dimension, 3)
-    matrix = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(dimension, dimension)
-    matrix[:space, :space] = (direction * np.array(image.GetSpacing()))[:space, :space]
-    matrix[:space, 3] = image.GetOrigin()[:space]
-    return LPS_TO_RAS @ matrix
 
 
 def volume_of(image: Any, modality: str = "", name: str = "") -> Volume:
@@ -51,24 +38,6 @@ def volume_of(image: Any, modality: str = "", name: str = "") -> Volume:
     return Volume(_grey(_array_of(image), name), ijk_to_ras_of(image), modality, name)
 
 
-def image_of(array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Any:
-    """The way back: a 3D SimpleITK image with the geometry of a volume.
-
-    Args:
-        array_kji: ``(k, j, i)`` of a type that SimpleITK knows.
-        ijk_to_ras: ``4 x 4``; left-handed and sheared grids are kept.
-    """
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(array_kji)
-    to_lps = LPS_TO_RAS @ ijk_to_ras
-    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((to_lps[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(to_lps[:3, 3].tolist())
-    return image
-
-
 def read_volume(path: PathLike, series: Optional[str] = None, frame_index: Optional[int] = None) -> Volume:
     """Read an image with its place in the patient.
 
@@ -79,7 +48,8 @@ def read_volume(path: PathLike, series: Optional[str] = None, frame_index: Optio
         frame_index: which time point, from 0, of a file or series that has several.
 
     Returns:
-        Grey values as stored (rescaled, for DICOM and NIfTI); 2D images have ``k == 1``. ``modality`` is filled from DICOM
+        Grey values as stored (rescaled, for DICOM and NIfTI); 2D images have ``k == 1``, photographs
+        are as viewers show them (EXIF). ``modality`` is filled from DICOM
         tag 0008,0060 or the name of an ``.npz``; else it is ``""``. ``notes`` says what was assumed.
 
     Raises:
@@ -134,31 +104,6 @@ def read_frames(path: PathLike, series: Optional[str] = None, frame_index: Optio
     yield from _volumes(path, header, numbers)
 
 
-def chosen_frames(name: str, frames: int, frame_index: Optional[int], what: str = "time points") -> range:
-    """The time points that are asked for.
-
-    Args:
-        name: of the image.
-        frames: that it has.
-        frame_index: from 0; -1 for all; None for the only one.
-        what: the frames are, for the message.
-
-    Raises:
-        QMedSAMError: there are several, and none was chosen; or there is none of that number.
-    """
-    if frame_index == -1:
-        return range(frames)
-    if frame_index is None and frames > 1:
-        raise QMedSAMError(
-            f"'{name}' holds {frames} {what}.", f"Choose one with --frame-index 0 to {frames - 1}, or take 'all' of them."
-        )
-    if not 0 <= (frame_index or 0) < frames:
-        raise QMedSAMError(
-            f"'{name}' has no time point {frame_index}.", f"Choose 0 to {frames - 1}." if frames > 1 else "It has one, number 0."
-        )
-    return range(frame_index or 0, (frame_index or 0) + 1)
-
-
 def _kind(path: PathLike) -> Tuple[str, Path]:
     check_name(path)
     path = Path(path)
@@ -183,7 +128,8 @@ def _volumes(path: Path, header: ImageHeader, numbers: range) -> Iterator[Volume
     array = _array_of(image)
     for number in numbers:
         frame = array if only is not None else _frame(array, header, number)
-        yield Volume(_grey(frame, name), matrix, name=name, notes=notes, measured=header.measured)
+        volume = Volume(_grey(frame, name), matrix, name=name, notes=notes, measured=header.measured)
+        yield upright(volume, orientation_of(path))
 
 
 def _frame(array: np.ndarray, header: ImageHeader, number: int) -> np.ndarray:
@@ -220,17 +166,3 @@ def _grey(array: np.ndarray, name: str) -> np.ndarray:
     if channels not in (1, 3, 4) or (channels > 1 and array.dtype.kind in "fc"):
         raise QMedSAMError(f"The voxels of '{name}' are vectors of {channels} numbers.", "Extract one channel first.")
     return np.ascontiguousarray(array[..., 0]) if channels == 1 else grey_or_rgb(array)
-
-
-def modality_of(name: str) -> str:
-    """The manifest's name of a modality, ``""`` for an unknown one."""
-    return MODALITIES.get(name.strip().upper(), "")
-
-
-def grey_or_rgb(array: np.ndarray) -> np.ndarray:
-    """``(k, j, i)`` of a grey picture saved in colour, else ``(k, j, i, 3)`` of at most 8 bits, from 3 or 4 channels."""
-    red, green, blue = (array[..., c] for c in range(3))
-    if np.array_equal(red, green) and np.array_equal(red, blue):
-        return np.ascontiguousarray(red)
-    colors = np.ascontiguousarray(array[..., :3])
-    return (colors // 257).astype(np.uint8) if colors.dtype == np.uint16 else colors
