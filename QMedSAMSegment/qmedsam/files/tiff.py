@@ -224,7 +224,7 @@ def _page(stream: BinaryIO, entries: bytes, count: int, width: int, order: str, 
     for n in range(count):
         entry = entries[n * width : (n + 1) * width]
         tag, kind = struct.unpack(order + "HH", entry[:4])
-        if tag not in _WANTED or kind not in _SIZES:
+        if tag not in _WANTED or kind not in _SIZES or (kind == 2) != (tag == _DESCRIPTION):
             continue
         number = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
         length = number * _SIZES[kind]
@@ -240,7 +240,7 @@ def _page(stream: BinaryIO, entries: bytes, count: int, width: int, order: str, 
         raw = raw[:length]
         if kind == 2:
             page[tag] = (raw,)
-        elif kind in (5, 10):
+        elif kind in (5, 10) and number:
             page[tag] = struct.unpack(f"{order}{2 * number}{'I' if kind == 5 else 'i'}", raw)
         elif kind in _LETTERS and number:
             page[tag] = struct.unpack(f"{order}{number}{_LETTERS[kind]}", raw)
