@@ -60,7 +60,7 @@ def test_a_second_label_map_is_no_volume(tmp_path: Path) -> None:
 def test_the_cost_of_a_folder_grows_with_its_files_not_with_their_square(tmp_path: Path, monkeypatch) -> None:
     """Thousands of pictures in one folder are usual; asking the disk about every pair of them takes minutes."""
     asked: list = []
-    monkeypatch.setattr("qmedsam.batch.neighbours.name_of", lambda path: asked.append(path) or name_of(path))
+    monkeypatch.setattr("qmedsam.files.neighbours.name_of", lambda path: asked.append(path) or name_of(path))
     for n in range(30):
         (tmp_path / f"ISIC_{n}.jpg").write_bytes(b"x")
         (tmp_path / f"ISIC_{n}.json").write_text("[[1, 2, 3, 4]]")

@@ -11,7 +11,7 @@ from qmedsam.files.tables import finite
 
 
 def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, kind="volume", nsd=0.6, name="c") -> Score:
-    return Score(name, name, 1, 1, source, modality, kind, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
+    return Score(name, name, 1, "", 1, source, modality, kind, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
 
 
 def test_every_source_counts_the_same_whatever_its_size() -> None:

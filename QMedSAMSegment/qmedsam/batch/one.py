@@ -7,11 +7,12 @@ import os
 import platform
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
 
 from ..errors import QMedSAMError
-from ..files import Origin, check_target, name_of, read_boxes, read_segments, read_volume, write_segmentation
+from ..files import Origin, boxes_of, check_target, name_of, read_boxes, read_segments, read_volume, write_segmentation
 from ..files.paths import existing_file, reason_of
 from ..geometry import Box, Volume
 from ..intensity import Intensity
@@ -96,7 +97,8 @@ class Bench:
         outcome.sizes = sizes_of(case)
         outcome.key, outcome.inputs = key_of(case, settings)
         volume = read_volume(case.volume, case.series)
-        boxes = prompts_of(case, volume, settings.margin)
+        notes: List[str] = []
+        boxes = prompts_of(case, volume, settings.margin, notes)
         name = case.model or settings.model
         result = self._segmenter(name).segment(
             volume,
@@ -112,6 +114,7 @@ class Bench:
             return False
         segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
         write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+        result.messages[:0] = notes
         _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
         outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
         if self._given is None:
@@ -148,16 +151,20 @@ def bench_json(settings: Settings, folder: Path, threads: int, memory: Optional[
     return {"settings": settings.to_json(), "folder": str(folder), "threads": threads, "memory": memory}
 
 
-def prompts_of(case: Case, volume: Volume, margin: float = 0.0) -> List[Box]:
+def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
     """The boxes of a case, with labels that differ.
 
     One file's boxes are as in the file. Of several files (Slicer saves one ROI each) the boxes are numbered by position,
     and one that is only called as its file loses the volume's name: ``ct-liver.mrk.json`` of ``ct.nii.gz`` is the liver.
     """
-    if not case.boxes:
+    if not case.has_boxes:
         assert case.segmentation is not None
-        return read_segments(case.segmentation, volume, margin)
+        names = dict(case.names)
+        found = read_segments(case.segmentation, volume, margin, notes)
+        return [replace(box, name=box.name or names.get(box.label, "")) for box in found]
     boxes = []
+    if case.drawn:
+        boxes += boxes_of([{"ijk": list(numbers), "name": name} for numbers, name in case.drawn], volume, case.name)
     for path in case.boxes:
         boxes += [
             Box(b.center_ijk, b.half_axes_ijk, b.label, _short(b.name, path, case), b.color) for b in read_boxes(path, volume)
@@ -178,7 +185,7 @@ def _check_inputs(case: Case) -> None:
         existing_file(case.volume, "an image")
     for path in case.boxes:
         existing_file(path, "a box file")
-    if case.segmentation and not case.boxes:
+    if case.segmentation and not case.segmentation.is_dir() and not case.has_boxes:
         existing_file(case.segmentation, "a segmentation")
 
 

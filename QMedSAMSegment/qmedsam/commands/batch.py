@@ -39,7 +39,9 @@ def batch(
         ..., help="Folders, globs, single volumes, or lists (.csv, .jsonl) of volumes with boxes or segmentations."
     ),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for segmentations, summary.csv, index.html, batch.jsonl."),
-    format: str = typer.Option("seg.nrrd", help=f"Of the segmentations: {', '.join(FORMATS)}."),
+    format: str = typer.Option(
+        "auto", help=f"Of the segmentations: {', '.join(FORMATS)}; auto: seg.nrrd for volumes, png for pictures."
+    ),
     modality: str = MODALITY,
     strategy: str = STRATEGY,
     model: Optional[str] = MODEL,

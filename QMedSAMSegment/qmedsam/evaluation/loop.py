@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,14 @@ class SegmentsBoxes(Protocol):
     def segment(self, volume: Volume, boxes: Sequence[Box], **settings: Any) -> Any: ...
 
 
+@dataclass
+class Findings:
+    """What is to be said of a case's mask: objects without a prompt by reason, and how it was understood."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What was found of an object: its mask within ``crop`` (kji), and how sure the network was."""
@@ -58,26 +67,38 @@ def score_case(
     oracle: str | None = None,
     cancelled: Callable[[], bool] | None = None,
     official: list[OfficialScore] | None = None,
+    findings: Findings | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
-    ``official`` collects the case's score by the challenge's conventions. An oracle says nothing of pictures.
+    ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask. An
+    oracle says nothing of pictures.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
         Cancelled: ``cancelled()`` turned true.
     """
-    volume, labels_kji = case.load()
-    prompts = prompts_of(case, labels_kji, prompt, jitter)
+    volume, labels = case.load()
+    case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
+    findings = Findings() if findings is None else findings
+    prompts = prompts_of(case, labels, prompt, jitter, findings.left_out)
+    findings.notes += labels.notes
     if not prompts:
         return
-    settings = {"modality": case.modality, "strategy": strategy, "frame": frame, "cancelled": cancelled, "keep_masks": True}
+    names = {**case.names, **labels.names}
+    settings = {
+        "modality": case.modality or "auto",
+        "strategy": strategy,
+        "frame": frame,
+        "cancelled": cancelled,
+        "keep_masks": True,
+    }
     answers: list[Answer]
     if oracle and case.is_3d:
         settings["strategy"] = "fixed"  # every box is one slice thick: nothing to walk through
         answers, seconds = [], 0.0
         for p in prompts:
-            result = segmenter.segment(volume, told(case, p, labels_kji.shape, oracle, jitter), **settings)
+            result = segmenter.segment(volume, told(case, p, labels.shape, oracle, jitter), **settings)
             if cancelled and cancelled():
                 raise Cancelled
             answers.append(_stacked(result.objects))
@@ -89,29 +110,30 @@ def score_case(
         answers = [Answer(found.mask_kji_crop, found.crop, float(found.confidence)) for found in result.objects]
         seconds = _without_loading(result.seconds)
     if official is not None:
-        truth_kji = np.zeros(labels_kji.shape, np.uint16)
+        truth_kji = np.zeros(labels.shape, np.uint16)
         for p in prompts:
             truth_kji[p.crop][p.truth] = p.box.label
-        about = (case.case_id, case.modality, case.source, truth_kji, result.labels_kji)
+        about = (case.case_id, case.modality or "unknown", case.source, truth_kji, result.labels_kji)
         official.append(official_score(*about, volume.spacing_mm, case.is_3d))
     intensity = Intensity.of(volume, case.modality)
     spacing_kji = volume.spacing_mm[::-1] if case.is_3d else np.ones(3)
     kind = ("slice" if prompt == "slice" else "volume") if case.is_3d else "picture"
     flat = kind != "volume"
     for p, found in zip(prompts, answers):
-        parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels_kji.shape)]
+        parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels.shape)]
         truth, predicted, ellipse = _on_common_crop(parts, flat)
         masks = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
             case.patient_id,
             p.label,
+            names.get(p.label, ""),
             p.component,
             case.source,
-            case.modality,
+            case.modality or "unknown",
             kind,
             int(p.truth.sum()),
-            float(p.truth.sum(axis=(1, 2)).max()) / labels_kji[0].size,
+            float(p.truth.sum(axis=(1, 2)).max()) / (labels.shape[1] * labels.shape[2]),
             dsc(truth, predicted),
             nsd(*masks, NSD_TOLERANCE),
             dsc(truth, ellipse),
@@ -120,7 +142,7 @@ def score_case(
         )
         index = p.crop[0].start + int(p.truth.sum(axis=(1, 2)).argmax())
         name = case.case_id if len(case.case_id) <= 28 else f"{case.case_id[:16]}\u2026{case.case_id[-11:]}"
-        caption = f"{name} {p.label}\nDSC {score.dsc:.2f}, ellipse {score.ellipse_dsc:.2f}"
+        caption = f"{name} {names.get(p.label, p.label)}\nDSC {score.dsc:.2f}, ellipse {score.ellipse_dsc:.2f}"
         yield score, tile_of(volume, index, parts[0], parts[1], p.box, intensity, caption)
 
 
@@ -189,6 +211,8 @@ def evaluate(
     rows: list[Score] = []
     failed: list[dict[str, str]] = []
     unprompted: list[str] = []
+    left_out: Counter[str] = Counter()
+    notes: list[dict[str, str]] = []
     by_convention: list[OfficialScore] | None = [] if official else None
     with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
@@ -196,15 +220,17 @@ def evaluate(
                 progress(done, len(cases))
             if cancelled and cancelled():
                 raise Cancelled
-            first = len(rows)
+            first, findings = len(rows), Findings()
             try:
                 options = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, "oracle": oracle}
-                options |= {"cancelled": cancelled, "official": by_convention}
+                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
                     rows.append(score)
                 if len(rows) == first:
                     unprompted.append(case.case_id)
+                left_out += findings.left_out
+                notes += ({"case": case.case_id, "note": note} for note in findings.notes)
             except QMedSAMError as error:
                 del rows[first:]
                 failed.append({"case": case.case_id, "reason": str(error)})
@@ -223,6 +249,7 @@ def evaluate(
         }
         summary = summarize(rows, not_promptable)
         summary = {"settings": settings, **summary, "failed": failed, "without_prompt": unprompted}
+        summary |= {"left_out": {reason: count for reason, count in left_out.items() if count}, "notes": notes}
         _write(folder / "scores.csv", scores_csv(rows))
         _write(folder / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
         text = markdown(summary)

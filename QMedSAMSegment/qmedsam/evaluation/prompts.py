@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..files.labelled import LabelMap
 from ..geometry import Box, extent_of
 from .cases import Case, components
 
@@ -31,25 +33,32 @@ class Prompt:
     box: Box
 
 
-def prompts_of(case: Case, labels_kji: np.ndarray, prompt: str = "volume", jitter: float = 0.0) -> list[Prompt]:
+def prompts_of(
+    case: Case,
+    labels: LabelMap | np.ndarray,
+    prompt: str = "volume",
+    jitter: float = 0.0,
+    left_out: Counter[str] | None = None,
+) -> list[Prompt]:
     """The prompts of a case, numbered from 1 in their boxes' labels.
 
     Args:
         case: where the labels come from; its id seeds the jitter.
-        labels_kji: the case's label array.
+        labels: the case's, or one array ``(k, j, i)``.
         prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice.
         jitter: every side moves outward by 0..jitter of the box's length along it (inward below 0), at most to the
             image's border; along k only in 3D. Depends on case, label and component alone.
+        left_out: counts the objects that get no prompt, by reason.
     """
     result: list[Prompt] = []
     seen: dict[int, int] = {}
-    for label, mask, crop in components(labels_kji, case.is_3d):
+    for label, mask, crop in components(labels, case.is_3d, left_out):
         component = seen[label] = seen.get(label, 0) + 1
         flat = prompt == "slice" or not case.is_3d
         if flat:
             mask, crop = _largest_slice(mask, crop)
         random = np.random.default_rng([zlib.crc32(case.case_id.encode()), label, component])
-        lower, upper = _moved(crop, labels_kji.shape, jitter, random, flat)
+        lower, upper = _moved(crop, labels.shape, jitter, random, flat)
         box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}")
         result.append(Prompt(label, component, mask, crop, box))
     return result

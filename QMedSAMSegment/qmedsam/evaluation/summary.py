@@ -33,6 +33,7 @@ class Score:
         case: its id.
         patient: whose it is.
         label: of the object in the case's mask.
+        name: of the label, where one is known.
         component: number of the connected component within the label, the largest is 1.
         source: data set.
         modality: of the case.
@@ -49,6 +50,7 @@ class Score:
     case: str
     patient: str
     label: int
+    name: str
     component: int
     source: str
     modality: str
@@ -135,6 +137,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
         lines += [f"- {f['case']}: {f['reason']}" for f in summary["failed"]]
     if summary.get("without_prompt"):
         lines += ["", "## Cases without an object large enough for a prompt", "", ", ".join(summary["without_prompt"])]
+    if summary.get("left_out"):
+        lines += ["", "## Objects without a prompt", ""]
+        lines += [f"- {count} {reason}" for reason, count in summary["left_out"].items()]
+    if summary.get("notes"):
+        lines += ["", "## Notes on masks", "", *(f"- {n['case']}: {n['note']}" for n in summary["notes"])]
     return "\n".join(lines) + "\n"
 
 

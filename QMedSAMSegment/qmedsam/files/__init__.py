@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .boxes import read_boxes, write_boxes
+from .boxes import boxes_of, read_boxes, write_boxes
 from .paths import PathLike, check_target, check_targets, name_of, writing
 from .segmentations import DEFAULT_COLORS, FORMATS, Origin, Segment, format_of, read_labels, write_segmentation
 from .segments import read_segments
@@ -14,6 +14,7 @@ __all__ = [
     "Origin",
     "PathLike",
     "Segment",
+    "boxes_of",
     "check_target",
     "check_targets",
     "format_of",

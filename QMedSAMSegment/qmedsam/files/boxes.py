@@ -69,6 +69,18 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
     return _numbered(boxes, f"'{path.name}' gives")
 
 
+def boxes_of(entries: Any, volume: Volume, name: str) -> List[Box]:
+    """The same for what would stand in a plain ``.json``; ``name`` says in messages where it stands.
+
+    Raises:
+        QMedSAMError: as for :func:`read_boxes`.
+    """
+    boxes = _from_plain(entries, volume, Path(name))
+    if not boxes:
+        raise QMedSAMError(f"'{name}' holds no box.", "Give at least one.")
+    return _numbered(boxes, f"'{name}' gives")
+
+
 def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
     """Write boxes as ROI markups that 3D Slicer opens.
 
