@@ -28,7 +28,7 @@ from .options import (
     WINDOW,
 )
 from .parsing import parse_box, strategy_options
-from .results import draw, print_objects
+from .results import draw, print_notes, print_objects
 from .terminal import bar, console
 
 #: Suffixes of an agreement map: images in one file that keep their place.
@@ -47,7 +47,9 @@ def segment(
     model: Optional[str] = MODEL,
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
-    series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
+    series: Optional[str] = typer.Option(
+        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+    ),
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
@@ -61,7 +63,7 @@ def segment(
 ) -> None:
     """Segment the object inside every box of a volume.
 
-    Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
+    Example: qmedsam segment liver.nii.gz --modality CT --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
     from ..files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
     from ..segmenter import Segmenter
@@ -85,17 +87,7 @@ def segment(
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
-    for message in result.messages:
-        console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
-    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
-    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
-    if result.strategy in ("propagate", "vote"):
-        cost = result.cost
-        console.print(
-            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
-            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
-        )
+    # All files before anything is printed: whoever reads along may leave. A picture that cannot be drawn costs nothing else.
     if agreement:
         _write_agreement(agreement, image, result)
     if report:
@@ -120,8 +112,29 @@ def segment(
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if png:  # last: a picture that cannot be drawn costs nothing else
-        draw(png, image, result, segments, prompts, chosen, volume.name)
+    undrawn = None
+    if png:
+        try:
+            draw(png, image, result, segments, prompts, chosen, volume.name)
+        except Exception as error:
+            undrawn = error
+    print_notes(result)
+    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
+    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
+    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
+    if result.strategy in ("propagate", "vote"):
+        cost = result.cost
+        console.print(
+            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
+            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
+        )
+    if agreement:
+        if result.agreement_kji is None:
+            console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
+        else:
+            console.print(f"[green]{escape(str(agreement))}[/]")
+    if undrawn is not None:
+        raise undrawn
 
 
 def _write_agreement(path: Path, image: Volume, result) -> None:
@@ -130,8 +143,6 @@ def _write_agreement(path: Path, image: Volume, result) -> None:
     from ..files import image_of, writing
 
     if result.agreement_kji is None:
-        console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
     with writing(path) as beside:
         sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
-    console.print(f"[green]{escape(str(path))}[/]")

@@ -100,7 +100,7 @@ def holds_dicom(folder: Path) -> bool:
                 if entry.name.startswith(".") or known or not entry.is_file():
                     continue
                 with open(entry.path, "rb") as stream:
-                    if _is_dicom(stream.read(132)):
+                    if stream.read(132)[128:] == b"DICM":
                         return True
                 looked += 1
                 if looked == _LOOKED_AT:
@@ -108,13 +108,6 @@ def holds_dicom(folder: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _is_dicom(head: bytes) -> bool:
-    """By its mark, or by a first element of group 8 where the mark and what goes with it are missing (old exports)."""
-    group, length = head[:2], int.from_bytes(head[4:8], "little")
-    bare = group == b"\x08\x00" and head[3:4] == b"\0" and (head[4:6] in (b"UL", b"CS", b"UI", b"LO") or 0 < length <= 64)
-    return head[128:] == b"DICM" or (len(head) == 132 and bare)
 
 
 def _owner(path: Path, owners: Mapping[str, Path]) -> Optional[Path]:
