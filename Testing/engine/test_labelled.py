@@ -185,7 +185,8 @@ def _contours(path: Path, truth: np.ndarray, volume: Volume, pydicom) -> Path:
     whole.file_meta = FileMetaDataset()
     whole.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     whole.file_meta.MediaStorageSOPClassUID, whole.file_meta.MediaStorageSOPInstanceUID = whole.SOPClassUID, "1.2.7"
-    pydicom.dcmwrite(path, whole, enforce_file_format=True)
+    whole.is_little_endian, whole.is_implicit_VR = True, False  # pydicom 2, which Python 3.9 has, asks for them
+    whole.save_as(path, write_like_original=False)
     return path
 
 

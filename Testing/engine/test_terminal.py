@@ -111,11 +111,13 @@ def test_too_little_memory_for_the_model_blames_no_version(tmp_path: Path, monke
     from qmedsam import ModelStore, QMedSAMError
     from qmedsam.network import openvino_network
 
-    class Core:
-        def read_model(self, path):
+    openvino = openvino_network.import_openvino()
+
+    class Core(openvino.Core):
+        def read_model(self, *arguments):
             raise RuntimeError("Check 'x' failed at src/y.cpp:1:\nstd::bad_alloc")
 
-    monkeypatch.setattr(openvino_network, "import_openvino", lambda: type("O", (), {"Core": Core}))
+    monkeypatch.setattr(openvino, "Core", Core)
     with pytest.raises(QMedSAMError, match="not enough memory") as refused:
         openvino_network.OpenVINONetwork(ModelStore().models()[0])
     assert "Update" not in str(refused.value)

@@ -109,3 +109,107 @@ class OpenVINONetwork:
                     f"There is not enough memory to load the model '{self.model.name}'.",
                     "Close other programs, take fewer threads, or raise the limit that this one has.",
                 ) from error
+            capped = [cap for cap in CAPS if os.environ.get(cap)]
+            advice = f"Unset {' and '.join(capped)}" if capped else "Update OpenVINO, or verify the model"
+            raise QMedSAMError(
+                f"OpenVINO cannot load '{path.name}' of the model '{self.model.name}'.",
+                f"{advice}. ({str(error).strip().splitlines()[-1][:200]})",
+            ) from error
+
+    def _decoder(self, count: int) -> Any:
+        if count not in self._decoders:
+            shape = list(self._encoder.output(0).shape)
+            shapes = {"embedding": shape, "boxes": [count, 4]}
+            if self.hinted:
+                side = self.input_size // 2
+                shapes.update(hints=[count, len(HINTS), side, side], kinds=[count, len(KINDS)])
+            self._decoders[count] = self._compiled(self.model.decoder, shapes)
+        if not self._compared:
+            self._compared = True
+            deviation = self._compare(self._decoders[count], count)
+            keep_deviation(self._cache, deviation.embedding, deviation.logits)
+            self._judge(deviation)
+        return self._decoders[count]
+
+    def _compare(self, decoder: Any, count: int) -> Deviation:
+        """With whatever number of boxes a decoder takes: compiling another one takes longer than all the rest."""
+        reference = self._reference
+        embedding = self._encoder(reference.image[None])[0]
+        boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
+        logits = [decoder([embedding, boxes[n : n + count], *self._silence(count)])[0] for n in range(0, len(boxes), count)]
+        return reference.compared(embedding, np.concatenate(logits)[: len(reference.boxes_uv)])
+
+    def _judge(self, deviation: Deviation) -> None:
+        self._compared = True
+        if deviation.too_far:
+            self.doubt = self.sentence(deviation)
+            _log.warning("%s", self.doubt)
+
+    def sentence(self, deviation: Deviation) -> str:
+        """What to tell a user of a machine whose answer is too far from the reference."""
+        return (
+            f"The model '{self.model.name}' computes something else on this computer ({processor_name(self._core)}, OpenVINO "
+            f"{self._version}) than it should: {deviation}. Do not rely on its masks; try another version of OpenVINO."
+        )
+
+    def check(self) -> Optional[Deviation]:
+        """This machine's answer now, whatever was remembered; None if the model carries no reference answer."""
+        if self._reference is None:
+            return None
+        with self._lock:
+            self._compared = True
+            return self._compare(self._decoder(1), 1)
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """See :class:`~qmedsam.network.Network`."""
+        # The plain call copies its outputs; an infer request's own tensors would change under the next request.
+        with self._lock:
+            return self._encoder(image[None])[0]
+
+    def decode(
+        self,
+        embedding: np.ndarray,
+        boxes_uv: np.ndarray,
+        hints: Optional[np.ndarray] = None,
+        kinds: Optional[np.ndarray] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """See :class:`~qmedsam.network.Network`. Fixed shapes of 16, 4 and 1 boxes, compiled when first needed."""
+        boxes = np.asarray(boxes_uv, np.float32) * self._scale
+        logits, confidence = [], []
+        for start, count in _blocks(len(boxes), self._SHAPES):
+            part = slice(start, start + count)
+            said = self._silence(count)
+            if said and hints is not None:
+                said[0] = np.asarray(hints[part], np.float32)
+            if said and kinds is not None:
+                said[1] = np.asarray(kinds[part], np.float32)
+            with self._lock:
+                out = self._decoder(count)([embedding, boxes[part], *said])
+            masks = out[0] if out[0].ndim == 4 else out[0][:, None]
+            logits.append(masks)
+            # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
+            confidence.append(out[1].reshape(masks.shape[:2]) if len(out) > 1 else _pixel_confidence(masks))
+        return np.concatenate(logits), np.concatenate(confidence)
+
+    def _silence(self, count: int) -> List[np.ndarray]:
+        """Hints and kinds that say nothing, where the decoder has them."""
+        if not self.hinted:
+            return []
+        side = self.input_size // 2
+        return [np.zeros((count, len(HINTS), side, side), np.float32), np.zeros((count, len(KINDS)), np.float32)]
+
+
+def _blocks(count: int, shapes: Sequence[int]) -> Iterator[Tuple[int, int]]:
+    """Where calls of whole shapes begin, and how many boxes each takes: six as 4 + 1 + 1, half of the time of a padded 16."""
+    start = 0
+    while start < count:
+        shape = next(size for size in shapes if size <= count - start)
+        yield start, shape
+        start += shape
+
+
+def _pixel_confidence(logits: np.ndarray) -> np.ndarray:
+    """Mean probability inside the thresholded mask, per mask (``N x C x m x m`` to ``N x C``); 0 for an empty one."""
+    inside = logits > 0
+    probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    return (probability * inside).sum(axis=(2, 3)) / np.maximum(inside.sum(axis=(2, 3)), 1)
