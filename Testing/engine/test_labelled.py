@@ -329,7 +329,7 @@ def test_nnunet_and_decathlon(tmp_path: Path) -> None:
         cases = read_manifest(path)
         assert [(c.case_id, c.image.name, c.modality) for c in cases] == [
             ("organ_000", "organ_000_0000.nrrd", "MR"), ("organ_001", "organ_001_0000.nrrd", "MR")]  # fmt: skip
-        assert cases[0].names == {1: "gland"} and cases[0].source == root.name and cases[0].split == "train"
+        assert cases[0].names == ((1, "gland"),) and cases[0].source == root.name and cases[0].split == "train"
     old = tmp_path / "Task09_Spleen"
     _pair(old, "imagesTr/s_1.nii.gz", "labelsTr/s_1.nii.gz")
     (old / "imagesTr" / "._s_1.nii.gz").write_bytes(b"x")  # what a Mac leaves
@@ -337,7 +337,7 @@ def test_nnunet_and_decathlon(tmp_path: Path) -> None:
     about = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, "training": [entry], "test": ["./x.nii.gz"]}
     (old / "dataset.json").write_text(json.dumps(about))
     (case,) = read_manifest(old)
-    assert (case.modality, case.names, case.split) == ("CT", {1: "spleen"}, "train") and case.load()[1].layers
+    assert (case.modality, case.names, case.split) == ("CT", ((1, "spleen"),), "train") and case.load()[1].layers
 
 
 def test_data_lists_of_monai(tmp_path: Path) -> None:
@@ -350,8 +350,9 @@ def test_data_lists_of_monai(tmp_path: Path) -> None:
     assert [c.case_id for c in read_manifest(tmp_path / "data.json", "validation")] == ["img2"]
     (tmp_path / "bare.json").write_text(json.dumps(entries))
     assert len(read_manifest(tmp_path / "bare.json")) == 3
+    assert len({*read_manifest(tmp_path / "bare.json", "train")}) == 3  # cases are keys of caches
     with pytest.raises(QMedSAMError, match="nothing of splits"):
-        read_manifest(tmp_path / "bare.json", "train")
+        read_manifest(tmp_path / "bare.json", "validation")
 
 
 def test_bids(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
@@ -15,7 +15,7 @@ from ..files.labelled import LabelMap, read_label_map
 from ..files.layouts import Pair, beside, pairs_of
 from ..files.tables import read_text, table_of
 from ..geometry import Volume
-from ..intensity import known_modality
+from ..intensity import known_modality, looks_like_ct
 
 #: Smallest component that gets a prompt, and how many of a label's components do (issue of record: the largest ones).
 MIN_PIXELS_2D = 30
@@ -66,7 +66,7 @@ class Case:
     patient_id: str
     image: Path
     mask: Path
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Tuple[Tuple[int, str], ...] = ()
     series: Optional[str] = None
 
     @property
@@ -75,13 +75,16 @@ class Case:
         return f"{self.modality or 'unknown'}/{self.source}"
 
     def load(self) -> Tuple[Volume, LabelMap]:
-        """The image, and its labels on the image's grid.
+        """The image with its modality (the case's, the file's, or CT where the values look like it), and its labels on its grid.
 
         Raises:
             QMedSAMError: one of them cannot be read, they do not meet, or a volume is called a picture.
         """
         image = read_volume(self.image, self.series)
-        volume = Volume(image.array_kji, image.ijk_to_ras, self.modality or image.modality, self.case_id)
+        modality = self.modality or image.modality
+        if not modality and image.array_kji.dtype != np.uint8 and not image.is_rgb and looks_like_ct(image.array_kji):
+            modality = "CT"
+        volume = replace(image, modality=modality, name=self.case_id)
         if not self.is_3d and volume.shape_ijk[2] > 1:
             raise QMedSAMError(
                 f"'{self.image.name}' has {volume.shape_ijk[2]} slices, but its case is called 2D.", "Write 3D, or nothing."
@@ -97,7 +100,7 @@ def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
             it), and if wanted ``case_id``, ``modality``, ``dim`` (2D, 3D), ``source``, ``split``, ``patient_id``, ``series``;
             or what :func:`qmedsam.files.layouts.pairs_of` knows (``dataset.json``, BIDS, two folders), or a folder with
             segmentations beside the images.
-        split: only its cases.
+        split: only its cases. A list without splits is all ``train``.
 
     Raises:
         QMedSAMError: nothing there, not a text in UTF-8, a missing column, a row without one of its values or with a wrong
@@ -107,6 +110,8 @@ def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
     cases = _from_layout(path) if path.is_dir() or path.suffix.lower() == ".json" else _from_table(path)
     if split is not None:
         if not any(case.split for case in cases):
+            if split == "train":
+                return cases
             raise QMedSAMError(f"'{path.name}' says nothing of splits.", "Leave --split out, or add a column 'split'.")
         cases = [case for case in cases if case.split == split]
     if not cases:
@@ -119,7 +124,7 @@ def case_of(pair: Pair, source: str, modality: str = "") -> Case:
     is_3d = pair.image.suffix.lower() not in _PICTURES
     kind = pair.modality or modality
     about = (pair.name, kind, is_3d, source, pair.split, pair.patient or pair.name)
-    return Case(*about, pair.image, pair.mask, dict(pair.names))
+    return Case(*about, pair.image, pair.mask, pair.names)
 
 
 def _from_layout(path: Path) -> List[Case]:

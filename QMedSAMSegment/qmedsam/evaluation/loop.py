@@ -85,7 +85,7 @@ def score_case(
     findings.notes += labels.notes
     if not prompts:
         return
-    names = {**case.names, **labels.names}
+    names = {**dict(case.names), **labels.names}
     settings = {
         "modality": case.modality or "auto",
         "strategy": strategy,

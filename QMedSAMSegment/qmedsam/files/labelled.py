@@ -41,6 +41,10 @@ class LabelMap:
     names: Dict[int, str]
     notes: Tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        """Slices, as of an array ``(k, j, i)``."""
+        return len(self.layers[0])
+
     @property
     def shape(self) -> Tuple[int, int, int]:
         """Slices, rows and columns."""

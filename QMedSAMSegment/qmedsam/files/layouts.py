@@ -161,7 +161,7 @@ def _listed(path: Path, content: Any) -> Optional[List[Pair]]:
             image, mask = (_first(entry, keys) if isinstance(entry, Mapping) else None for keys in (_IMAGE_KEYS, _MASK_KEYS))
             if isinstance(image, str) and isinstance(mask, str):
                 source = _channel(base / image)
-                pairs.append(Pair(_below(name_of(base / image), mask), source, base / mask, modality, _SPLITS.get(key, "")))
+                pairs.append(Pair(name_of(base / image), source, base / mask, modality, _SPLITS.get(key, "")))
     if not lists and isinstance(about.get("dataset"), Mapping):  # nnU-Net with files of any name
         for name, entry in about["dataset"].items():
             image, mask = _first(entry, ("images",)), _first(entry, ("label",))
@@ -175,10 +175,6 @@ def _listed(path: Path, content: Any) -> Optional[List[Pair]]:
     if not pairs:
         raise QMedSAMError(f"'{path.name}' lists no image with a mask.", "Each entry names an 'image' and a 'label'.")
     return _unique(pairs)
-
-
-def _below(name: str, mask: str) -> str:
-    return name or Path(mask).stem
 
 
 def _first(entry: Mapping[str, Any], keys: Sequence[str]) -> Any:
