@@ -183,15 +183,16 @@ def boxes_of(values: argparse.Namespace, volume: Any) -> List[Any]:
 def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any]:
     """Segment the boxes of one image and write the segmentation."""
     from qmedsam import QMedSAMError, Segmenter
-    from qmedsam.files import Origin, check_targets, format_of, read_volume, write_segmentation
+    from qmedsam.files import Origin, check_fits, check_output, check_targets, read_volume, write_segmentation
 
     output = values.outputSegmentation
     if output is None:
         raise QMedSAMError("There is nowhere to write the segmentation to.", "Choose an output segmentation.")
     check_targets([output], values.inputVolume, values.boxesFile, values.inputSegmentation)
-    format_of(output)
+    check_output(output, values.inputVolume)
     options, window = options_of(values), window_of(values.window)
     volume = read_volume(values.inputVolume)
+    check_fits(output, volume)
     boxes = boxes_of(values, volume)
     progress.comment("Segmenting")
     result = Segmenter(values.model or None, threads=values.threads).segment(
@@ -209,11 +210,12 @@ def segment_one(values: argparse.Namespace, progress: Progress) -> Dict[str, Any
     for message in result.messages:
         progress.say(f"Note: {message}")
     for found in result.objects:
-        progress.say(f"{found.name}: {found.voxels} voxels, {found.volume_ml:.2f} ml, confidence {found.confidence:.2f}")
+        size = f", {found.volume_ml:.2f} ml" if volume.has_ml else ""
+        progress.say(f"{found.name}: {found.voxels} voxels{size}, confidence {found.confidence:.2f}")
     return {
         "objects": len(result.objects),
         "voxels": sum(found.voxels for found in result.objects),
-        "volumeMl": sum(found.volume_ml for found in result.objects),
+        "volumeMl": sum(found.volume_ml for found in result.objects) if volume.has_ml else 0.0,
     }
 
 

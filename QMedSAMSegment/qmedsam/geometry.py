@@ -35,6 +35,9 @@ class Volume:
         ijk_to_ras: ``4 x 4`` matrix from voxel indices to RAS in mm.
         modality: DICOM-like name (``CT``, ``MR``, ``PET``, ``US`` ...) or ``""`` when the file does not say.
         name: shown to the user and used for segment names.
+        notes: what its reader had to assume or found odd, in sentences for the user.
+        measured: whether lengths are mm; False where the file tells no voxel size, and a length of 1 is a voxel's.
+        orientation: EXIF orientation (1 to 8) by which the file's pixels were turned to be the array as viewers show it.
 
     Raises:
         QMedSAMError: empty or wrongly shaped array, singular matrix, or a complex type.
@@ -44,6 +47,9 @@ class Volume:
     ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
     modality: str = ""
     name: str = ""
+    notes: Tuple[str, ...] = ()
+    measured: bool = True
+    orientation: int = 1
 
     def __post_init__(self) -> None:
         array = self.array_kji
@@ -78,6 +84,11 @@ class Volume:
     @property
     def is_rgb(self) -> bool:
         return self.array_kji.ndim == 4
+
+    @property
+    def has_ml(self) -> bool:
+        """Whether its voxels have a size in millilitres: not those of a picture, nor of a file that tells no lengths."""
+        return self.measured and self.array_kji.shape[0] > 1
 
 
 def _spans(axes: np.ndarray) -> bool:

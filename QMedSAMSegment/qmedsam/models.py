@@ -13,14 +13,17 @@ import shutil
 import sys
 import tempfile
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .errors import QMedSAMError
+from .files.header import shown
 
 MANIFEST = "manifest.json"
+_LONGEST_MANIFEST = 1 << 20
+#: A zip of a model holds a dozen files; the largest network here has 400 MB.
+_MOST_ENTRIES, _MOST_BYTES = 1000, 4 << 30
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,15 @@ class Manifest:
         """
         where = f"The manifest of '{path.parent.name}'"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            size = path.stat().st_size
+        except OSError:
             raise QMedSAMError(f"'{path.parent}' holds no {MANIFEST}.", "Choose the folder of an exported model.") from None
-        except (OSError, ValueError) as error:
-            raise QMedSAMError(f"{where} cannot be read: {error}.", "Export or download the model again.") from None
+        if not path.is_file() or size > _LONGEST_MANIFEST:  # a pipe would never end
+            raise QMedSAMError(f"{where} is no file of text.", "Export or download the model again.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise QMedSAMError(f"{where} cannot be read: {shown(error)}.", "Export or download the model again.") from None
         schema = json.loads((Path(__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
         problem = _violation(values, schema, "manifest")
         if problem:
@@ -82,7 +89,7 @@ def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
     if kind and (not isinstance(value, kinds[kind]) or isinstance(value, bool)):
         return f"{where} is not of the type {kind}"
     if "enum" in schema and value not in schema["enum"]:
-        return f"{where} is '{value}', not one of {', '.join(map(str, schema['enum']))}"
+        return f"{where} is '{shown(value)}', not one of {', '.join(map(str, schema['enum']))}"
     if "minimum" in schema and value < schema["minimum"]:
         return f"{where} is below {schema['minimum']}"
     if isinstance(value, str) and len(value) < schema.get("minLength", 0):
@@ -98,9 +105,9 @@ def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
                 return f"{where} lacks '{key}'"
         for key, inner in value.items():
             if key not in known and extra is False:
-                return f"{where} has the unknown field '{key}'"
+                return f"{where} has the unknown field '{shown(key)}'"
             rule = known.get(key, extra if isinstance(extra, dict) else {})
-            problem = _violation(inner, rule, f"{where}.{key}")
+            problem = _violation(inner, rule, f"{where}.{shown(key)}")
             if problem:
                 return problem
     return ""
@@ -147,9 +154,11 @@ class Model:
         for name, expected in self.manifest.files.items():
             path = self.folder / name
             if Path(name).name != name:
-                raise QMedSAMError(f"The manifest of '{self.name}' points outside its folder ('{name}').", "Do not use it.")
+                raise QMedSAMError(
+                    f"The manifest of '{self.name}' points outside its folder ('{shown(name)}').", "Do not use it."
+                )
             if not path.is_file():
-                raise QMedSAMError(f"The model '{self.name}' lacks its file '{name}'.", "Add the model again.")
+                raise QMedSAMError(f"The model '{shown(self.name)}' lacks its file '{shown(name)}'.", "Add the model again.")
             if hashlib.sha256(path.read_bytes()).hexdigest() != expected.lower():
                 raise QMedSAMError(
                     f"The file '{name}' of the model '{self.name}' differs from its checksum.",
@@ -268,8 +277,12 @@ class ModelStore:
                 raise QMedSAMError(f"'{source}' is neither a model folder nor a zip file.", f"It must hold {MANIFEST}.")
             model = Model.read(found)
             model.verify()
-            if not model.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or model.name[0] == ".":
-                raise QMedSAMError(f"'{model.name}' is not a usable model name.", "Use letters, digits, '-', '_' and '.'.")
+            if (
+                len(model.name) > 100
+                or not model.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+                or model.name[0] == "."
+            ):
+                raise QMedSAMError(f"'{shown(model.name)}' is not a usable model name.", "Use letters, digits, '-', '_' and '.'.")
             target = self.user / model.name
             if target.exists():
                 raise QMedSAMError(f"A model '{model.name}' is there already.", "Remove it first.")
@@ -297,13 +310,27 @@ class ModelStore:
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
-    """Unpack a zip and return the folder of its manifest."""
+    """Unpack the model of a zip, and nothing else of it; return its folder."""
     try:
         with zipfile.ZipFile(archive) as content:
-            content.extractall(scratch)  # zipfile itself strips '..' and absolute names
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # damaged outside, inside, cut
-        raise QMedSAMError(f"'{archive.name}' cannot be unpacked: {error}.", "Download it again.") from None
-    manifests = sorted(scratch.rglob(MANIFEST), key=lambda p: len(p.parts))
-    if not manifests:
-        raise QMedSAMError(f"'{archive.name}' holds no {MANIFEST}.", "Choose the zip of an exported model.")
-    return manifests[0].parent
+            entries = [info for info in content.infolist() if info.filename and not info.is_dir()]
+            if len(entries) > _MOST_ENTRIES or sum(info.file_size for info in entries) > _MOST_BYTES:
+                raise QMedSAMError(
+                    f"'{archive.name}' holds {len(entries):,} files that unpack to more than a model.",
+                    "Choose the zip of an exported model.",
+                )
+            manifests = sorted((i.filename for i in entries if i.filename.split("/")[-1] == MANIFEST), key=lambda n: n.count("/"))
+            if not manifests:
+                raise QMedSAMError(f"'{archive.name}' holds no {MANIFEST}.", "Choose the zip of an exported model.")
+            inside = manifests[0][: -len(MANIFEST)]
+            scratch.mkdir()
+            for info in entries:
+                name = info.filename[len(inside) :]
+                if info.filename.startswith(inside) and name and "/" not in name and "\\" not in name and name not in (".", ".."):
+                    with content.open(info) as source, (scratch / name).open("wb") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+    except QMedSAMError:
+        raise
+    except Exception as error:  # damaged outside, inside, or cut: of zipfile, zlib, lzma, bz2 and the file system
+        raise QMedSAMError(f"'{archive.name}' cannot be unpacked: {shown(error)}.", "Download it again.") from None
+    return scratch

@@ -29,7 +29,7 @@ class ObjectResult:
         label: value in the label array.
         name: of the box.
         voxels: that carry its label in the label array.
-        volume_ml: the same in millilitres.
+        volume_ml: the same in millilitres; it means nothing where ``Volume.has_ml`` is false.
         covered: voxels of its own mask that a smaller box's label covers.
         confidence: predicted IoU, averaged over its slices by area; 0 for an empty mask.
         slices: how many slices its mask is on.

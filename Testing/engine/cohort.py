@@ -18,7 +18,7 @@ BAD: Dict[str, str] = {
     "nan": "no finite value",
     "no-boxes": "There are no boxes",
     "outside": "lies outside the image",
-    "huge": "GiB",
+    "huge": "ends too early",
     "torn-boxes": "is not a JSON file",
     "text": "is not an image",
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from qmedsam import Box, QMedSAMError, Segmenter
-from qmedsam.files import image_of, read_volume, write_segmentation
+from qmedsam.files import check_output, image_of, read_volume, write_segmentation
 from qmedsam.files.segmentations import Origin
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.phantom.shapes import rotation
@@ -19,55 +21,21 @@ from qmedsam.phantom.shapes import rotation
 pydicom = pytest.importorskip("pydicom")
 hd = pytest.importorskip("highdicom")
 
-from pydicom.dataset import FileMetaDataset  # noqa: E402
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
+from dicom_series import SPACING, cubes, write_multiframe, write_series  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    DigitalMammographyXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForPresentation,
+)
 from qmedsam.files.dicom_seg import codes_of  # noqa: E402
 
 ENGINE = Path(__file__).resolve().parents[2] / "QMedSAMSegment"
 UTF8 = {**os.environ, "PYTHONIOENCODING": "utf-8"}
 CASES = (("series", "ct"), ("plain", "plain.nrrd"))
-SPACING = (0.7, 0.9, 2.5)  # of columns, rows and slices
-ORIGIN_LPS = np.array([-31.0, 17.5, 210.25])
-
-
-def write_series(folder: Path, array_kji: np.ndarray, axes_lps: np.ndarray, **attributes) -> str:
-    """A CT whose file names and instance numbers say nothing about the slices' order; its series UID."""
-    folder.mkdir()
-    series, study, frame = generate_uid(), generate_uid(), generate_uid()
-    order = np.random.default_rng(7).permutation(len(array_kji))
-    for k, place in enumerate(order):
-        image = pydicom.Dataset()
-        image.file_meta = FileMetaDataset()
-        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = CTImageStorage
-        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
-        image.SpecificCharacterSet = "ISO_IR 192"
-        image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = "Müller^Anna", "P-17", "19700131", "F"
-        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
-        image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "20260102", "101112", "S1", "A9"
-        image.ReferringPhysicianName, image.PositionReferenceIndicator = "", ""
-        image.Modality, image.SeriesNumber, image.InstanceNumber = "CT", 4, int(place) + 1
-        image.SeriesDescription = "abdomen"
-        image.ImagePositionPatient = [float(v) for v in np.round(ORIGIN_LPS + axes_lps[:, 2] * SPACING[2] * k, 6)]
-        image.ImageOrientationPatient = [float(v) for v in np.round([*axes_lps[:, 0], *axes_lps[:, 1]], 8)]
-        image.PixelSpacing, image.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
-        image.Rows, image.Columns = array_kji.shape[1:]
-        image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
-        image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
-        image.RescaleIntercept, image.RescaleSlope = -1024, 1
-        image.PixelData = (array_kji[k] + 1024).astype("<i2").tobytes()
-        for key, value in attributes.items():
-            setattr(image, key, value)
-        image.save_as(folder / f"{place:03d}.dcm", enforce_file_format=True)
-    return series
 
 
 @pytest.fixture
 def cube() -> np.ndarray:
-    array = np.full((9, 40, 30), -100, np.int16)
-    array[2:7, 8:20, 5:15] = 120
-    array[3:5, 25:34, 16:27] = 90
-    return array
+    return cubes()
 
 
 @pytest.fixture
@@ -254,46 +222,6 @@ def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
     assert seg.pixel_array.any() and seg.DeviceSerialNumber == "qmedsam-compact"
 
 
-def _of(**attributes):
-    made = pydicom.Dataset()
-    for key, value in attributes.items():
-        setattr(made, key, value)
-    return made
-
-
-def write_multiframe(path: Path, like: Path, array_kji: np.ndarray, axes_lps: np.ndarray) -> None:
-    """An enhanced CT: all slices as frames of one file, patient and study as in another image."""
-    image, kept = pydicom.Dataset(), pydicom.dcmread(like, stop_before_pixels=True)
-    for element in kept:
-        if element.keyword not in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-            image.add(element)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = EnhancedCTImageStorage
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
-    image.ImageType, image.NumberOfFrames = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], len(array_kji)
-    image.PixelData = (array_kji + 1024).astype("<i2").tobytes()
-    measures = _of(PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness=SPACING[2], SpacingBetweenSlices=SPACING[2])
-    values = _of(RescaleIntercept=-1024, RescaleSlope=1, RescaleType="HU")
-    plane = _of(ImageOrientationPatient=kept.ImageOrientationPatient)
-    image.SharedFunctionalGroupsSequence = [
-        _of(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[plane], PixelValueTransformationSequence=[values])
-    ]
-    uid = generate_uid()
-    image.DimensionOrganizationSequence = [_of(DimensionOrganizationUID=uid)]
-    index = _of(DimensionOrganizationUID=uid, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113)
-    image.DimensionIndexSequence = [index]
-    positions = [[float(v) for v in np.round(ORIGIN_LPS + axes_lps[:, 2] * SPACING[2] * k, 6)] for k in range(len(array_kji))]
-    image.PerFrameFunctionalGroupsSequence = [
-        _of(
-            PlanePositionSequence=[_of(ImagePositionPatient=position)],
-            FrameContentSequence=[_of(DimensionIndexValues=[k], StackID="1", InStackPositionNumber=k)],
-        )
-        for k, position in enumerate(positions, start=1)
-    ]
-    image.save_as(path, enforce_file_format=True)
-
-
 def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, cube, axes) -> None:
     write_series(tmp_path / "ct", cube, axes)
     write_multiframe(tmp_path / "enhanced.dcm", tmp_path / "ct" / "000.dcm", cube, axes)
@@ -313,3 +241,177 @@ def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, cube,
         assert np.array_equal(frame, labels[number - 1])
         found.add(number - 1)
     assert found == set(np.flatnonzero(labels.any(axis=(1, 2))))
+
+
+# Series as they come: anonymised, of any script, of a projection
+
+
+def _edited(folder: Path, edit) -> None:
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        edit(image)
+        image.save_as(file, enforce_file_format=True)
+
+
+def _written(folder: Path, segments=((1, "liver", None),), source: Optional[Path] = None) -> pydicom.Dataset:
+    """What a run does: look first, then read, then write."""
+    source = source or folder / "ct"
+    check_output(folder / "out.dcm", source)
+    volume = read_volume(source)
+    labels = (volume.array_kji > 100).astype(np.uint8)
+    write_segmentation(folder / "out.dcm", labels, volume, list(segments), Origin(source))
+    seg = hd.seg.segread(folder / "out.dcm")
+    assert seg.pixel_array.sum() == labels.sum() > 0
+    return seg
+
+
+ANONYMOUS = [
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
+    *("ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator", "SliceThickness", "SeriesNumber"),
+    *("SpecificCharacterSet", "InstanceNumber"),
+]
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [ANONYMOUS, ["StudyID"], ["PatientID"], ["SliceThickness"], ["FrameOfReferenceUID"]],
+    ids=lambda gone: "+".join(gone)[:30],
+)
+def test_an_anonymised_series(tmp_path, cube, axes, gone) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+
+    def anonymise(image) -> None:
+        for keyword in gone:
+            delattr(image, keyword)
+
+    _edited(tmp_path / "ct", anonymise)
+    seg = _written(tmp_path)
+    assert float(seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == pytest.approx(SPACING[2])
+    for keyword in ("PatientName", "PatientID", "StudyID", "StudyDate"):
+        assert keyword in seg and (keyword not in gone or not seg.get(keyword))
+    one = seg.FrameOfReferenceUID
+    assert _written(tmp_path).FrameOfReferenceUID == one, "the same for all that is made of a series"
+
+
+@pytest.mark.parametrize(
+    "keyword, value", [("PatientSex", "X"), ("StudyDate", "before 2026"), ("StudyTime", "noon"), ("PatientBirthDate", "1970-1-1")]
+)
+def test_values_that_the_standard_does_not_know_are_left_empty(tmp_path, cube, axes, keyword, value) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _edited(tmp_path / "ct", lambda image: image.__setattr__(keyword, value))
+    assert not _written(tmp_path).get(keyword)
+
+
+@pytest.mark.parametrize(
+    "characters, name",
+    [
+        (None, "Mueller^Anna"),
+        ("ISO_IR 100", "Müller^Anna"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # they would stand on the user's terminal
+def test_names_of_any_script_are_written_in_utf_8(tmp_path, cube, axes, characters, name) -> None:
+    """Whatever the series' own character set: it need not have the letters of the segments."""
+    write_series(tmp_path / "ct", cube, axes)
+
+    def speak(image) -> None:
+        if characters is None:
+            del image.SpecificCharacterSet
+        else:
+            image.SpecificCharacterSet = characters
+        image.PatientName = name
+
+    _edited(tmp_path / "ct", speak)
+    segments = [(1, "печень ćwiczenie 肝臓", None), (2, "a\\b" + "x" * 80, None)]
+    seg = _written(tmp_path, segments)
+    again = pydicom.dcmread(tmp_path / "out.dcm")
+    assert again.SpecificCharacterSet == "ISO_IR 192" and str(again.PatientName) == name
+    assert seg.SegmentSequence[0].SegmentLabel == segments[0][1]
+    assert seg.SegmentSequence[1].SegmentLabel == "a_b" + "x" * 61
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_what_is_really_needed_is_asked_for_before_the_run(tmp_path, cube, axes, keyword) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+    _edited(tmp_path / "ct", lambda image: image.__setattr__(keyword, ""))
+    source = next((tmp_path / "ct").iterdir()) if keyword == "SeriesInstanceUID" else tmp_path / "ct"
+    with pytest.raises(QMedSAMError, match=keyword):
+        check_output(tmp_path / "out.dcm", source)
+
+
+def test_a_stack_without_places_is_refused_before_the_run(tmp_path, cube, axes) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+    _edited(tmp_path / "ct", lambda image: image.pop("ImagePositionPatient"))
+    with pytest.raises(QMedSAMError):  # by the reader or by the writer: nothing is segmented first
+        check_output(tmp_path / "out.dcm", tmp_path / "ct")
+        read_volume(tmp_path / "ct")
+
+
+def test_orientations_that_are_rounded_differently_are_one(tmp_path, cube, axes) -> None:
+    write_series(tmp_path / "ct", cube, axes)
+
+    def round_off(image) -> None:
+        digits = 4 + image.InstanceNumber % 3
+        image.ImageOrientationPatient = [round(float(v), digits) for v in image.ImageOrientationPatient]
+
+    _edited(tmp_path / "ct", round_off)
+    _written(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [DigitalXRayImageStorageForPresentation, DigitalMammographyXRayImageStorageForPresentation])
+def test_a_projection_is_referred_to_without_a_place(tmp_path, cube, axes, kind) -> None:
+    write_series(tmp_path / "ct", cube[:5], axes)
+    (source, *others) = sorted((tmp_path / "ct").iterdir())
+    for file in others:
+        file.unlink()
+    image = pydicom.dcmread(source)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"):
+        delattr(image, keyword)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
+    image.Modality, image.ImagerPixelSpacing = ("DX" if "Mammo" not in kind.name else "MG"), [0.1, 0.1]
+    image.PixelData = (cube[3] + 1024).astype("<i2").tobytes()
+    image.save_as(source, enforce_file_format=True)
+    seg = _written(tmp_path, source=source)
+    reference = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert reference.ReferencedSOPInstanceUID == image.SOPInstanceUID
+    assert np.array_equal(np.squeeze(seg.pixel_array), cube[3] > 100)
+
+
+def test_frames_that_say_everything_anew(tmp_path, cube, axes) -> None:
+    """Sizes and orientation may stand in the groups of every frame."""
+    write_series(tmp_path / "ct", cube, axes)
+    write_multiframe(tmp_path / "enhanced.dcm", tmp_path / "ct" / "000.dcm", cube, axes)
+    image = pydicom.dcmread(tmp_path / "enhanced.dcm")
+    shared = image.SharedFunctionalGroupsSequence[0]
+    volume = read_volume(tmp_path / "enhanced.dcm")
+    for group in image.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = shared.PlaneOrientationSequence
+        group.PixelMeasuresSequence = shared.PixelMeasuresSequence
+    del shared.PlaneOrientationSequence, shared.PixelMeasuresSequence
+    image.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    check_output(tmp_path / "out.dcm", tmp_path / "enhanced.dcm")
+    labels = (volume.array_kji > 100).astype(np.uint8)
+    write_segmentation(tmp_path / "out.dcm", labels, volume, [(1, "liver", None)], Origin(tmp_path / "enhanced.dcm"))
+    assert hd.seg.segread(tmp_path / "out.dcm").pixel_array.sum() == labels.sum()
+
+
+def test_frames_in_another_order_than_the_slices(tmp_path, cube, axes) -> None:
+    """Each slice is written as the frame that lies where it lies."""
+    write_series(tmp_path / "ct", cube, axes)
+    order = np.random.default_rng(1).permutation(len(cube))
+    write_multiframe(tmp_path / "enhanced.dcm", tmp_path / "ct" / "000.dcm", cube, axes, order)
+    volume = read_volume(tmp_path / "ct")
+    labels = (volume.array_kji > 100).astype(np.uint8)
+    write_segmentation(tmp_path / "out.dcm", labels, volume, [(1, "liver", None)], Origin(tmp_path / "enhanced.dcm"))
+    seg, source = hd.seg.segread(tmp_path / "out.dcm"), pydicom.dcmread(tmp_path / "enhanced.dcm")
+    assert seg.pixel_array.sum() == labels.sum()
+    for frame, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence):
+        number = int(groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+        there = source.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(groups.PlanePositionSequence[0].ImagePositionPatient, there, atol=1e-3)
+        assert np.array_equal(frame, labels[order[number - 1]])

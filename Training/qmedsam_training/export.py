@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from qmedsam import QMedSAMError
+from qmedsam.files.paths import NotWhole, advice, flush, reason_of
 from qmedsam.models import Model
 from qmedsam.network import HINTS, KINDS
 from qmedsam.network.runtime import import_openvino
@@ -228,7 +229,10 @@ def slim(ir: Path) -> None:
     Indentation, the exporter's names of tensors (inputs and outputs keep theirs), shapes of inputs, and constants that
     repeat another one (except weights, which OpenVINO wants apart). Products keep their names: the census shows them.
     """
-    tree = ElementTree.parse(ir)
+    try:
+        tree = ElementTree.parse(ir)
+    except ElementTree.ParseError as error:  # OpenVINO does not say that a disk is full
+        raise NotWhole() from error
     layers, edges = tree.find("layers"), tree.find("edges")
     first: Dict[tuple, str] = {}
     same: Dict[str, str] = {}
@@ -313,7 +317,11 @@ def write_model(
         for part, graph in to_onnx(model, fields["input_size"], fields["precision"] == "int8").items():
             path = scratch / f"{part}.onnx"
             onnx.save(graph, path)
-            ov.save_model(ov.convert_model(path), scratch / f"{part}.xml", compress_to_fp16=False)
+            converted = ov.convert_model(path)
+            try:
+                ov.save_model(converted, scratch / f"{part}.xml", compress_to_fp16=False)
+            except RuntimeError as error:  # "iostream error": a full disk
+                raise NotWhole() from error
             slim(scratch / f"{part}.xml")
             if not keep_onnx:
                 path.unlink()
@@ -371,7 +379,7 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
         ``folder``.
 
     Raises:
-        QMedSAMError: see :func:`check_replaceable`.
+        QMedSAMError: see :func:`check_replaceable`, or the disk is full; a model that was there is then still whole.
     """
     folder = Path(folder)
     check_replaceable(folder)
@@ -389,6 +397,7 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
         (scratch / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         scratch.chmod(0o755)  # mkdtemp's 0700 would hide a model installed for all users
         Model.read(scratch).verify()
+        _check_written(scratch)
         old = scratch.with_name(scratch.name + ".old")
         if folder.exists():
             os.replace(folder, old)
@@ -399,6 +408,26 @@ def write_folder(folder: Path, write_parts: Callable[[Path], None], fields: Dict
                 os.replace(old, folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
+        flush(folder.parent)
+    except OSError as error:
+        raise QMedSAMError(f"The model '{folder}' could not be written ({reason_of(error)}).", advice(folder, error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _check_written(folder: Path) -> None:
+    """The checksums are of what is there, which after a full disk need not be what OpenVINO meant: let it read its networks.
+
+    Raises:
+        NotWhole: one cannot be read.
+        OSError: a file cannot be put on the disk.
+    """
+    core = import_openvino().Core()
+    for part in ("encoder", "decoder"):
+        try:
+            core.read_model(folder / f"{part}.xml")
+        except RuntimeError as error:
+            raise NotWhole() from error
+    for path in (*folder.iterdir(), folder):
+        flush(path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Optional, Tuple
 
 from ..errors import QMedSAMError
+from ..files.challenge import array_header
+from ..files.dicom import dicom_shape
+from ..files.header import resident as resident
+from ..files.kinds import known_kind
+from ..files.reading import header_of
 from .settings import Case
 
 #: A worker that works, without the volume (measured on 32 million voxels of 1 to 8 bytes: 330 MiB, and 130 before OpenVINO).
@@ -42,7 +46,7 @@ def check_memory(case: Case, limit: int) -> None:
     Raises:
         QMedSAMError: segmenting it needs more than ``limit`` bytes. A header that cannot be read is left to the reader.
     """
-    segmentation = None if case.boxes else case.segmentation
+    segmentation = None if case.has_boxes else case.segmentation
     for path, what in ((case.volume, "volume"), (segmentation, "segmentation")):
         found = _shape_of(path, case.series) if path else None
         if found is None:
@@ -61,29 +65,6 @@ def check_memory(case: Case, limit: int) -> None:
             )
 
 
-def machine_memory() -> Optional[int]:
-    """Bytes of physical memory; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-
-
-def resident(pid: int) -> Optional[int]:
-    """Bytes that a process holds in memory; None where the system does not tell (elsewhere than on Linux without psutil)."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import psutil
-
-        return int(psutil.Process(pid).memory_info().rss)
-    except Exception:  # not installed, or the process has gone
-        return None
-
-
 def in_words(size: float) -> str:
     """``4.0 GiB``."""
     power = next((n for n in (1, 2, 3) if size < 1000 * 1024**n), 4)
@@ -95,39 +76,13 @@ def _shape_of(path: Path, series: Optional[str]) -> Optional[Tuple[Tuple[int, ..
     """Voxels along each axis, and bytes of one; None for a header that cannot be read."""
     try:
         if path.suffix.lower() == ".npz":
-            return _shape_of_npz(path)
-        return _shape_of_image(path, series)
+            with zipfile.ZipFile(path) as archive:
+                shape, dtype = array_header(archive, "imgs")
+            return shape, dtype.itemsize
+        if path.is_dir() or known_kind(path) == "dicom":
+            found = dicom_shape(path, series)
+            return (*found.size, *((found.frames,) if found.frames > 1 else ())), found.depth
+        header = header_of(path)
+        return header.size, header.depth
     except Exception:  # whatever is wrong with the file, its reader says it better
         return None
-
-
-def _shape_of_npz(path: Path) -> Optional[Tuple[Tuple[int, ...], int]]:
-    from numpy.lib import format as npy
-
-    with zipfile.ZipFile(path) as archive, archive.open("imgs.npy") as stream:
-        version = npy.read_magic(stream)
-        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
-    return tuple(int(n) for n in shape), dtype.itemsize
-
-
-def _shape_of_image(path: Path, series: Optional[str]) -> Optional[Tuple[Tuple[int, ...], int]]:
-    import SimpleITK as sitk
-
-    from ..files.volumes import quiet
-
-    reader = sitk.ImageFileReader()
-    with quiet():
-        files = (str(path),)
-        if path.is_dir():
-            series = series or sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))[0]
-            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series)
-        reader.SetFileName(files[0])
-        reader.ReadImageInformation()
-    shape = [int(n) for n in reader.GetSize()]
-    # "vector of 16-bit signed integer"
-    bits = int(re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())).group(1))  # type: ignore[union-attr]
-    depth = reader.GetNumberOfComponents() * bits // 8
-    if len(files) > 1:
-        shape[-1] *= len(files)
-        depth = max(depth, 4)  # slices whose scales differ are read as float32
-    return tuple(shape), depth

@@ -7,12 +7,28 @@ import os
 import platform
 import re
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
 from ..errors import QMedSAMError
-from ..files import Origin, check_target, name_of, read_boxes, read_segments, read_volume, write_segmentation
+from ..files import (
+    Origin,
+    boxes_of,
+    check_fits,
+    check_output,
+    format_of,
+    name_of,
+    read_boxes,
+    read_frames,
+    read_segments,
+    read_volume,
+    write_segmentation,
+)
+from ..files.apart import Reader
 from ..files.paths import existing_file, reason_of
+from ..following import ALL, follow, frame_path
 from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..models import ModelStore
@@ -26,6 +42,10 @@ _OVERLAY_DPI = 72
 _SEPARATORS = "-_. "
 #: What a box file may be called beyond its volume's name without saying anything about the object.
 _NO_NAMES = ("", "box", "boxes", "roi", "rois")
+
+
+#: Volume, boxes, result, and what the segments are called.
+_Done = Tuple[Volume, List[Box], Segmentation, List[Tuple[int, str, Any]]]
 
 
 class SegmenterLike(Protocol):
@@ -43,6 +63,7 @@ class Bench:
         threads: CPU threads, 0 for all.
         memory: bytes that a case may take by its header; None asks nothing.
         segmenter: use this one for every model.
+        apart: read what no check vouches for in a process of its own, which has a limit of time: this one has to go on.
     """
 
     def __init__(
@@ -52,15 +73,23 @@ class Bench:
         threads: int = 0,
         memory: Optional[int] = None,
         segmenter: Optional[SegmenterLike] = None,
+        apart: bool = False,
     ) -> None:
         self._settings, self._folder, self._threads, self._memory = settings, folder, threads, memory
         self._given = segmenter
+        self._reader = Reader(memory=memory) if apart else None
         self._segmenters: Dict[Optional[str], SegmenterLike] = {}
+
+    def close(self) -> None:
+        """End what was started for it."""
+        if self._reader:
+            self._reader.close()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Bench:
         """From what :func:`bench_json` gave, in another process."""
-        return cls(Settings.from_json(values["settings"]), Path(values["folder"]), values["threads"], values["memory"])
+        settings = Settings.from_json(values["settings"])
+        return cls(settings, Path(values["folder"]), values["threads"], values["memory"], apart=True)
 
     def do(self, case: Case, cancelled: Optional[Callable[[], bool]] = None) -> Outcome:
         """Segment a case. Whatever goes wrong becomes the outcome's message; KeyboardInterrupt alone passes through."""
@@ -89,37 +118,74 @@ class Bench:
         settings = self._settings
         _check_inputs(case)
         case.output.parent.mkdir(parents=True, exist_ok=True)
-        check_target(case.output, case.volume)
+        check_output(case.output, case.volume, case.series)
         if self._memory:
             check_memory(case, self._memory)
         # Before the voxels are read: a file that changes meanwhile is then known to have changed.
         outcome.sizes = sizes_of(case)
         outcome.key, outcome.inputs = key_of(case, settings)
-        volume = read_volume(case.volume, case.series)
-        boxes = prompts_of(case, volume, settings.margin)
         name = case.model or settings.model
-        result = self._segmenter(name).segment(
-            volume,
-            boxes,
-            case.modality or settings.modality,
-            settings.strategy,
-            settings.frame,
-            case.window or settings.window,
+        segment = partial(
+            self._segmenter(name).segment,
+            modality=case.modality or settings.modality,
+            strategy=settings.strategy,
+            frame=settings.frame,
+            window=case.window or settings.window,
             cancelled=cancelled,
             options=settings.options,
         )
-        if result.cancelled:
+        whole_series = case.frames_of(settings) == ALL
+        done = self._all_frames(case, outcome, segment) if whole_series else self._frame(case, outcome, segment)
+        if done is None:
             return False
-        segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
-        write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
-        _fill(outcome, result, flat=volume.array_kji.shape[0] == 1)
-        outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
+        volume, boxes, result, segments = done
         if self._given is None:
             store = ModelStore()
             outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality))
         if settings.pictures:
             self._draw(case, volume, result, segments, boxes, outcome)
         return True
+
+    def _frame(self, case: Case, outcome: Outcome, segment: Callable[..., Segmentation]) -> Optional[_Done]:
+        """Segment a volume, or one time point; None when it was stopped."""
+        settings = self._settings
+        read = self._reader.read if self._reader else read_volume
+        volume = read(case.volume, case.series, case.frames_of(settings))
+        check_fits(case.output, volume)
+        notes: List[str] = []
+        boxes = prompts_of(case, volume, settings.margin, notes)
+        result = segment(replace(volume, notes=(*volume.notes, *notes)), boxes)
+        if result.cancelled:
+            return None
+        segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
+        write_segmentation(case.output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+        _fill(outcome, result, flat=not volume.has_ml)
+        outcome.output, outcome.output_sha256 = str(case.output), sha256(case.output)
+        return volume, boxes, result, segments
+
+    def _all_frames(self, case: Case, outcome: Outcome, segment: Callable[..., Segmentation]) -> Optional[_Done]:
+        """Segment every time point, each into a file of its own; what is reported and drawn is the first one."""
+        first: Optional[_Done] = None
+        suffix = format_of(case.output)
+        frames = read_frames(case.volume, case.series)
+        for number, (volume, boxes, result) in enumerate(
+            follow(frames, lambda volume: prompts_of(case, volume, self._settings.margin), segment)
+        ):
+            if result.cancelled:
+                return None
+            segments = [(o.label, o.name, box.color) for o, box in zip(result.objects, boxes)]
+            output = frame_path(case.output, number, suffix)
+            check_output(output, case.volume, case.series)
+            check_fits(output, volume)
+            write_segmentation(output, result.labels_kji, volume, segments, Origin(case.volume, case.series, result.model))
+            if first is None:
+                first = volume, boxes, result, segments
+                _fill(outcome, result, flat=not volume.has_ml)
+                outcome.output, outcome.output_sha256 = str(output), sha256(output)
+            else:
+                outcome.others.append([output.name, sha256(output)])
+        outcome.message = " ".join(filter(None, [outcome.message, f"{len(outcome.others) + 1} time points; the first is shown."]))
+        return first
 
     def _segmenter(self, model: Optional[str]) -> SegmenterLike:
         if self._given is not None:
@@ -148,16 +214,20 @@ def bench_json(settings: Settings, folder: Path, threads: int, memory: Optional[
     return {"settings": settings.to_json(), "folder": str(folder), "threads": threads, "memory": memory}
 
 
-def prompts_of(case: Case, volume: Volume, margin: float = 0.0) -> List[Box]:
+def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
     """The boxes of a case, with labels that differ.
 
     One file's boxes are as in the file. Of several files (Slicer saves one ROI each) the boxes are numbered by position,
     and one that is only called as its file loses the volume's name: ``ct-liver.mrk.json`` of ``ct.nii.gz`` is the liver.
     """
-    if not case.boxes:
+    if not case.has_boxes:
         assert case.segmentation is not None
-        return read_segments(case.segmentation, volume, margin)
+        names = dict(case.names)
+        found = read_segments(case.segmentation, volume, margin, notes)
+        return [replace(box, name=box.name or names.get(box.label, "")) for box in found]
     boxes = []
+    if case.drawn:
+        boxes += boxes_of([{"ijk": list(numbers), "name": name} for numbers, name in case.drawn], volume, case.name)
     for path in case.boxes:
         boxes += [
             Box(b.center_ijk, b.half_axes_ijk, b.label, _short(b.name, path, case), b.color) for b in read_boxes(path, volume)
@@ -178,7 +248,7 @@ def _check_inputs(case: Case) -> None:
         existing_file(case.volume, "an image")
     for path in case.boxes:
         existing_file(path, "a box file")
-    if case.segmentation and not case.boxes:
+    if case.segmentation and not case.segmentation.is_dir() and not case.has_boxes:
         existing_file(case.segmentation, "a segmentation")
 
 

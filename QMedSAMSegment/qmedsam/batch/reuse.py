@@ -44,7 +44,9 @@ class Earlier:
         except OSError:
             return None  # the case itself will say what is wrong
         candidates = self._by_key.get(key, [])
-        for outcome in sorted(candidates, key=lambda o: self._folder / o.output != case.output):  # its own first
+        for outcome in sorted(
+            candidates, key=lambda o: self._folder / o.output != case.first_output(self._settings)
+        ):  # its own first
             if self._is_right(outcome, case):
                 try:
                     return self._taken_over(outcome, case)
@@ -57,7 +59,10 @@ class Earlier:
         try:
             same_model = outcome.model_sha256 == self._model(case.model or self._settings.model, outcome.modality)
             same_format = format_of(output) == format_of(case.output)
-            return same_model and same_format and sha256(output) == outcome.output_sha256
+            whole = all(sha256(output.with_name(name)) == digest for name, digest in outcome.others)
+            # The time points of a series stay where they are: another case of the same content is done anew.
+            moved = bool(outcome.others) and output != case.first_output(self._settings)
+            return same_model and same_format and whole and not moved and sha256(output) == outcome.output_sha256
         except (OSError, QMedSAMError):
             return False
 
@@ -71,9 +76,10 @@ class Earlier:
 
     def _taken_over(self, outcome: Outcome, case: Case) -> Outcome:
         source, overlay = self._folder / outcome.output, self._folder / outcome.overlay
-        mine = replace(outcome, case=case.name, state=UNCHANGED, output=str(case.output), overlay="")
-        if source != case.output:
-            _copy(source, case.output)
+        target = case.first_output(self._settings)
+        mine = replace(outcome, case=case.name, state=UNCHANGED, output=str(target), overlay="")
+        if source != target:
+            _copy(source, target)
             mine.message = " ".join(filter(None, [outcome.message, f"The same as '{outcome.case}'."]))
         if outcome.overlay and overlay.is_file():
             own = self._folder / OVERLAYS / overlay_name(case.name)

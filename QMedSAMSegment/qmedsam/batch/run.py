@@ -14,11 +14,12 @@ from typing import Callable, Dict, Generator, Iterator, List, Optional, Sequence
 from .. import __version__
 from ..errors import QMedSAMError
 from ..files import PathLike
+from ..files.header import machine_memory
 from ..models import ModelStore
 from .cluster import on_cluster
 from .identity import sizes_of
 from .journal import Journal, only_run
-from .memory import BASE, in_words, machine_memory
+from .memory import BASE, in_words
 from .one import OVERLAYS, Bench, SegmenterLike, bench_json
 from .page import write_page
 from .pool import available_cores, on_workers
@@ -147,7 +148,7 @@ def run_batch(
             elif workers and jobs:
                 answers = on_workers(jobs, bench, workers, memory, cancelled)
             else:
-                answers = _here(jobs, Bench(settings, folder, share, limit, segmenter), cancelled)
+                answers = _here(jobs, Bench(settings, folder, share, limit, segmenter, apart=True), cancelled)
             with closing(answers):  # ends the workers, whatever happens
                 for position, outcome in answers:
                     book.enter(todo[position], outcome)
@@ -243,10 +244,13 @@ def _bytes(case: Case) -> int:
 def _here(
     cases: Sequence[Case], bench: Bench, cancelled: Optional[Callable[[], bool]]
 ) -> Generator[Tuple[int, Outcome], None, None]:
-    for n, case in enumerate(cases):
-        if cancelled and cancelled():
-            return
-        yield n, bench.do(case, cancelled)
+    try:
+        for n, case in enumerate(cases):
+            if cancelled and cancelled():
+                return
+            yield n, bench.do(case, cancelled)
+    finally:
+        bench.close()
 
 
 def _sweep(folder: Path, cases: Sequence[Case]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..errors import QMedSAMError
-from ..files import FORMATS
+from ..files import FORMATS, format_of
+from ..following import ALL, frame_path
 from ..intensity import known_modality
 from ..strategies import STRATEGIES, Options
 
@@ -15,6 +16,27 @@ from ..strategies import STRATEGIES, Options
 Window = Tuple[float, float]
 
 DONE, UNCHANGED, FAILED, NOT_RUN = "done", "unchanged", "failed", "not run"
+
+
+#: Of one slice for sure (a TIFF may have many).
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def check_format(format: str) -> None:
+    """Refuse what is no format of segmentations.
+
+    Raises:
+        QMedSAMError: it is none.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise QMedSAMError(f"There is no format '{format}'.", "Use one of: auto, " + ", ".join(FORMATS) + ".")
+
+
+def suffix_of(format: str, volume: Path) -> str:
+    """Of the segmentation of a volume or picture."""
+    if format == "auto":
+        format = "png" if "png" in FORMATS and volume.suffix.lower() in _PICTURES else "seg.nrrd"
+    return FORMATS[format]
 
 
 @dataclass(frozen=True)
@@ -26,8 +48,9 @@ class Settings:
         modality: of cases that name none themselves, or ``auto``.
         strategy, frame, window, options: see :meth:`qmedsam.Segmenter.segment`.
         margin: share of its length by which every side of a box is moved outward that comes from a segmentation.
-        format: a key of :data:`qmedsam.files.FORMATS`.
+        format: a key of :data:`qmedsam.files.FORMATS`, or ``auto``: PNG for pictures, ``.seg.nrrd`` for volumes.
         pictures: also write an overlay per case.
+        frame_index: time point of volumes that have several, from 0; -1 for all of them; None refuses such volumes.
 
     Raises:
         QMedSAMError: one of them cannot be.
@@ -40,8 +63,9 @@ class Settings:
     window: Optional[Window] = None
     options: Options = field(default_factory=Options)
     margin: float = 0.0
-    format: str = "seg.nrrd"
+    format: str = "auto"
     pictures: bool = True
+    frame_index: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.modality != "auto":
@@ -52,13 +76,7 @@ class Settings:
             raise QMedSAMError(f"There is no frame '{self.frame}'.", "Use 'roi' or 'slice'.")
         if not 0 <= self.margin <= 1:
             raise QMedSAMError(f"A margin of {self.margin:g} cannot be.", "Give a share from 0 to 1, e.g. 0.05.")
-        if self.format not in FORMATS:
-            raise QMedSAMError(f"There is no format '{self.format}'.", "Use one of: " + ", ".join(FORMATS) + ".")
-
-    @property
-    def suffix(self) -> str:
-        """Of the segmentations."""
-        return FORMATS[self.format]
+        check_format(self.format)
 
     def to_json(self) -> Dict[str, Any]:
         return asdict(self)
@@ -79,9 +97,11 @@ class Case:
         volume: image file or DICOM folder.
         output: the segmentation to write.
         boxes: box files; their boxes are joined.
-        segmentation: of the same volume, whose segments give the boxes where there are no box files.
+        drawn: boxes given with the case itself, in place of files: voxel indices (four or six) and a name, or ``""``.
+        segmentation: of the same volume, whose segments give the boxes where there are no others.
+        names: of the segmentation's labels, where its file has none.
         series: DICOM series UID, where the folder holds several.
-        modality, model, window: overrule the run's.
+        modality, model, window, frame_index: overrule the run's.
         problem: why it cannot be run; empty for most.
     """
 
@@ -95,6 +115,24 @@ class Case:
     model: Optional[str] = None
     window: Optional[Window] = None
     problem: str = ""
+    drawn: Tuple[Tuple[Tuple[float, ...], str], ...] = ()
+    names: Tuple[Tuple[int, str], ...] = ()
+    frame_index: Optional[int] = None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Of files or its own: then the segmentation is not asked."""
+        return bool(self.boxes or self.drawn)
+
+    def frames_of(self, settings: Settings) -> Optional[int]:
+        """The time point that is asked for, -1 for all, None where none is."""
+        return settings.frame_index if self.frame_index is None else self.frame_index
+
+    def first_output(self, settings: Settings) -> Path:
+        """The segmentation, of a time series that of its first time point."""
+        if self.frames_of(settings) != ALL:
+            return self.output
+        return frame_path(self.output, 0, format_of(self.output))
 
     def to_json(self) -> Dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -108,6 +146,8 @@ class Case:
             "boxes": tuple(map(Path, values["boxes"])),
             "segmentation": Path(values["segmentation"]) if values["segmentation"] else None,
             "window": _pair(values["window"]),
+            "drawn": tuple((tuple(map(float, numbers)), name) for numbers, name in values["drawn"]),
+            "names": tuple((int(value), name) for value, name in values["names"]),
         }
         return cls(**{**values, **paths, **others})
 
@@ -121,7 +161,7 @@ class Outcome:
         state: ``done``, ``unchanged`` (the result of an earlier run is still right), ``failed`` or ``not run`` (stopped).
         seconds: from opening the volume to the segmentation on disk; of the earlier run for an unchanged case.
         voxels: of all objects together.
-        volume_ml: the same in millilitres; None for a picture, which has no thickness.
+        volume_ml: the same in millilitres; None for a picture, and where the file tells no lengths.
         confidence: mean of the objects' own; None without a result.
         message: why it failed, or what is to be known about it.
         output: the segmentation; empty where there is none.
@@ -133,6 +173,7 @@ class Outcome:
         sizes: bytes of the inputs; cases whose sizes differ cannot be the same.
         model_sha256: of the model's manifest, which holds the checksums of its networks.
         output_sha256: of the segmentation.
+        others: of a time series, name and SHA-256 of the segmentations of its later time points, which lie beside ``output``.
         worker: host and process that did it.
         stages: seconds per stage of the engine (``load``: of the model, 0 where it was loaded before).
     """
@@ -155,6 +196,7 @@ class Outcome:
     sizes: List[int] = field(default_factory=list)
     model_sha256: str = ""
     output_sha256: str = ""
+    others: List[List[str]] = field(default_factory=list)
     worker: str = ""
     stages: Dict[str, float] = field(default_factory=dict)
 

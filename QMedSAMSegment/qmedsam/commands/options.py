@@ -22,3 +22,6 @@ FILL_HOLES = typer.Option(False, "--fill-holes", help="propagate: close the hole
 VIEW_WEIGHTS = typer.Option("1,1,1", help="vote: weights of the axial, coronal and sagittal view; 0 leaves one out.")
 VOTE_ON = typer.Option(Options().vote_on, help="vote: mask (2 of 3) or probability.")
 WALK = typer.Option(Options().walk, help="vote: how each view is prompted: fixed, taper or propagate.")
+FRAME_INDEX = typer.Option(
+    None, help="Of a time series (4D NIfTI, .seq.nrrd, cine or multi-phase DICOM): a time point from 0, or all (boxes follow)."
+)

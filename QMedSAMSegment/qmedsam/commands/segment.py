@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
@@ -11,12 +12,14 @@ from rich.markup import escape
 
 from .. import __version__
 from ..errors import QMedSAMError
+from ..following import ALL, frame_path, parse_frame_index
 from ..geometry import Box, Volume
 from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
     FRAME,
+    FRAME_INDEX,
     LEAST_IOU,
     MODALITY,
     MODEL,
@@ -28,8 +31,9 @@ from .options import (
     WINDOW,
 )
 from .parsing import parse_box, strategy_options
-from .results import draw, print_objects
+from .results import draw, print_notes, print_objects
 from .terminal import bar, console
+from .timeseries import segment_all
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -37,7 +41,12 @@ _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 def segment(
     volume: Path = typer.Argument(..., help="NIfTI, NRRD, MHA, DICOM folder, PNG, JPEG or challenge .npz."),
-    output: Path = typer.Option(..., "-o", "--output", help="Segmentation to write: .seg.nrrd, or .nii.gz, .nrrd, .mha, .npz."),
+    output: Path = typer.Option(
+        ...,
+        "-o",
+        "--output",
+        help="Segmentation to write: .seg.nrrd, .nii.gz, .nrrd, .mha, .npz, .png (a mask), .dcm (DICOM SEG), .rtstruct.dcm.",
+    ),
     box: List[str] = typer.Option(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
@@ -47,8 +56,11 @@ def segment(
     model: Optional[str] = MODEL,
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
-    series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
-    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result."),
+    series: Optional[str] = typer.Option(
+        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+    ),
+    frame_index: Optional[str] = FRAME_INDEX,
+    png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
     every: int = EVERY,
@@ -61,46 +73,74 @@ def segment(
 ) -> None:
     """Segment the object inside every box of a volume.
 
-    Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
+    Example: qmedsam segment liver.nii.gz --modality CT --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
-    from ..files import Origin, check_targets, format_of, read_boxes, read_volume, write_segmentation
-    from ..segmenter import Segmenter
+    from ..files import (
+        Origin,
+        check_fits,
+        check_output,
+        check_targets,
+        format_of,
+        read_boxes,
+        read_frames,
+        read_volume,
+        write_segmentation,
+        writing,
+    )
+    from ..segmenter import Segmentation, Segmenter
 
     check_targets((output, png, report, agreement), volume, boxes)
-    format_of(output)
+    check_output(output, volume, series)
     if agreement and not agreement.name.lower().endswith(_MAPS):
         raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
     if png and png.suffix.lower() != ".png":
         raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
-    image = read_volume(volume, series)
-    prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
-    if boxes:
-        prompts += read_boxes(boxes, image)
-    if box and boxes:  # numbered anew: the file's labels start at 1 as well
-        prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+    number = parse_frame_index(frame_index)
     chosen = parse_window(window) if window else None
     segmenter = Segmenter(model, threads=threads)
+
+    def prompts_on(image: Volume) -> List[Box]:
+        prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
+        if boxes:
+            prompts += read_boxes(boxes, image)
+        if box and boxes:  # numbered anew: the file's labels start at 1 as well
+            prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+        return prompts
+
+    if number == ALL:
+        if agreement:
+            raise QMedSAMError("The votes of all time points make no one map.", "Choose a time point with --frame-index.")
+        frames = list(read_frames(volume, series))
+
+        def write(at: int, image: Volume, result: Segmentation, prompts: List[Box]) -> Path:
+            segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
+            place = frame_path(output, at, format_of(output))
+            check_targets((place,), volume, boxes)
+            write_segmentation(place, result.labels_kji, image, segments, Origin(volume, series, result.model))
+            if png:
+                draw(frame_path(png, at, ".png"), image, result, segments, prompts, chosen, f"{volume.name}, time point {at}")
+            return place
+
+        run = partial(segmenter.segment, modality=modality, strategy=strategy, frame=frame, window=chosen, options=options)
+        done = segment_all(frames, prompts_on, run, write)
+        if report:
+            with writing(report) as beside:
+                content = {"volume": str(volume), "version": __version__, "time_points": done}
+                beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return
+    image = read_volume(volume, series, number)
+    for path in filter(None, (output, agreement)):
+        check_fits(path, image)
+    prompts = prompts_on(image)
     with bar("Segmenting") as progress:
         result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     segments = [(o.label, o.name, p.color) for o, p in zip(result.objects, prompts)]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model))
-    for message in result.messages:
-        console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(result.objects, flat=image.array_kji.shape[0] == 1)
-    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
-    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
-    if result.strategy in ("propagate", "vote"):
-        cost = result.cost
-        console.print(
-            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
-            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
-        )
+    # All files before anything is printed: whoever reads along may leave. A picture that cannot be drawn costs nothing else.
     if agreement:
-        _write_agreement(agreement, image, result)
+        _write_agreement(agreement, image, result, volume)
     if report:
-        from ..files import writing
-
         content = {
             "volume": str(volume),
             "output": str(output),
@@ -120,18 +160,34 @@ def segment(
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if png:  # last: a picture that cannot be drawn costs nothing else
-        draw(png, image, result, segments, prompts, chosen, volume.name)
+    undrawn = None
+    if png:
+        try:
+            draw(png, image, result, segments, prompts, chosen, volume.name)
+        except Exception as error:
+            undrawn = error
+    print_notes(result)
+    print_objects(result.objects, flat=not image.has_ml)
+    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
+    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
+    if result.strategy in ("propagate", "vote"):
+        cost = result.cost
+        console.print(
+            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
+            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
+        )
+    if agreement:
+        if result.agreement_kji is None:
+            console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
+        else:
+            console.print(f"[green]{escape(str(agreement))}[/]")
+    if undrawn is not None:
+        raise undrawn
 
 
-def _write_agreement(path: Path, image: Volume, result) -> None:
-    import SimpleITK as sitk
-
-    from ..files import image_of, writing
+def _write_agreement(path: Path, image: Volume, result, source: Path) -> None:
+    from ..files import write_image
 
     if result.agreement_kji is None:
-        console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
-    with writing(path) as beside:
-        sitk.WriteImage(image_of(result.agreement_kji, image.ijk_to_ras), str(beside), True)
-    console.print(f"[green]{escape(str(path))}[/]")
+    write_image(path, result.agreement_kji, image, source)

@@ -76,7 +76,7 @@ def run_challenge(
         A report per case, as soon as it is done.
 
     Raises:
-        QMedSAMError: the target folder cannot be made, or is the cases' own (masks would replace images).
+        QMedSAMError: the target folder cannot be made or written to, or is the cases' own (masks would replace images).
     """
     target = Path(target)
     try:
@@ -85,14 +85,14 @@ def run_challenge(
         raise QMedSAMError(f"The folder '{target}' cannot be made.", "Choose another one for the masks.") from error
     if any(target.samefile(case.parent) for case in cases[:1]):
         raise QMedSAMError(f"'{target}' is the folder of the cases.", "Write the masks into another one.")
-    with (target / SECONDS).open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, [field.name for field in fields(CaseReport)], lineterminator="\n")
-        table.writeheader()
-        for case in cases:
-            report = _one(case, target / case.name, segment, settings)
-            table.writerow({**asdict(report), "seconds": f"{report.seconds:.3f}"})
-            stream.flush()
-            yield report
+    reports: List[CaseReport] = []
+    for case in cases:
+        reports.append(_one(case, target / case.name, segment, settings))
+        with writing(target / SECONDS) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, [field.name for field in fields(CaseReport)], lineterminator="\n")
+            table.writeheader()
+            table.writerows({**asdict(report), "seconds": f"{report.seconds:.3f}"} for report in reports)
+        yield reports[-1]
 
 
 def _one(case: Path, target: Path, segment: Callable[..., Any], settings: Any) -> CaseReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +14,10 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Box, Volume
 from .challenge import read_arrays
+from .header import encodable, shown
 from .paths import PathLike, existing_file, name_of, writing
+from .segmentations import one_line
+from .tables import text_of
 from .volumes import LPS_TO_RAS
 
 #: What Slicer writes since it has ROI markups. An identifier, not an address: nothing is fetched.
@@ -25,6 +27,14 @@ _SCHEMA = (
 
 #: How far an ROI's axes may be from orthonormal; Slicer writes 16 digits, hand-made files at least four.
 _ORTHONORMAL = 1e-3
+#: Largest number of a box, and of bytes of its file.
+_LARGEST = 1e12
+_MOST_LETTERS = 1000
+_MOST_BYTES = 256 << 20
+
+
+#: mm that no patient reaches; a product of such numbers stays finite.
+_FARTHEST = 1e100
 
 
 def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
@@ -39,7 +49,8 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
               ends included (four, ``[i0, j0, i1, j1]``, on a 2D image), or an object with ``"ijk"`` (such a list) or ``"ras"``
               (``{"center": [3 mm], "half_axes": 3 x 3 mm, one axis per column}``) and, if wanted, ``"name"``, ``"label"``,
               ``"color"`` (0..1).
-            - ``.npz``: the challenge's ``boxes``, ``(N, 6)`` of ``x0 y0 z0 x1 y1 z1`` or ``(N, 4)``, both ends included.
+            - ``.npz``: the challenge's ``boxes``, ``(N, 6)`` of ``x0 y0 z0 x1 y1 z1`` or ``(N, 4)``, both ends included; or the
+              dictionaries of 2025, a rectangle on the middle slice and the first and last slice.
         volume: the image that the boxes belong to.
 
     Returns:
@@ -52,7 +63,11 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
     """
     path = existing_file(path, "a box file")
     if path.suffix.lower() == ".npz":
-        values = read_arrays(path, ("boxes",))["boxes"]
+        values = read_arrays(path, ("boxes",), pickled=("boxes",))["boxes"]
+        if isinstance(values, list):
+            values = _from_dictionaries(values, path)
+        elif not isinstance(values, np.ndarray):
+            raise QMedSAMError(f"'boxes' in '{path.name}' are no list of boxes.", "It must be N x 4 or N x 6 numbers.")
         if values.ndim != 2 or values.dtype.kind not in "iuf":
             raise QMedSAMError(f"'boxes' in '{path.name}' has the shape {values.shape}.", "It must be N x 4 or N x 6 numbers.")
         boxes = [_from_indices(row.tolist(), volume, {}, _where(path, n)) for n, row in enumerate(values, 1)]
@@ -69,6 +84,31 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
     return _numbered(boxes, f"'{path.name}' gives")
 
 
+def boxes_of(entries: Any, volume: Volume, name: str) -> List[Box]:
+    """The same for what would stand in a plain ``.json``; ``name`` says in messages where it stands.
+
+    Raises:
+        QMedSAMError: as for :func:`read_boxes`.
+    """
+    boxes = _from_plain(entries, volume, Path(name))
+    if not boxes:
+        raise QMedSAMError(f"'{name}' holds no box.", "Give at least one.")
+    return _numbered(boxes, f"'{name}' gives")
+
+
+def _from_dictionaries(entries: List[Any], path: Path) -> np.ndarray:
+    """``(N, 6)`` of the boxes of the challenge of 2025."""
+    names = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max", "z_max")
+    rows = []
+    for n, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not all(_is_number(entry.get(name)) for name in names):
+            raise QMedSAMError(
+                f"{_where(path, n)} is not a box of the challenge of 2025.", f"It must name {', '.join(names)}, each a number."
+            )
+        rows.append([float(entry[name]) for name in names])
+    return np.array(rows).reshape(-1, 6)
+
+
 def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
     """Write boxes as ROI markups that 3D Slicer opens.
 
@@ -79,7 +119,8 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
 
     Raises:
         QMedSAMError: no box, a label used twice, another suffix, a box whose sides are not at right angles in space (a
-            Slicer ROI is a cuboid; voxel-aligned boxes on a sheared grid are not), or the file cannot be written.
+            Slicer ROI is a cuboid; voxel-aligned boxes on a sheared grid are not), anything else that :func:`read_boxes`
+            would refuse (a color or label that is none, a box without size), or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -88,6 +129,7 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
         raise QMedSAMError("There is no box to write.", "Draw at least one ROI.")
     markups = [_markup_of(box, volume) for box in _numbered(boxes, "The boxes give")]
     text = json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=2, ensure_ascii=False)
+    _from_markups(json.loads(text)["markups"], volume, path)
     with writing(path) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 
@@ -102,8 +144,10 @@ def _numbered(boxes: Sequence[Box], who: str) -> List[Box]:
 
 
 def _load(path: Path) -> Any:
+    if path.stat().st_size > _MOST_BYTES:
+        raise QMedSAMError(f"'{path.name}' is too large for a file of boxes.", "Save the ROI from Slicer as .mrk.json.")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(text_of(path.read_bytes()))  # editors on Windows save "Unicode" as UTF-16, with a mark
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no text at all
         raise QMedSAMError(f"'{path.name}' is not a JSON file.", "Save the ROI from Slicer as .mrk.json.") from error
 
@@ -119,7 +163,8 @@ def _numbers(value: Any, counts: Tuple[int, ...], what: str) -> List[float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # No voxel, label or mm is beyond: whole numbers above 1e308 are no float, those above 1e154 have no finite square.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
@@ -127,6 +172,7 @@ def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
     color, label, name = entry.get("color"), entry.get("label", 0), entry.get("name", "")
     if not isinstance(name, str):
         raise QMedSAMError(f"The name of {where} is not a text.", "Put it in quotes.")
+    name = encodable(name[:_MOST_LETTERS])
     return {"name": name, "label": _label(label, where), "color": None if color is None else _color(color, where)}
 
 
@@ -144,10 +190,43 @@ def _color(value: Any, where: str) -> Tuple[float, float, float]:
 
 
 def _from_indices(value: Any, volume: Volume, attributes: Dict[str, Any], where: str) -> Box:
-    numbers = _numbers(value, (4, 6), where)
-    if len(numbers) == 4:
-        if volume.shape_ijk[2] != 1:
-            raise QMedSAMError(f"{where} has four numbers, but the image has {volume.shape_ijk[2]} slices.", "Give six.")
+    return box_of_indices(_numbers(value, (4, 6), where), volume, where, **attributes)
+
+
+def box_of_indices(numbers: Sequence[float], volume: Volume, where: str, **attributes: Any) -> Box:
+    """A box of four (of a picture) or six voxel indices, both ends included.
+
+    Args:
+        numbers: ``i0, j0, (k0,) i1, j1, (k1)``.
+        volume: the image.
+        where: which box it is, for messages.
+        attributes: ``label``, ``name`` and ``color``.
+
+    Raises:
+        QMedSAMError: four on a volume, or numbers that are in another order or shares of the image.
+    """
+    numbers = [float(v) for v in numbers]
+    if len(numbers) == 4 and volume.shape_ijk[2] != 1:
+        raise QMedSAMError(
+            f"{where} has four numbers, but the image has {volume.shape_ijk[2]} slices.", "Give six: i0,j0,k0,i1,j1,k1."
+        )
+    half = len(numbers) // 2
+    names = "ijk"[:half]
+    order = ",".join([f"{n}0" for n in names] + [f"{n}1" for n in names])
+    if all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers):
+        raise QMedSAMError(
+            f"{where} holds shares of the image ({', '.join(f'{v:g}' for v in numbers)}), not voxel indices.",
+            f"Multiply them by the image's size ({' x '.join(map(str, volume.shape_ijk[:half]))}): {order}.",
+        )
+    backwards = [n for n, low, high in zip(names, numbers[:half], numbers[half:]) if low > high]
+    if backwards and all(low < high for low, high in zip(numbers[::2], numbers[1::2])):
+        pairs = ",".join(f"{n}0,{n}1" for n in names)
+        turned = [f"{v:g}" for v in (*numbers[::2], *numbers[1::2])]
+        raise QMedSAMError(
+            f"{where} runs backwards along {' and '.join(backwards)}: its numbers seem to be in the order {pairs}.",
+            f"The order is {order}: {','.join(turned)}.",
+        )
+    if half == 2:
         numbers = [*numbers[:2], 0.0, *numbers[2:], 0.0]
     return Box.from_voxels(numbers[:3], numbers[3:], **attributes)
 
@@ -178,9 +257,12 @@ def _from_plain(content: Any, volume: Volume, path: Path) -> List[Box]:
 def _from_markups(markups: Any, volume: Volume, path: Path) -> List[Box]:
     if not isinstance(markups, list) or not all(isinstance(m, dict) for m in markups):
         raise QMedSAMError(f"'{path.name}' has no list of markups.", "Save the ROI from Slicer as .mrk.json.")
-    others = sorted({str(m.get("type")) for m in markups if m.get("type") != "ROI"})
+    others = sorted({shown(m.get("type")) for m in markups if m.get("type") != "ROI"})
     if others:
-        raise QMedSAMError(f"'{path.name}' holds markups that are no ROI: {', '.join(others)}.", "Save only ROI boxes in it.")
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise QMedSAMError(
+            f"'{path.name}' holds markups that are no ROI: {', '.join(others[:3])}{more}.", "Save only ROI boxes in it."
+        )
     return [_from_roi(m, _markup_name(m, n if len(markups) > 1 else 0, path), volume) for n, m in enumerate(markups, 1)]
 
 
@@ -190,8 +272,8 @@ def _markup_name(markup: Dict[str, Any], n: int, path: Path) -> str:
     Slicer 5.12 writes one ROI per file and no name, and takes the name from the file; the label keeps the name that the ROI
     was born with.
     """
-    label = re.sub(r"-\d+$", "", str(_first_point(markup).get("label", ""))) if n else name_of(path)
-    return str(markup.get("name") or label or f"{name_of(path)}_{n}")
+    label = re.sub(r"-\d+$", "", str(_first_point(markup).get("label", ""))[:_MOST_LETTERS]) if n else name_of(path)
+    return encodable(str(markup.get("name") or label or f"{name_of(path)}_{n}")[:_MOST_LETTERS])
 
 
 def _first_point(markup: Dict[str, Any]) -> Dict[str, Any]:
@@ -200,9 +282,9 @@ def _first_point(markup: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _from_roi(markup: Dict[str, Any], name: str, volume: Volume) -> Box:
-    where = f"ROI '{name}'"
+    where = f"ROI '{shown(name)}'"
     if markup.get("roiType", "Box") not in ("Box", "BoundingBox"):
-        raise QMedSAMError(f"{where} is of the type {markup['roiType']}.", "Only boxes can be prompts.")
+        raise QMedSAMError(f"{where} is of the type {shown(markup['roiType'])}.", "Only boxes can be prompts.")
     # Without a center (hand-made files) the one control point of a Box is it.
     center = _numbers(markup.get("center", _first_point(markup).get("position")), (3,), f"The center of {where}")
     axes = np.array(_numbers(markup.get("orientation", np.eye(3).ravel().tolist()), (9,), f"The orientation of {where}"))
@@ -225,7 +307,7 @@ def _from_roi(markup: Dict[str, Any], name: str, volume: Volume) -> Box:
 
 def _system(markup: Dict[str, Any], where: str) -> np.ndarray:
     """``3 x 3`` to RAS; 0 and 1 are Slicer's numbers for the two systems."""
-    system = str(markup.get("coordinateSystem", "LPS")).upper()
+    system = shown(markup.get("coordinateSystem", "LPS")).upper()
     if system not in ("LPS", "RAS", "0", "1"):
         raise QMedSAMError(f"{where} is in the unknown coordinate system '{system}'.", "Use LPS or RAS.")
     return np.eye(3) if system in ("RAS", "0") else LPS_TO_RAS[:3, :3]
@@ -236,7 +318,7 @@ def _units(markup: Dict[str, Any], where: str) -> float:
     units = markup.get("coordinateUnits", "mm")
     units = units[0] if isinstance(units, list) and units else units
     if units not in ("mm", "um"):
-        raise QMedSAMError(f"{where} is in the unknown unit '{units}'.", "Use mm.")
+        raise QMedSAMError(f"{where} is in the unknown unit '{shown(units)}'.", "Use mm.")
     return 1.0 if units == "mm" else 1e-3
 
 
@@ -248,9 +330,12 @@ def _display_color(markup: Dict[str, Any], where: str) -> Optional[Tuple[float, 
 
 
 def _markup_of(box: Box, volume: Volume) -> Dict[str, Any]:
-    name = box.name or f"ROI_{box.label}"
-    center = (volume.ijk_to_ras @ np.append(box.center_ijk, 1.0))[:3]
-    half_axes = volume.ijk_to_ras[:3, :3] @ box.half_axes_ijk
+    name = one_line(box.name) or f"ROI_{box.label}"
+    with np.errstate(all="ignore"):
+        center = (volume.ijk_to_ras @ np.append(box.center_ijk, 1.0))[:3]
+        half_axes = volume.ijk_to_ras[:3, :3] @ box.half_axes_ijk
+    if not np.abs([*center, *half_axes.ravel()]).max() < _FARTHEST:
+        raise QMedSAMError(f"The box '{name}' lies too far away, or is too large.", "Draw it on the image.")
     # The polar factor: for perpendicular columns it is their directions, and it completes those of zero length.
     left, _, right = np.linalg.svd(half_axes)
     axes = left @ right

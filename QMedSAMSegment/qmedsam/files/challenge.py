@@ -2,36 +2,82 @@
 
 from __future__ import annotations
 
+import math
 import re
+import zipfile
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
+from numpy.lib import format as npy
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
+from .header import check_fits_memory, check_sizes, shown
 from .paths import name_of
+from .pickled import plain_pickle
 from .volumes import LPS_TO_RAS, grey_or_rgb, modality_of
 
+_MOST_PICKLED = 16 << 20
 
-def read_arrays(path: Path, keys: Sequence[str]) -> Dict[str, np.ndarray]:
+
+def read_arrays(path: Path, keys: Sequence[str], pickled: Sequence[str] = ()) -> Dict[str, Any]:
     """Those of ``keys`` that an ``.npz`` holds; the first one is required. Pickled objects are not loaded.
 
+    Args:
+        path: of the file.
+        keys: of arrays.
+        pickled: keys whose value may be a dictionary or list as numpy pickles them; it is read without running any code.
+
     Raises:
-        QMedSAMError: foreign or damaged file, or no such key.
+        QMedSAMError: foreign or damaged file, one that unpacks to more than the memory holds, or no such key.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            arrays = {key: archive[key] for key in keys if key in names}
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            names = [name[: -len(".npy")] for name in sizes if name.endswith(".npy")]
+            wanted = [key for key in keys if key in names]
+            unpacked = sum(sizes[f"{key}.npy"] for key in wanted)
+            check_sizes(path, unpacked, path.stat().st_size)
+            check_fits_memory(path, unpacked)
+            arrays = {key: _array(archive, key, key in pickled) for key in wanted}
+    except QMedSAMError:
+        raise
     except Exception as error:  # a damaged header brings out anything, from zlib.error to tokenize.TokenError
         raise QMedSAMError(f"'{path.name}' could not be read as an .npz file.", "Copy or export it again.") from error
     if keys[0] not in arrays:
         raise QMedSAMError(
-            f"'{path.name}' has no array '{keys[0]}' (it has {', '.join(names) or 'none'}).",
+            f"'{path.name}' has no array '{keys[0]}' (it has {shown(', '.join(names)) or 'none'}).",
             "Give a file in the challenge's format.",
         )
     return arrays
+
+
+def array_header(archive: zipfile.ZipFile, key: str) -> Tuple[Tuple[int, ...], np.dtype]:
+    """Shape and type of an array, without its values.
+
+    Raises:
+        ValueError, OSError and others: damaged in one of many ways.
+    """
+    with archive.open(f"{key}.npy") as stream:
+        version = npy.read_magic(stream)
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+    return tuple(int(n) for n in shape), dtype
+
+
+def _array(archive: zipfile.ZipFile, key: str, pickled: bool) -> Any:
+    """An array, made no larger than its member is."""
+    shape, dtype = array_header(archive, key)
+    info = archive.getinfo(f"{key}.npy")
+    if dtype.hasobject and pickled:
+        with archive.open(info) as stream:
+            npy.read_magic(stream)
+            stream.seek(0)
+            return plain_pickle(stream.read(_MOST_PICKLED + 1))
+    if math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError("shorter than its header says")
+    with archive.open(info) as stream:
+        return npy.read_array(stream, allow_pickle=False)
 
 
 def read_challenge_volume(path: Path) -> Volume:
@@ -46,6 +92,8 @@ def read_challenge_volume(path: Path) -> Volume:
     """
     arrays = read_arrays(path, ("imgs", "spacing", "direction", "origin"))
     images = arrays["imgs"]
+    if images.dtype.kind not in "biuf":
+        raise QMedSAMError(f"'imgs' in '{path.name}' are no numbers.", "One 2D or 3D image is needed.")
     if images.ndim not in (2, 3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise QMedSAMError(f"'imgs' in '{path.name}' has the shape {images.shape}.", "One 2D or 3D image is needed.")
     if images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3):
@@ -57,7 +105,9 @@ def read_challenge_volume(path: Path) -> Volume:
     to_lps = np.eye(4)
     to_lps[:3, :3] = direction * spacing
     to_lps[:3, 3] = _numbers(arrays, "origin", np.zeros(3), path)
-    return Volume(images, LPS_TO_RAS @ to_lps, _modality_in(name_of(path)), name_of(path))
+    measured = "spacing" in arrays
+    notes = () if measured or len(images) == 1 else (f"'{path.name}' tells no voxel size: sizes are given in voxels.",)
+    return Volume(images, LPS_TO_RAS @ to_lps, _modality_in(name_of(path)), name_of(path), notes=notes, measured=measured)
 
 
 def _numbers(arrays: Dict[str, np.ndarray], key: str, default: np.ndarray, path: Path) -> np.ndarray:

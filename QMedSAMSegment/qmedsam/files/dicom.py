@@ -2,74 +2,144 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
-
-import numpy as np
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
+from .dicom_frames import frames_of
+from .dicom_header import DicomFile, read_dicom_header
+from .dicom_pixels import Pixels
+from .dicom_stack import Stack, stack_of
+from .dicom_values import voxels_of
+from .header import check_fits_memory, shown
+from .kinds import known_kind
 from .paths import name_of
-from .volumes import modality_of, read_image, unreadable, volume_of
+from .volumes import LPS_TO_RAS, chosen_frames, modality_of
 
-_MODALITY = "0008|0060"
-_DESCRIPTION = "0008|103e"
-_SERIES_UID = "0020|000e"
-_POSITION = "0020|0032"
-#: What says which values a slice may have, and its value where it is missing: bits, sign, intercept and slope.
-_TYPE = {"0028|0100": 16, "0028|0103": 0, "0028|1052": 0, "0028|1053": 1}
-
-#: Part of the slice distance by which a slice may miss its place on the regular grid: room for rounded positions. A missing
-#: slice is farther off in a stack of any length, a gantry tilt of 1 degree from the sixth slice on (tan 1 degree = 0.017).
-_TOLERANCE = 0.1
+#: Files of a folder that are looked into; more are a whole archive.
+_MOST_FILES = 100_000
+#: Bytes of a damaged file in which its series is looked for.
+_LOOKED_AT = 1 << 20
+#: Series and files that a sentence names.
+_LISTED = 8
 
 
-def read_dicom_folder(folder: Path, series: Optional[str] = None) -> Volume:
-    """The series in a folder (its subfolders are not looked at).
+@dataclass(frozen=True)
+class DicomShape:
+    """Voxels of what a DICOM source becomes, told from its headers.
+
+    Attributes:
+        size: along i, j and k.
+        depth: bytes of a voxel in memory.
+        frames: time points.
+    """
+
+    size: Tuple[int, int, int]
+    depth: int
+    frames: int
+
+
+@dataclass
+class _Found:
+    """What lies in a folder.
+
+    Attributes:
+        folder: it.
+        series: images by the UID of their series.
+        damaged: files that could not be read, and why.
+    """
+
+    folder: Path
+    series: Dict[str, List[DicomFile]] = field(default_factory=dict)
+    damaged: Dict[Path, QMedSAMError] = field(default_factory=dict)
+
+    def whole(self, uid: str) -> List[DicomFile]:
+        """The files of a series.
+
+        Raises:
+            QMedSAMError: one of the damaged files names it: a slice would be missing.
+        """
+        files = self.series.get(uid, [])
+        for path, error in self.damaged.items():
+            # One that ends before it could name its series is of this one where a slice is missing.
+            if _names(path, uid) or not _is_stack(files):
+                hint = f"Take it out of '{self.folder.name}', or copy it again: a slice would be missing."
+                raise QMedSAMError(error.message, hint)
+        return files
+
+
+def _is_stack(files: List[DicomFile]) -> bool:
+    try:
+        _stack(files, "")
+    except QMedSAMError:
+        return False
+    return True
+
+
+def _names(path: Path, uid: str) -> bool:
+    """Whether a damaged file speaks of a series."""
+    with path.open("rb") as stream:
+        return bool(uid) and uid.encode("ascii", "replace") in stream.read(_LOOKED_AT)
+
+
+def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) -> Iterator[Volume]:
+    """The time points of a series.
 
     Args:
-        folder: holds the files of one series, or of several.
-        series: UID of the one wanted.
+        source: a folder (its subfolders are not looked at), or a file: the series that it belongs to, the file alone when it
+            is a multi-frame image or says nothing of its place.
+        series: UID, its beginning, number or description, where a folder holds several.
+        frame_index: as for :func:`~.volumes.read_frames`.
 
     Raises:
-        QMedSAMError: no series, several without ``series``, another UID, or slices that are no regular stack.
+        QMedSAMError: no series, several without ``series``, slices that are no regular stack, a damaged file, or one that is
+            no image.
     """
-    import SimpleITK as sitk
+    files = _files(source, series)
+    name = _name(files, source)
+    stack = _stack(files, name)
+    numbers = chosen_frames(name, len(stack.times), frame_index, stack.what)
+    modality = modality_of(files[0].get("Modality", str, ""))
+    pixels = {file.path: Pixels(file) for file in files}
+    _check_alike(pixels, name)
+    first = pixels[files[0].path]
+    frame = first.rows * first.columns * (3 if first.is_rgb else max(first.dtype.itemsize, 2))
+    check_fits_memory(source, frame * len(stack.times[0]))
+    matrix = LPS_TO_RAS @ stack.matrix
+    for number in numbers:
+        array = voxels_of(stack.times[number], pixels, modality == "PET")
+        yield Volume(array, matrix, modality, name, notes=stack.notes, measured=stack.measured)
 
-    found = [str(uid) for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))]
-    if not found:
-        raise QMedSAMError(
-            f"The folder '{folder}' holds no DICOM images.", "Give the folder that directly holds the files of a series."
-        )
-    if series is not None and series not in found:
-        raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {series}.", _listing(folder, found))
-    if series is None and len(found) > 1:
-        raise QMedSAMError(
-            f"The folder '{folder}' holds {len(found)} DICOM series.",
-            f"Give the folder of one, or its UID. {_listing(folder, found)}",
-        )
-    return _read(_files(folder, series or found[0]), folder.name)
 
-
-def read_dicom_file(path: Path, series: Optional[str] = None) -> Volume:
-    """The series that a file belongs to; the file alone when it is a multi-frame image or says nothing of its place.
+def count_dicom_frames(source: Path, series: Optional[str] = None) -> int:
+    """Time points of a series.
 
     Raises:
-        QMedSAMError: damaged file, a UID that is not the file's, or slices that are no regular stack.
+        QMedSAMError: as :func:`read_dicom`.
     """
-    header = _header(path)
-    uid = _tag(header, _SERIES_UID)
-    if series is not None and series != uid:
-        raise QMedSAMError(f"'{path.name}' does not belong to the DICOM series {series}.", f"Its series is {uid}.")
-    return _read(_files_with(path, header), name_of(path))
+    return dicom_shape(source, series).frames
 
 
-def _files_with(path: Path, header) -> Tuple[str, ...]:
-    """The file and the others of its series beside it; alone when it is multi-frame or says nothing of its place."""
-    uid = _tag(header, _SERIES_UID)
-    files = _files(path.parent, uid) if uid else ()
-    alone = header.GetSize()[2:] > (1,) or not _tag(header, _POSITION) or len(files) < 2
-    return (str(path),) if alone else files
+def dicom_shape(source: Path, series: Optional[str] = None) -> DicomShape:
+    """How large a series is, before a pixel is read.
+
+    Raises:
+        QMedSAMError: as :func:`read_dicom`.
+    """
+    files = _files(source, series)
+    stack = _stack(files, _name(files, source))
+    rows, columns = stack.times[0][0].size
+    pixels = Pixels(files[0])
+    depth = 3 if pixels.is_rgb else max(pixels.bits // 8, 4 if len(files) > 1 else 2)
+    return DicomShape((columns, rows, len(stack.times[0])), depth, len(stack.times))
+
+
+def is_packed(source: Path, series: Optional[str] = None) -> bool:
+    """Whether a library of C has to unpack the pixels of a series."""
+    return any(Pixels(file).is_packed for file in _files(source, series)[:1])
 
 
 def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
@@ -77,114 +147,146 @@ def series_files(source: Path, series: Optional[str] = None) -> Tuple[str, ...]:
 
     Empty where the source is no DICOM.
     """
-    import SimpleITK as sitk
-
-    if not source.is_dir():
-        if not source.is_file() or sitk.ImageFileReader.GetImageIOFromFileName(str(source)) != "GDCMImageIO":
-            return ()
-        return _files_with(source, _header(source))
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(source))
-    return _files(source, series or str(found[0])) if found else ()
-
-
-def _files(folder: Path, uid: str) -> Tuple[str, ...]:
-    import SimpleITK as sitk
-
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
-
-
-def _header(path: Path):
-    """A SimpleITK reader that knows size and tags of a file, but not its voxels."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    if not source.is_dir() and known_kind(source) != "dicom":
+        return ()
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise unreadable(path.name, error) from error
-    return reader
-
-
-def _tag(header, key: str) -> str:
-    return header.GetMetaData(key).strip(" \0") if header.HasMetaDataKey(key) else ""
-
-
-def _listing(folder: Path, uids: List[str]) -> str:
-    lines = []
-    for uid in uids:
-        files = _files(folder, uid)
-        description = _tag(_header(Path(files[0])), _DESCRIPTION) or "no description"
-        lines.append(f"{description} ({len(files)} file{'s' * (len(files) != 1)}, {uid})")
-    return "There are: " + "; ".join(lines) + "."
-
-
-def _read(files: Tuple[str, ...], name: str) -> Volume:
-    import SimpleITK as sitk
-
-    header = _header(Path(files[0]))
-    modality, name = modality_of(_tag(header, _MODALITY)), _tag(header, _DESCRIPTION) or name
-    if len(files) == 1:
-        return volume_of(read_image(Path(files[0])), modality, name)
-    if header.GetSize()[2:] > (1,):
-        raise QMedSAMError(f"The series '{name}' consists of several multi-frame files.", "Give one of the files.")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    if modality == "PET":
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # nearly always a slope per slice
+        files = _files(source, series)
+    except QMedSAMError:
+        return ()
     try:
-        image = reader.Execute()
-        if modality != "PET" and image.GetNumberOfComponentsPerPixel() == 1 and _types_differ(reader, len(files)):
-            del image  # of the voxel type of the first slice, which the values of the others need not fit
-            reader.SetOutputPixelType(sitk.sitkFloat32)
-            image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        if "size mismatch" in str(error).lower():
-            raise QMedSAMError(f"The slices of the series '{name}' differ in size.", "Give the folder of one scan.") from error
-        raise unreadable(name, error) from error
-    _check_stack(reader, image, name)
-    return volume_of(image, modality, name)
+        return tuple(dict.fromkeys(str(frame.file.path) for frame in _stack(files, source.name).times[0]))
+    except QMedSAMError:  # changed since it was read; whoever refers to the files compares their places
+        return tuple(str(file.path) for file in files)
 
 
-def _types_differ(reader, count: int) -> bool:
-    """Whether slices have voxel types of their own (in PET every slice has its slope; those of MR and NM may)."""
+def frame_order(source: Path) -> Tuple[int, ...]:
+    """Numbers, from 0, of the frames of a multi-frame file in the order of the slices of its first time point.
 
-    def value(k: int, key: str) -> Union[float, str]:
-        text = reader.GetMetaData(k, key).strip(" \0") if reader.HasMetaDataKey(k, key) else ""
+    Raises:
+        QMedSAMError: as :func:`read_dicom`.
+    """
+    files = _files(source, None)
+    return tuple(frame.number for frame in _stack(files, source.name).times[0])
+
+
+def _name(files: List[DicomFile], source: Path) -> str:
+    return shown(files[0].get("SeriesDescription", str, "").strip(" \0")) or name_of(source)
+
+
+def _files(source: Path, series: Optional[str]) -> List[DicomFile]:
+    """The files of the series that is asked for."""
+    if source.is_dir():
+        found = _series_in(source)
+        chosen = _chosen(source, found.series, series)
+        return found.whole(chosen[0].series)
+    file = read_dicom_header(source)
+    if file.no_image:
+        raise QMedSAMError(f"'{source.name}' is {file.no_image}.", "Give the file or folder of the images themselves.")
+    if series is not None and not file.series.startswith(series.strip()):
+        raise QMedSAMError(
+            f"'{source.name}' does not belong to the DICOM series {shown(series)}.", f"Its series is {file.series}."
+        )
+    if not file.series or file.get("NumberOfFrames", int, 1) > 1 or file.get("ImagePositionPatient", list, None) is None:
+        return [file]
+    files = _series_in(source.parent).whole(file.series)
+    return files if len(files) > 1 else [file]
+
+
+def _series_in(folder: Path) -> _Found:
+    """The images of a folder by series, and its DICOM files that are damaged.
+
+    Raises:
+        QMedSAMError: no image, with what is there instead.
+    """
+    found = _Found(folder)
+    others: Dict[str, int] = {}
+    count = 0
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        path = folder / name
+        if not path.is_file() or known_kind(path) != "dicom":
+            continue
+        count += 1
+        if count > _MOST_FILES:
+            text = f"The folder '{folder}' holds more than {_MOST_FILES:,} DICOM files."
+            raise QMedSAMError(text, "Give the folder of one series.")
         try:
-            return float(text or _TYPE[key])
-        except ValueError:
-            return text
-
-    return any(value(k, key) != value(0, key) for key in _TYPE for k in range(1, count))
-
-
-def _check_stack(reader, image, name: str) -> None:
-    """Compare the position that every slice's header gives with the grid that was made of them."""
-    count = image.GetSize()[2]
-    texts = [reader.GetMetaData(k, _POSITION) if reader.HasMetaDataKey(k, _POSITION) else "" for k in range(count)]
-    try:
-        positions = np.array([[float(v) for v in text.strip(" \0").split("\\")] for text in texts]).reshape(count, 3)
-    except ValueError:
-        raise QMedSAMError(f"The slices of the series '{name}' do not say where they lie.", "Give one of the files.") from None
-    direction, spacing = np.array(image.GetDirection()).reshape(3, 3), image.GetSpacing()[2]
-    normal = direction[:, 2]
-    along = (positions - positions[0]) @ normal
-    steps = np.abs(np.diff(along))
-    if steps.min() < 1e-3:
+            file = read_dicom_header(path)
+        except QMedSAMError as error:
+            found.damaged[path] = error
+            continue
+        if file.no_image:
+            others[file.no_image] = others.get(file.no_image, 0) + 1
+        else:
+            found.series.setdefault(file.series, []).append(file)
+    if not found.series:
+        if found.damaged:
+            raise next(iter(found.damaged.values()))
+        what = ", ".join(sorted(others)[:3])
         raise QMedSAMError(
-            f"The series '{name}' has several images at the same position (time points or echoes).",
-            "Give a folder that holds one of them.",
+            f"The folder '{folder}' holds no DICOM images" + (f", but {what}." if what else "."),
+            "Give the folder that directly holds the files of a series.",
         )
-    miss = positions - np.array(image.GetOrigin()) - np.outer(np.arange(count) * spacing, normal)
-    if np.abs(along - along[-1] * np.arange(count) / (count - 1)).max() > _TOLERANCE * np.median(steps):
+    return found
+
+
+def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[str]) -> List[DicomFile]:
+    """One series of several: by UID, its number, its description or the beginning of its UID."""
+    if series is None:
+        if len(found) == 1:
+            return next(iter(found.values()))
         raise QMedSAMError(
-            f"The slices of the series '{name}' are not evenly spaced ({steps.min():.2f} to {steps.max():.2f} mm apart).",
-            "Slices may be missing: export the series again, or resample it onto a regular grid.",
+            f"The folder '{folder}' holds {len(found)} DICOM series.", f"Name one with --series. {_listing(found)}"
         )
-    if np.linalg.norm(miss, axis=1).max() > _TOLERANCE * spacing:
-        raise QMedSAMError(
-            f"The slices of the series '{name}' are shifted against each other (gantry tilt).",
-            "Resample it onto a regular grid first (in Slicer: load it, harden its acquisition transform).",
-        )
+    wanted = series.strip()
+
+    def number(files: List[DicomFile]) -> str:
+        return str(files[0].get("SeriesNumber", int, ""))  # type: ignore[arg-type]
+
+    def description(files: List[DicomFile]) -> str:
+        return files[0].get("SeriesDescription", str, "").strip(" \0").lower()
+
+    tests = (
+        lambda uid: uid == wanted,
+        lambda uid: number(found[uid]) == wanted,
+        lambda uid: description(found[uid]) == wanted.lower(),
+        lambda uid: bool(wanted) and uid.startswith(wanted),
+    )
+    for test in tests:
+        fits = [uid for uid in found if test(uid)]
+        if len(fits) == 1:
+            return found[fits[0]]
+        if fits:
+            raise QMedSAMError(
+                f"{len(fits)} series of '{folder}' are called {shown(series)}.", _listing({u: found[u] for u in fits})
+            )
+    raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {shown(series)}.", _listing(found))
+
+
+def _listing(found: Dict[str, List[DicomFile]]) -> str:
+    """The series in the order of their numbers."""
+    lines = []
+    for uid, files in sorted(found.items(), key=lambda item: (item[1][0].get("SeriesNumber", int, 1 << 30), item[0])):
+        description = shown(files[0].get("SeriesDescription", str, "").strip(" \0")) or "no description"
+        number = files[0].get("SeriesNumber", int, None)
+        about = f"{len(files)} file{'s' * (len(files) != 1)}, {shown(uid) or 'no UID'}"
+        lines.append(f"{'' if number is None else f'{number}: '}{description} ({about})")
+    more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return "There are: " + "; ".join(lines[:_LISTED]) + more + "."
+
+
+def _stack(files: List[DicomFile], name: str) -> Stack:
+    several = [file for file in files if file.get("NumberOfFrames", int, 1) > 1]
+    if several and len(files) > 1:
+        raise QMedSAMError(f"The series '{name}' consists of several multi-frame files.", "Give one of the files.")
+    if files[0].get("NumberOfFrames", int, 1) > 1:
+        Pixels(files[0])  # before a list of as many frames as it claims to have is made
+    return stack_of([frame for file in files for frame in frames_of(file)], name)
+
+
+def _check_alike(pixels: Dict[Path, Pixels], name: str) -> None:
+    first = next(iter(pixels.values()))
+    for path, each in pixels.items():
+        if each.is_rgb != first.is_rgb:
+            raise QMedSAMError(f"'{path.name}' in the series '{name}' is a picture in colours, others are grey.", "Take it out.")

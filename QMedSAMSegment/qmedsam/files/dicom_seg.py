@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import __version__
 from ..errors import QMedSAMError
 from ..geometry import Volume
-from .dicom import series_files
+from .dicom_source import check_images, dicom_name, references, series_number, source_images
 from .paths import reason_of
-from .volumes import LPS_TO_RAS
+from .segmentations import Origin, Segment
 
-if TYPE_CHECKING:
-    from .segmentations import Origin, Segment
-
-#: Part of a voxel by which a source image may miss its slice of the label array.
-_TOLERANCE = 0.1
+_WHAT = "a DICOM SEG"
 
 #: Words of everyday for those of DICOM's context groups.
 _SYNONYMS = {"tumor": "neoplasm", "tumour": "neoplasm", "metastasis": "neoplasmsecondary"}
@@ -45,13 +41,49 @@ def write_dicom_seg(
     Raises:
         QMedSAMError: highdicom is not installed, the source is no DICOM series, or it lacks what a SEG has to say.
     """
-    hd = _highdicom()
-    sources = _sources(origin, path)
-    _check_positions(sources, volume)
+    hd = _highdicom(path)
+    images = source_images(path, origin, _WHAT)
+    slices = references(images, volume, _WHAT, origin.time_point if origin else 0)
     numbers = np.zeros(65536, np.uint16)
     for n, (label, _, _) in enumerate(segments, start=1):
         numbers[label] = n
+    order = [number for _, number in slices if number is not None]
+    if not order:
+        images = [image for image, _ in slices]
+    else:  # of a multi-frame image those that were segmented: other time points lie in the same places
+        images = [slices[0].image]
+        groups = images[0].PerFrameFunctionalGroupsSequence
+        images[0].PerFrameFunctionalGroupsSequence = [groups[number - 1] for number in order]
+        images[0].NumberOfFrames = len(order)
+    for image in images:
+        _measure(image, volume)
     model = (origin.model if origin else "") or "unknown"
+    made = _made(hd, images, numbers[labels_kji], segments, model)
+    for group in made.PerFrameFunctionalGroupsSequence if order else ():
+        for derivation in group.get("DerivationImageSequence") or ():
+            for reference in derivation.SourceImageSequence:
+                reference.ReferencedFrameNumber = order[int(reference.ReferencedFrameNumber) - 1]
+    made.save_as(path)
+
+
+def check_source(path: Path, source: Path, series: Optional[str] = None) -> None:
+    """Look before a long run whether a SEG can refer to what is segmented, by making one of its first image.
+
+    Raises:
+        QMedSAMError: highdicom is not installed, the source is no DICOM series, or it lacks what a SEG has to say.
+    """
+    hd = _highdicom(path)
+    image = check_images(path, source, series, _WHAT)[0]
+    _measure(image, None)
+    array = np.zeros((len(image.get("PerFrameFunctionalGroupsSequence") or [0]), int(image.Rows), int(image.Columns)), np.uint8)
+    array[0, 0, 0] = 1
+    _made(hd, [image], array, [(1, "", None)], "")
+
+
+def _made(hd: Any, images: List[Any], array: np.ndarray, segments: Sequence[Segment], model: str) -> Any:
+    """The object of an array whose values are the numbers of the segments."""
+    from .. import __version__
+
     algorithm = hd.AlgorithmIdentificationSequence(
         name="QMedSAM",
         family=_group(7162)["artificialintelligence"],
@@ -60,101 +92,64 @@ def write_dicom_seg(
         parameters={"model": model},
     )
     try:
-        made = hd.seg.Segmentation(
-            source_images=sources,
-            pixel_array=numbers[labels_kji],
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(hd, n, s, algorithm) for n, s in enumerate(segments, start=1)],
-            series_instance_uid=hd.UID(),
-            series_number=int(sources[0].get("SeriesNumber") or 0) + 1000,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="QMedSAM developers",
-            manufacturer_model_name="QMedSAM",
-            software_versions=__version__,
-            device_serial_number=model,
-            content_label="SEGMENTATION",
-            content_description="Boxes to masks, not for diagnosis",
-            series_description="QMedSAM segmentation",
-        )
+        with warnings.catch_warnings():  # of values that the source has, and that the user cannot change
+            warnings.simplefilter("ignore")
+            return hd.seg.Segmentation(
+                source_images=images,
+                pixel_array=array,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_description(hd, n, s, algorithm) for n, s in enumerate(segments, start=1)],
+                series_instance_uid=hd.UID(),
+                series_number=series_number(images[0]),
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="QMedSAM developers",
+                manufacturer_model_name="QMedSAM",
+                software_versions=__version__,
+                device_serial_number=model,
+                content_label="SEGMENTATION",
+                content_description="Boxes to masks, not for diagnosis",
+                series_description="QMedSAM segmentation",
+                specific_character_set="ISO_IR 192",  # whatever the series has: names of segments are of any script
+            )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise QMedSAMError(
-            f"No DICOM SEG could be made of '{_name(origin)}' ({reason_of(error)}).", "Write a .seg.nrrd file instead."
+            f"No DICOM SEG can be made that refers to these DICOM images ({reason_of(error)}).", "Write a .seg.nrrd file instead."
         ) from error
-    made.save_as(path)
 
 
-def check_source(path: Path, source: Path) -> None:
-    """Look before a long run whether a SEG can refer to what is segmented.
+def _measure(image: Any, volume: Optional[Volume]) -> None:
+    """Sizes of the voxels where the library looks for them; those of the volume (None: not known yet) where there are none."""
+    spacing = volume.spacing_mm if volume is not None else np.ones(3)
+    frames = image.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        if "FrameOfReferenceUID" in image:
+            if not image.get("PixelSpacing"):
+                image.PixelSpacing = [float(spacing[1]), float(spacing[0])]
+            if not image.get("SliceThickness"):
+                image.SliceThickness = float(spacing[2])
+        return
+    import pydicom
 
-    Raises:
-        QMedSAMError: highdicom is not installed, or the source is no DICOM series.
-    """
-    _highdicom()
-    _series(path, source, None)
+    if not image.get("SharedFunctionalGroupsSequence"):
+        image.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+    shared = image.SharedFunctionalGroupsSequence[0]
+    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):  # may be said of every frame anew
+        if keyword not in shared and frames[0].get(keyword):
+            setattr(shared, keyword, frames[0].get(keyword))
 
 
-def _highdicom() -> Any:
+def _highdicom(path: Path) -> Any:
     try:
         import highdicom
         import highdicom.color
         import highdicom.seg
     except ImportError as error:
         raise QMedSAMError(
-            "A DICOM SEG needs the package highdicom.", "Install it: python -m pip install 'qmedsam[dicom]', or highdicom itself."
+            f"'{path.name}' would be a DICOM SEG, which needs the package highdicom.",
+            "Install it: python -m pip install 'qmedsam[dicom]', or highdicom itself.",
         ) from error
     return highdicom
-
-
-def _name(origin: Optional[Origin]) -> str:
-    return Path(origin.source).name if origin else "it"
-
-
-def _series(path: Path, source: Optional[Path], series: Optional[str]) -> Sequence[str]:
-    files = series_files(source, series) if source is not None else ()
-    if not files:
-        what = f"'{source.name}' is not DICOM" if source is not None else "the image did not come from a file"
-        raise QMedSAMError(
-            f"'{path.name}' would be a DICOM SEG, which refers to DICOM images, but {what}.",
-            "Segment a DICOM series, or write a .seg.nrrd file.",
-        )
-    return files
-
-
-def _sources(origin: Optional[Origin], path: Path) -> List[Any]:
-    """Headers of the source's files, in the order of the slices."""
-    import pydicom
-
-    files = _series(path, Path(origin.source) if origin else None, origin.series if origin else None)
-    return [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-
-
-def _check_positions(sources: Sequence[Any], volume: Volume) -> None:
-    """The slices of the label array lie where their source images do (a file may have changed since it was read)."""
-    positions = [_position(image) for image in sources] if len(sources) > 1 else _frame_positions(sources[0])
-    ras = volume.ijk_to_ras @ np.array([(0, 0, k, 1) for k in range(volume.shape_ijk[2])], float).T
-    wanted = (LPS_TO_RAS @ ras)[:3].T
-    known = all(position is not None for position in positions)
-    if not known or len(positions) != len(wanted):
-        raise QMedSAMError(
-            "The DICOM images do not say where they lie in the patient.", "Write a .seg.nrrd file instead of a DICOM SEG."
-        )
-    if np.abs(np.array(positions, float) - wanted).max() > _TOLERANCE * volume.spacing_mm.min():
-        raise QMedSAMError("The DICOM images are not where the segmented ones were.", "Segment the series again.")
-
-
-def _position(image: Any) -> Optional[List[float]]:
-    value = image.get("ImagePositionPatient")
-    return [float(v) for v in value] if value else None
-
-
-def _frame_positions(image: Any) -> List[Optional[List[float]]]:
-    """Positions of the frames of a multi-frame image, or of the only one."""
-    frames = image.get("PerFrameFunctionalGroupsSequence")
-    if not frames:
-        return [_position(image)]
-    planes = [frame.get("PlanePositionSequence") for frame in frames]
-    return [_position(plane[0]) if plane else None for plane in planes]
 
 
 def _description(hd: Any, number: int, segment: Segment, algorithm: Any) -> Any:
@@ -162,7 +157,7 @@ def _description(hd: Any, number: int, segment: Segment, algorithm: Any) -> Any:
     category, kind, region, side = codes_of(name)
     made = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=(" ".join(name.split()) or f"Segment_{label}")[:64],  # the attribute holds no more
+        segment_label=dicom_name(label, name),
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,  # a user drew the box

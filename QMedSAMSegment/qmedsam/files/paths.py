@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from ..errors import QMedSAMError
 PathLike = Union[str, "os.PathLike[str]"]
 
 #: Endings that belong together: the name of ``liver.seg.nrrd`` is ``liver``.
-_DOUBLE = (".nii.gz", ".seg.nrrd", ".mrk.json", ".seg.nii.gz")
+_DOUBLE = (".nii.gz", ".seg.nrrd", ".mrk.json", ".seg.nii.gz", ".rtstruct.dcm")
 
 
 def name_of(path: PathLike) -> str:
@@ -71,8 +72,8 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     """Look before a long run whether a file can be written where it shall go; None is nothing to write.
 
     Raises:
-        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, it is the file that is read, or it is a DICOM
-            SEG (``.dcm``) of a source that is no DICOM. A name of either that is not UTF-8.
+        QMedSAMError: its folder is missing, it is a folder, a device or a pipe, or it is the file that is read. A name of
+            either that is not UTF-8, or that the system does not take.
     """
     if path is None:
         return
@@ -80,18 +81,19 @@ def check_target(path: Optional[PathLike], source: Optional[PathLike] = None) ->
     if source is not None:
         check_name(source)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
-    if path.is_dir():
-        raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
-    if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
-        raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
+    try:
+        if not path.parent.is_dir():
+            raise QMedSAMError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Create the folder first.")
+        if path.is_dir():
+            raise QMedSAMError(f"'{path}' is a folder.", "Give the name of a file to write.")
+        if path.exists() and not path.is_file():  # it would be replaced: a pipe of another program, /dev/stdout
+            raise QMedSAMError(f"'{path}' is a device or a pipe.", "Give the name of a file to write.")
+    except (OSError, ValueError) as error:  # a part of more than 255 letters, a folder of somebody else; a NUL
+        raise QMedSAMError(f"Nothing can be written to '{path}' ({reason_of(error)}).", "Give another name.") from error
+    if "\0" in str(path):
+        raise QMedSAMError(f"The name of '{path.name}' holds a NUL.", "Give another name.")
     if source is not None and _same_file(path, source):
         raise QMedSAMError(f"'{path}' is the image itself.", "Write the result to another file.")
-    if source is not None and path.suffix.lower() == ".dcm":
-        from .dicom_seg import check_source
-
-        check_source(path, Path(source))
 
 
 def check_targets(paths: Sequence[Optional[PathLike]], source: PathLike, *others: Optional[PathLike]) -> None:
@@ -126,11 +128,13 @@ def writing(path: PathLike) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
 
     The temporary file lies in a folder beside the target (renaming is atomic on one file system only) and carries the
-    target's name, because writers choose the format by the suffix.
+    target's name, because writers choose the format by the suffix. It is on the disk, not only handed to the system, before
+    it takes the target's place. Python's own writers raise when the disk is full; whoever uses another one looks at what it
+    left, inside the block, and raises :class:`NotWhole` (see :mod:`.saving`).
 
     Raises:
-        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk is full, or the writer
-            failed; an older file at ``path`` is then still whole.
+        QMedSAMError: the folder is missing or not writable, ``path`` is no regular file, the disk or a quota is full, or the
+            writer failed; an older file at ``path`` is then still whole.
     """
     path = Path(path)
     check_target(path)
@@ -139,14 +143,57 @@ def writing(path: PathLike) -> Iterator[Path]:
         folder = tempfile.mkdtemp(prefix=".qmedsam-", dir=path.parent)
         beside = Path(folder) / path.name
         yield beside
+        flush(beside)
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError is how SimpleITK reports a full disk
-        raise QMedSAMError(
-            f"'{path}' could not be written ({reason_of(error)}).", "Check free space and the folder's permissions."
-        ) from error
+        flush(path.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError is how SimpleITK and OpenVINO complain, if they do
+        raise QMedSAMError(f"'{path}' could not be written ({reason_of(error)}).", advice(path, error)) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class NotWhole(OSError):
+    """What was written is not what is in the file: a writer kept silent about a full disk."""
+
+    def __init__(self) -> None:
+        super().__init__("what was read back is not what was written")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be put there (disks over a network and quotas say so only now).
+    """
+    if path.is_dir():
+        if hasattr(os, "O_DIRECTORY"):  # Windows keeps names by itself
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            except OSError:  # some file systems have no such thing; the file itself is safe
+                pass
+            finally:
+                os.close(handle)
+        return
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+#: Errors of a disk, a quota and a limit that are full.
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
+
+
+def advice(path: Path, error: BaseException) -> str:
+    """What to do about a file that could not be written."""
+    # SimpleITK has no numbers for what went wrong.
+    if isinstance(error, OSError) and not isinstance(error, NotWhole) and error.errno not in _FULL:
+        return "Check free space and the folder's permissions."
+    try:
+        free = f"Its disk has {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
+    except OSError:
+        free = "Its disk may be full"
+    return f"{free}, a quota may allow less: make room, or write elsewhere."
 
 
 def reason_of(error: BaseException) -> str:

@@ -14,19 +14,32 @@ from .paths import existing_file
 
 #: Line of the file where a row ends, and its cells by the names of their columns.
 Row = Tuple[int, Dict[str, str]]
+_MOST_BYTES = 1 << 30
 
 
 def read_text(path: Path, what: str) -> str:
-    """A text in UTF-8, without the mark that spreadsheets put before it.
+    """A text in UTF-8, without the mark that spreadsheets put before it, or in UTF-16 with it ("Unicode text").
 
     Raises:
-        QMedSAMError: no such file (``what`` says what it should be), or another encoding.
+        QMedSAMError: no such file (``what`` says what it should be), another encoding, or far too long.
     """
     path = existing_file(path, what)
+    if path.stat().st_size > _MOST_BYTES:
+        raise QMedSAMError(f"'{path.name}' is too large for {what}.", "Check the path.")
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return text_of(content).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise QMedSAMError(f"'{path.name}' is not a text in UTF-8.", "Save it as 'CSV UTF-8'.") from None
+
+
+def text_of(content: bytes) -> str:
+    """Bytes in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        UnicodeDecodeError: in another encoding.
+    """
+    return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
 def table_of(text: str, name: str) -> Tuple[List[str], List[Row]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import PathLike, image_of, write_boxes, write_segmentation, writing
+from ..files import PathLike, write_boxes, write_image, write_segmentation
 from ..geometry import Box, Volume
 from .anatomy import KIDNEY_TURN, paint_abdomen
 from .shapes import Scene, Waves, rotation
@@ -136,15 +136,11 @@ def write_sample(folder: PathLike, seed: int = 0) -> list[Path]:
     Returns:
         The three paths, in this order.
     """
-    import SimpleITK as sitk
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     phantom = abdomen_phantom(seed)
     image, truth, boxes = (folder / f"QMedSAMPhantom{end}" for end in (".nrrd", "-truth.seg.nrrd", "-boxes.mrk.json"))
-    with writing(image) as beside:
-        pixels = image_of(phantom.volume.array_kji, phantom.volume.ijk_to_ras)
-        sitk.WriteImage(pixels, str(beside), useCompression=True, compressionLevel=9)
+    write_image(image, phantom.volume.array_kji, phantom.volume, level=9)
     segments = [(label, name, color) for label, (name, color) in ORGANS.items()]
     write_segmentation(truth, phantom.labels_kji, phantom.volume, segments)
     write_boxes(boxes, phantom.boxes, phantom.volume)

@@ -6,6 +6,7 @@ left, whatever the order of the voxels in the file. Pixels are square in mm.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Panel:
         x, y = self.view.in_plane
         self.pixel_mm = self.view.pixel_mm
         self.pose = Pose(False, False, False)  # a photograph is upright as it is
-        if not volume.is_rgb:
+        if not volume.is_rgb and volume.orientation == 1:
             transpose = patient[x] > patient[y]
             if transpose:
                 x, y = y, x
@@ -231,5 +232,7 @@ def _scale_bar(axes: Axes, unit: str) -> None:
 
 def save(figure: Figure, path: PathLike) -> None:
     """Write a figure beside and rename it."""
+    drawn = io.BytesIO()  # so that it is Python that writes the file: it says when a disk is full
+    figure.savefig(drawn, format="png", facecolor=BACKGROUND)
     with writing(path) as beside:
-        figure.savefig(beside, format="png", facecolor=BACKGROUND)
+        beside.write_bytes(drawn.getbuffer())
