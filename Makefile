@@ -9,7 +9,7 @@ ALSO := $(shell for v in 3.12; do python$$v -c '' 2>/dev/null && echo $$v; done)
 # tests in one process has ended in a segmentation fault.
 TESTS = Testing/engine Testing/mrml Testing/widget Testing/packaging $(wildcard Testing/training/test_*.py)
 
-.PHONY: demo test test-engine test-slicer lint sample clean
+.PHONY: demo test test-engine test-lowest test-slicer lint sample clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/qmedsam demo -o demo
@@ -33,6 +33,17 @@ test-engine:
 	$(TEST_VENV)/bin/python -m pip install --quiet -e . pytest hypothesis jsonschema slicerio
 	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	$(TEST_VENV)/bin/python -m pytest Testing/engine
+
+# The same with the lowest versions that pyproject.toml declares, on the oldest Python: make test-lowest LOWEST=/path/to/python3.9
+LOWEST ?= python3.9
+test-lowest:
+	test -d .venv-test-lowest || $(LOWEST) -m venv .venv-test-lowest
+	.venv-test-lowest/bin/python -m pip install --quiet uv
+	.venv-test-lowest/bin/uv pip install --quiet --python .venv-test-lowest --resolution lowest-direct -e .
+	.venv-test-lowest/bin/uv pip install --quiet --python .venv-test-lowest pytest hypothesis jsonschema slicerio
+	.venv-test-lowest/bin/uv pip install --quiet --python .venv-test-lowest --resolution lowest-direct --no-deps \
+		-r QMedSAMSegment/Resources/requirements.txt
+	.venv-test-lowest/bin/python -m pytest Testing/engine
 
 # torch first and pinned: asked for as a range, pip takes a build with gigabytes of CUDA.
 $(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requirements.txt Testing/constraints.txt Training/requirements-nncf.txt

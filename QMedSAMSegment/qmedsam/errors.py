@@ -32,6 +32,22 @@ class Cancelled(Exception):
     """Raised by runs over many cases when the caller's ``cancelled()`` turned true (one case returns what it has)."""
 
 
+#: How libraries in C++, the loader and the system say that they got no memory (or no thread for want of it).
+_NO_MEMORY = (
+    "bad_alloc",
+    "alloc",
+    "out of memory",
+    "failed to map segment",
+    "resource temporarily unavailable",
+    "can't start new thread",
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception of any library is about memory."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _NO_MEMORY)
+
+
 def says_what_is_missing(function: _Function) -> _Function:
     """Of a function that imports when it is called: a package that is not there becomes a :class:`QMedSAMError`.
 

@@ -58,6 +58,8 @@ MODALITIES: Dict[str, str] = {
     "GM": "Microscopy",
 }
 
+#: HU below which there is air, the share of voxels that a CT has of it at least, and of soft tissue (-150 to 150).
+_AIR, _FEW_AIR, _LEAST_SOFT = -500, 0.01, 0.05
 #: Voxels looked at for percentiles; more change the third digit at most and cost seconds on a whole-body scan.
 _SAMPLE = 2_000_000
 
@@ -74,6 +76,32 @@ def known_modality(name: str) -> str:
         raise QMedSAMError(
             f"The modality '{name}' is not known.", "Use one of: " + ", ".join(sorted(set(MODALITIES.values()))) + "."
         ) from None
+
+
+def looks_like_ct(array_kji: np.ndarray) -> Optional[bool]:
+    """Whether grey values are Hounsfield units: air, more soft tissue than bone, and little between air and tissue.
+
+    Returns:
+        True or False; None where air's values are there but their histogram is not that of a CT.
+    """
+    values = array_kji.reshape(-1)[:: (array_kji.size // _SAMPLE) | 1].astype(np.float32)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return False
+
+    def share(low: float, high: float) -> float:
+        return float(np.count_nonzero((values >= low) & (values <= high)) / len(values))
+
+    air = share(-np.inf, _AIR)
+    if air < _FEW_AIR:  # an MR that rings, a difference image
+        return False if air < _FEW_AIR / 10 else None
+    # Scanners fill what they do not see with one value; all else that is so dark is air or lung.
+    filling = float(np.count_nonzero(values == values.min()) / len(values))
+    dark = max(share(-1150, -600), filling)
+    soft, between, bright = share(-150, 150) / 300, share(-450, -250) / 200, share(200, 500) / 300
+    hounsfield = dark >= air / 2 and soft * 300 >= _LEAST_SOFT and max(2 * between, bright) < soft
+    hounsfield = hounsfield and share(-5000, 5000) > 0.999
+    return True if hounsfield else None
 
 
 def parse_window(text: str) -> Tuple[float, float]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import QMedSAMError, says_what_is_missing
 from .frames import Frame
 from .geometry import Box, View, Volume
-from .intensity import MODALITIES, Intensity, known_modality
+from .intensity import MODALITIES, Intensity, known_modality, looks_like_ct
 from .models import Model, ModelStore
 from .network import Network
 from .painting import Cancelled, ObjectResult, Progress, Run, labelled, thinnest
 from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options
 from .strategies.voting import box_slices
+
+if TYPE_CHECKING:
+    from .files import PathLike
+    from .notebook import Shown
 
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
@@ -26,7 +31,7 @@ AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 FRAMES_IN_TIME = ("XRay", "Mammography", "Endoscopy", "Dermoscopy", "Fundus")
 
 
-@dataclass
+@dataclass(repr=False)
 class Segmentation:
     """Result of :meth:`Segmenter.segment`.
 
@@ -41,6 +46,7 @@ class Segmentation:
             every slice of every box would have taken.
         agreement_kji: with ``Options.agreement`` and ``vote``: uint8, per cent of the votes for an object (0: background
             by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
+        shown: what it takes to save and show the result, see :func:`qmedsam.segment`.
     """
 
     labels_kji: np.ndarray = field(repr=False)
@@ -53,6 +59,28 @@ class Segmentation:
     cancelled: bool = False
     cost: Dict[str, int] = field(default_factory=dict)
     agreement_kji: Optional[np.ndarray] = field(default=None, repr=False)
+    shown: Optional[Shown] = None
+
+    def save(self, path: PathLike) -> Path:
+        """Write the labels into a file whose suffix says how (``.seg.nrrd``, ``.nii.gz``, ``.dcm``...).
+
+        Raises:
+            QMedSAMError: as :func:`qmedsam.files.write_segmentation`, or the result is not of :func:`qmedsam.segment`.
+        """
+        from .notebook import save
+
+        return save(self, path)
+
+    def __repr__(self) -> str:
+        from .notebook import described
+
+        return described(self)
+
+    def _repr_png_(self) -> Optional[bytes]:
+        """What a notebook shows: the overlay."""
+        from .notebook import picture
+
+        return picture(self)
 
     @property
     def errors(self) -> List[str]:
@@ -210,11 +238,14 @@ def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List
     if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
         return known  # 8 bit is taken as it is, and holds no HU to know CT by
     named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
-    if any((plane <= -500).any() for plane in volume.array_kji):  # by slices: no byte per voxel more
+    ct = looks_like_ct(volume.array_kji)
+    if ct:
         # Also with a window of the user's: the model and the strategy depend on the modality.
         taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
         messages.append(f"The file {named}; values below -500 look like CT{taken}.")
         return "CT"
+    if ct is None:
+        named += "; some values lie below -500 as in CT, but the others do not look like it (if it is one, name it)"
     if not windowed:
         messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
     return ""

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from qmedsam import ModelStore, Segmenter
 from qmedsam.evaluation.cases import read_manifest
-from qmedsam.evaluation.loop import prompts_of
+from qmedsam.evaluation.prompts import prompts_of
 from qmedsam.evaluation.scores import dsc, ellipsoid_mask, nsd
 from qmedsam.intensity import Intensity
 from qmedsam.models import shipped_folder

@@ -60,7 +60,7 @@ def test_a_second_label_map_is_no_volume(tmp_path: Path) -> None:
 def test_the_cost_of_a_folder_grows_with_its_files_not_with_their_square(tmp_path: Path, monkeypatch) -> None:
     """Thousands of pictures in one folder are usual; asking the disk about every pair of them takes minutes."""
     asked: list = []
-    monkeypatch.setattr("qmedsam.batch.neighbours.name_of", lambda path: asked.append(path) or name_of(path))
+    monkeypatch.setattr("qmedsam.files.neighbours.name_of", lambda path: asked.append(path) or name_of(path))
     for n in range(30):
         (tmp_path / f"ISIC_{n}.jpg").write_bytes(b"x")
         (tmp_path / f"ISIC_{n}.json").write_text("[[1, 2, 3, 4]]")
@@ -283,3 +283,50 @@ def test_boxes_of_one_file_are_as_in_the_file(tmp_path: Path) -> None:
     volume = read_volume(case.volume)
     (ours,), (theirs,) = prompts_of(case, volume), read_boxes(case.boxes[0], volume)
     assert np.array_equal(ours.half_axes_ijk, theirs.half_axes_ijk) and (ours.name, ours.label) == (theirs.name, theirs.label)
+
+
+def test_a_list_of_boxes_on_pictures(tmp_path: Path) -> None:
+    """200 photographs and a table of boxes: a case per photograph, whatever the columns are called."""
+    for n in range(3):
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((40, 50), 9 * n, np.uint8)), str(tmp_path / f"p{n}.png"))
+    rows = ["image,x0,y0,x1,y1,label", "p0.png,1,2,30,31,nevus", "p1.png,3,4,20,21,", "p0.png,5,6,9,10,scar", "p2.png,a,6,9,10,x"]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    first, second, bad = collect([tmp_path / "boxes.csv"], tmp_path / "out")
+    assert (first.name, first.volume, second.name) == ("p0", tmp_path / "p0.png", "p1")
+    boxes = prompts_of(first, read_volume(first.volume))
+    assert [(b.label, b.name) for b in boxes] == [(1, "nevus"), (2, "scar")]
+    assert boxes[0].corners_ijk.min(axis=0).tolist() == [0.5, 1.5, -0.5] and boxes[0].corners_ijk.max(axis=0)[0] == 30.5
+    assert "Line 5" in bad.problem and not first.problem
+    (tmp_path / "other.csv").write_text("path;xmin;ymin;xmax;ymax\n".replace("path", "image") + "p1.png;3;4;20;21\n")
+    assert collect([tmp_path / "other.csv"], tmp_path / "out")[0].drawn == second.drawn
+    objects = [
+        {"image": "p0.png", "boxes": [[1, 2, 30, 31], {"box": [5, 6, 9, 10], "label": "scar"}]},
+        {"image": "p1.png", "boxes": [3, 4, 20, 21]},
+        {"image": "p2.png", "boxes": [[1, 2, 3]]},
+    ]
+    (tmp_path / "boxes.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    cases = collect([tmp_path / "boxes.jsonl"], tmp_path / "out")
+    assert [box.name for box in prompts_of(cases[0], read_volume(cases[0].volume))] == ["", "scar"]
+    assert cases[1].drawn == second.drawn and "four or six numbers" in cases[2].problem
+    assert type(first).from_json(json.loads(json.dumps(first.to_json()))) == first
+
+
+def test_boxes_of_a_list_count_for_what_was_done_before(tmp_path: Path) -> None:
+    from qmedsam.batch import Settings
+    from qmedsam.batch.identity import key_of
+
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((40, 50), np.uint8)), str(tmp_path / "p.png"))
+    keys = []
+    for right in (30, 30, 31):
+        (tmp_path / "b.csv").write_text(f"image,x0,y0,x1,y1\np.png,1,2,{right},31\n")
+        (case,) = collect([tmp_path / "b.csv"], tmp_path / "out")
+        keys.append(key_of(case, Settings())[0])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_pictures_get_pictures_and_volumes_get_segmentations() -> None:
+    from qmedsam.batch.settings import suffix_of
+    from qmedsam.files import FORMATS
+
+    assert suffix_of("auto", Path("a.nii.gz")) == ".seg.nrrd" and suffix_of("nrrd", Path("a.png")) == ".nrrd"
+    assert suffix_of("auto", Path("a.JPG")) == FORMATS.get("png", ".seg.nrrd")

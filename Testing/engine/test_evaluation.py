@@ -12,7 +12,8 @@ import pytest
 from qmedsam import Box, QMedSAMError, Volume
 from qmedsam.errors import Cancelled
 from qmedsam.evaluation.cases import Case, read_manifest
-from qmedsam.evaluation.loop import evaluate, prompts_of
+from qmedsam.evaluation.loop import evaluate
+from qmedsam.evaluation.prompts import prompts_of, told
 from qmedsam.evaluation.scores import ellipsoid_mask
 from shapes import ball
 
@@ -117,9 +118,11 @@ def test_the_truth_scores_one_everywhere(folder, prompt) -> None:
         ("two", "1", "1"), ("two", "1", "2"), ("line", "1", "1"), ("solid", "1", "1"), ("solid", "1", "2"), ("solid", "2", "1"),
     ]  # fmt: skip
     assert all(float(r["dsc"]) == float(r["nsd"]) == 1 for r in rows)
-    assert summary["mean"]["dsc"] == summary["mean"]["nsd"] == 1
-    assert summary["mean"]["dsc_interval"] == pytest.approx([1, 1])
-    assert [int(r["dim"]) for r in rows] == [2, 2, 2] + [3 if prompt == "volume" else 2] * 3
+    assert summary["headline"] == prompt and set(summary) >= {prompt, "picture"}
+    for kind in (prompt, "picture"):
+        assert summary[kind]["mean"]["dsc"] == summary[kind]["mean"]["nsd"] == 1
+    assert summary["picture"]["mean_all"]["dsc_interval"] == pytest.approx([1, 1])
+    assert [r["kind"] for r in rows] == ["picture"] * 3 + [prompt] * 3
 
 
 def test_an_object_beside_the_target_counts_against_the_prediction(folder) -> None:
@@ -152,13 +155,14 @@ def test_the_ellipse_is_worth_what_it_is(folder) -> None:
     share = np.pi / 4
     assert float(rows[0]["dsc"]) == pytest.approx(2 * share / (1 + share), abs=0.01)
     assert all(float(r["dsc"]) > 0.85 for r in rows[3:])  # ellipsoids, half a voxel smaller than their boxes
-    assert summary["mean"]["gain"] == 0
+    assert summary["volume"]["mean"]["gain"] == summary["picture"]["mean"]["gain"] == 0
 
 
 def test_an_empty_prediction_scores_zero(folder) -> None:
     summary, _ = run(folder, nothing)
-    assert summary["mean"]["dsc"] == summary["mean"]["nsd"] == 0
-    assert summary["mean"]["gain"] == pytest.approx(-summary["mean"]["ellipse_dsc"])
+    for mean in (summary["volume"]["mean"], summary["picture"]["mean"]):
+        assert mean["dsc"] == mean["nsd"] == 0
+        assert mean["gain"] == pytest.approx(-mean["ellipse_dsc"])
 
 
 def test_all_boxes_of_a_case_go_in_one_call_with_the_settings(folder) -> None:
@@ -192,10 +196,11 @@ def test_broken_and_too_small_cases_are_listed_and_do_not_stop_the_run(folder) -
 
 def test_unpromptable_sources_are_reported_apart(folder) -> None:
     summary, _ = run(folder, lambda v, b: ellipse_of(v, b) if v.name == "line" else truth_of(v, b))
-    assert summary["mean"]["dsc"] == 1 and summary["mean"]["sources"] == 2
-    assert summary["mean_all"]["sources"] == 3 and summary["mean_all"]["dsc"] < 1
-    assert [m["modality"] for m in summary["modalities"]] == ["CT", "Endoscopy"]
-    assert [s["source"] for s in summary["sources"] if not s["promptable"]] == ["fives"]
+    pictures = summary["picture"]
+    assert pictures["mean"]["dsc"] == 1 and pictures["mean"]["sources"] == 1
+    assert pictures["mean_all"]["sources"] == 2 and pictures["mean_all"]["dsc"] < 1
+    assert [m["modality"] for m in pictures["modalities"]] == ["Endoscopy"]
+    assert [s["source"] for s in pictures["sources"] if not s["promptable"]] == ["fives"]
 
 
 def test_four_files_are_written_and_nothing_else(folder) -> None:
@@ -203,7 +208,7 @@ def test_four_files_are_written_and_nothing_else(folder) -> None:
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["scores.csv", "sheet.png", "summary.json", "summary.md"]
     stored = json.loads((folder / "out" / "summary.json").read_text())
     assert stored["settings"]["model"] == "fake"
-    assert stored["mean"]["dsc"] == summary["mean"]["dsc"]
+    assert stored["volume"]["mean"]["dsc"] == summary["volume"]["mean"]["dsc"]
     assert (folder / "out" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -228,13 +233,58 @@ def test_progress_and_cancelling(folder) -> None:
 
 def test_wrong_options_and_hopeless_manifests_are_mendable_errors(folder) -> None:
     cases = read_manifest(folder / "manifest.csv")
-    for options in ({"prompt": "point"}, {"jitter": -0.3}, {"jitter": 2}):
+    wrong = ({"oracle": "seer"}, {"oracle": "extent", "prompt": "slice"}, {"oracle": "presence", "official": True})
+    for options in ({"prompt": "point"}, {"jitter": -0.3}, {"jitter": 2}, *wrong):
         with pytest.raises(QMedSAMError):
             evaluate(cases, FakeSegmenter(truth_of), folder / "out", **options)
     with pytest.raises(QMedSAMError, match="broken_image"):
         evaluate([c for c in cases if c.case_id == "broken"], FakeSegmenter(truth_of), folder / "out")
     with pytest.raises(QMedSAMError):
         evaluate(cases, FakeSegmenter(truth_of), folder / "manifest.csv")
+
+
+def filled(volume: Volume, box: Box) -> np.ndarray:
+    """The whole box: what a network answers that knows nothing but its prompt."""
+    low, high = box.corners_ijk.min(axis=0), box.corners_ijk.max(axis=0)
+    whole = np.zeros(volume.array_kji.shape[:3], bool)
+    whole[tuple(slice(int(np.ceil(a)), int(np.floor(b)) + 1) for a, b in zip(low[::-1], high[::-1]))] = True
+    return whole
+
+
+def test_oracles_tell_of_every_slice_what_they_say_they_do(folder) -> None:
+    """A segmenter that fills its prompts: the box alone < presence (equal here) < the own rectangle of every slice."""
+    found = {}
+    for oracle in (None, "presence", "extent"):
+        summary, segmenter = run(folder, filled, oracle=oracle)
+        found[oracle] = summary["volume"]["mean"]["dsc"]
+        assert summary["picture"]["mean"]["dsc"] == pytest.approx(1)  # rectangles; an oracle says nothing of pictures
+        if oracle:
+            assert {s["strategy"] for _, _, s in segmenter.calls if s["modality"] == "CT"} == {"fixed"}
+            assert oracle in (folder / "out" / "summary.md").read_text()
+    assert found["presence"] == pytest.approx(found[None]) and found["extent"] > found[None] + 0.1
+    assert all(float(r["confidence"]) == pytest.approx(0.7) for r in rows_of(folder))
+
+
+def test_an_oracle_needs_volumes(folder) -> None:
+    pictures = [c for c in read_manifest(folder / "manifest.csv") if not c.is_3d]
+    with pytest.raises(QMedSAMError, match="pictures"):
+        evaluate(pictures, FakeSegmenter(truth_of), folder / "out", oracle="extent")
+
+
+def test_an_oracle_knows_the_gap_in_an_object_and_its_extent_on_every_slice() -> None:
+    """A horseshoe: two columns that meet in slice 2; slices 6 and 7 belong to another object of the same label."""
+    labels = np.zeros((12, 40, 40), int)
+    labels[2, 10:20, 5:35] = labels[3:6, 10:20, 5:12] = labels[3:8, 10:20, 28:35] = 1
+    (prompt,) = prompts_of(case(), labels, jitter=0.0)
+    extent = told(case(), prompt, labels.shape, "extent")
+    assert [edges(SimpleNamespace(box=b))[:, 2].tolist() for b in extent] == [[k - 0.5, k + 0.5] for k in range(2, 8)]
+    assert [edges(SimpleNamespace(box=b))[:, 0].tolist() for b in extent] == [[4.5, 34.5]] * 4 + [[27.5, 34.5]] * 2
+    presence = told(case(), prompt, labels.shape, "presence")
+    assert {tuple(edges(SimpleNamespace(box=b))[:, 0]) for b in presence} == {(4.5, 34.5)}
+    loose = [edges(SimpleNamespace(box=b)) for b in told(case(), prompt, labels.shape, "extent", 0.1)]
+    moved = [(edges(SimpleNamespace(box=t)) - m) * [[1], [-1]] for t, m in zip(extent, loose)]
+    assert all((m >= 0).all() and (m[:, 2] == 0).all() and m.max() <= 3 for m in moved)
+    assert len({round(float(m[0, 0]), 6) for m in moved}) == 6  # every slice is drawn anew
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicerio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from qmedsam.errors import QMedSAMError
 from qmedsam.files import (
@@ -440,6 +440,8 @@ def test_sheared_box_is_not_a_slicer_roi(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(*[st.integers(0, 30)] * 6), min_size=1, max_size=5))
 def test_plain_boxes_hold_both_ends(tmp_path: Path, rows) -> None:
     volume = volume_on(np.eye(4))
+    paired = [all(a < b for a, b in zip(r[::2], r[1::2])) and any(a > b for a, b in zip(r[:3], r[3:])) for r in rows]
+    assume(not any(paired))  # i0,i1,j0,j1,k0,k1: refused, see below
     (tmp_path / "b.json").write_text(json.dumps([list(r) for r in rows]))
     np.savez(tmp_path / "b.npz", boxes=np.array(rows))
     (tmp_path / "o.json").write_text(json.dumps({"boxes": [{"ijk": r, "name": "n", "label": n} for n, r in enumerate(rows, 5)]}))
@@ -450,6 +452,26 @@ def test_plain_boxes_hold_both_ends(tmp_path: Path, rows) -> None:
             assert np.allclose(box.corners_ijk.min(axis=0), low - 0.5)
             assert np.allclose(box.corners_ijk.max(axis=0), high + 0.5)
         assert (plain[n].label, npz[n].label, objects[n].label) == (n + 1, n + 1, n + 5)
+
+
+@pytest.mark.parametrize(
+    "numbers,said",
+    [
+        ([6, 21, 8, 19, 1, 4], "seem to be in the order i0,i1,j0,j1,k0,k1.*6,8,1,21,19,4"),
+        ([0.1, 0.2, 0.25, 0.9, 0.8, 0.75], "shares of the image"),
+    ],
+)
+def test_numbers_that_mean_something_else_are_named(tmp_path: Path, numbers, said: str) -> None:
+    """They gave 399 ml with a confidence of 0.66, or nothing at all, without a word."""
+    from qmedsam.commands.parsing import parse_box
+
+    (tmp_path / "b.json").write_text(json.dumps([numbers]))
+    with pytest.raises(QMedSAMError, match=said):
+        read_boxes(tmp_path / "b.json", volume_on(np.eye(4)))
+    with pytest.raises(QMedSAMError, match=said):
+        parse_box(",".join(map(str, numbers)), volume_on(np.eye(4)), 1)
+    box = parse_box("6 8 1  21 19 4", volume_on(np.eye(4)), 1)  # spaces do
+    assert box.corners_ijk.max(axis=0).tolist() == [21.5, 19.5, 4.5]
 
 
 def test_a_label_that_is_used_twice_is_found_without_comparing_all_pairs() -> None:

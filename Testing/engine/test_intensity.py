@@ -126,3 +126,40 @@ def test_a_window_that_shows_nothing_is_none() -> None:
     for text in ("bones", "0,40", "-5,40", "nan,40", "200", "1,2,3"):
         with pytest.raises(QMedSAMError, match="is not a window"):
             parse_window(text)
+
+
+def test_a_ct_is_known_by_its_air_and_tissue() -> None:
+    from qmedsam.intensity import looks_like_ct
+
+    rng = np.random.default_rng(0)
+    ct = rng.normal(40, 30, (10, 60, 60))
+    ct[:, :20] = rng.normal(-990, 10, (10, 20, 60))
+    ct[:, 20:30] = rng.normal(-100, 20, (10, 10, 60))
+    assert looks_like_ct(ct.astype(np.int16)) is True
+    lung = ct.copy()
+    lung[:, 30:50] = rng.normal(-820, 60, (10, 20, 60))
+    padded = np.where(np.mgrid[:10, :60, :60][2] < 15, -3024, ct)
+    assert looks_like_ct(lung) is True and looks_like_ct(padded) is True
+
+
+def test_what_rings_below_zero_is_no_ct() -> None:
+    """One voxel of an MR below -500 was enough: everything white, DSC 0.45 in place of 0.9."""
+    from qmedsam.intensity import looks_like_ct
+
+    rng = np.random.default_rng(0)
+    mr = np.abs(rng.normal(300, 120, (10, 60, 60)))
+    mr[4, 5, 6] = -700
+    assert looks_like_ct(mr) is False
+    assert looks_like_ct(rng.normal(0, 1000, (10, 60, 60))) is None  # a z-score times 1000
+    mr[:, :2] = -800  # as much as a CT has of air
+    assert looks_like_ct(mr) is None
+    assert looks_like_ct(np.full((2, 3, 3), np.nan)) is False
+
+
+def test_a_doubtful_ct_is_unknown_and_says_so() -> None:
+    from qmedsam.segmenter import _resolve_modality
+
+    doubtful = Volume(np.random.default_rng(0).normal(0, 1000, (4, 40, 40)).astype(np.int16))
+    messages: list = []
+    assert _resolve_modality(doubtful, "auto", False, messages) == ""
+    assert "below -500" in messages[0] and "percentile" in messages[0]

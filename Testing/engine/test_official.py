@@ -63,6 +63,16 @@ def test_tables() -> None:
     truth, found = boxes()
     rows = [official_score(f"c{n}", m, "s", truth, found, SPACING, True) for n, m in enumerate(("CT", "CT", "MR"))]
     lines = official_csv(rows).splitlines()
-    assert lines[0].startswith("case,modality,source,labels,official_dsc") and len(lines) == 4
+    assert lines[0].startswith("case,kind,modality,source,labels,official_dsc") and len(lines) == 4
     text = official_markdown(rows)
     assert "| CT | 2 |" in text and "| MR | 1 |" in text and "| mean of modalities | 3 |" in text
+
+
+def test_volumes_and_pictures_have_tables_of_their_own() -> None:
+    truth, found = boxes()
+    rows = [
+        official_score(n, "MR", "s", truth[k], found[k], SPACING, d)
+        for n, k, d in (("v", np.s_[:], True), ("p", np.s_[6:7], False))
+    ]
+    text = official_markdown(rows)
+    assert "| volumes of modality" in text and "| pictures of modality" in text and text.count("| MR | 1 |") == 2

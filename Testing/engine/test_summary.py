@@ -10,13 +10,13 @@ from qmedsam.evaluation.summary import Score, choose, markdown, scores_csv, summ
 from qmedsam.files.tables import finite
 
 
-def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, dim=2, nsd=0.6, name="c") -> Score:
-    return Score(name, name, 1, 1, source, modality, dim, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
+def score(source="a", modality="CT", dsc=0.5, ellipse=0.4, share=0.1, kind="volume", nsd=0.6, name="c") -> Score:
+    return Score(name, name, 1, "", 1, source, modality, kind, 1000, share, dsc, nsd, ellipse, 0.9, 0.1)
 
 
 def test_every_source_counts_the_same_whatever_its_size() -> None:
     rows = [score("large", dsc=0.9, ellipse=0.5)] * 98 + [score("small", dsc=0.3, ellipse=0.5)] * 2 + [score("b", "MR", 0.6)]
-    summary = summarize(rows, ())
+    summary = summarize(rows, ())["volume"]
     assert summary["mean"]["dsc"] == pytest.approx((0.9 + 0.3 + 0.6) / 3)
     ct, mr = summary["modalities"]
     assert (ct["modality"], ct["dsc"], ct["sources"], ct["prompts"]) == ("CT", pytest.approx(0.6), 2, 100)
@@ -26,20 +26,32 @@ def test_every_source_counts_the_same_whatever_its_size() -> None:
 
 
 def test_the_same_data_set_under_two_modalities_is_two_sources() -> None:
-    summary = summarize([score("ibsi", "PET", 0.9), score("ibsi", "MR", 0.5), score("ibsi", "MR", 0.5)])
+    summary = summarize([score("ibsi", "PET", 0.9), score("ibsi", "MR", 0.5), score("ibsi", "MR", 0.5)])["volume"]
     assert summary["mean"]["sources"] == 2 and summary["mean"]["dsc"] == pytest.approx(0.7)
 
 
+def test_volumes_and_pictures_are_never_averaged_with_each_other() -> None:
+    rows = [score("a", dsc=0.4)] + [score(f"p{n}", kind="picture", dsc=0.9) for n in range(40)] + [score("a", kind="slice")]
+    summary = summarize(rows)
+    assert summary["headline"] == "volume" and summarize(rows[1:])["headline"] == "slice"
+    assert [summary[k]["mean"]["dsc"] for k in ("volume", "slice", "picture")] == pytest.approx([0.4, 0.5, 0.9])
+    page = markdown(summary)
+    assert "3D boxes on volumes: DSC 0.400" in page.splitlines()[2]
+    assert page.index("## 3D boxes on volumes") < page.index("## Single slices of volumes") < page.index("## Pictures")
+    names = [name for name, _ in choose(rows)]
+    assert len(names) == 9 and names[0] == "3D boxes on volumes: best" and names[-1] == "pictures: worst"
+
+
 def test_small_targets_have_a_mean_of_their_own() -> None:
-    rows = [score(share=0.009, dsc=0.2), score(share=0.011, dsc=0.8), score(share=0.002, dim=3, dsc=0.4)]
-    assert summarize(rows)["small"]["dsc"] == pytest.approx(0.3)
-    assert summarize(rows[1:2])["small"] is None
+    rows = [score(share=0.009, dsc=0.2), score(share=0.011, dsc=0.8), score(share=0.002, dsc=0.4)]
+    assert summarize(rows)["volume"]["small"]["dsc"] == pytest.approx(0.3)
+    assert summarize(rows[1:2])["volume"]["small"] is None
 
 
 def test_a_summary_of_nothing_and_of_unpromptable_sources_alone() -> None:
-    assert summarize([])["mean"] is None
+    assert summarize([]) == {"headline": None}
     summary = summarize([score("fives", dsc=0.1)])
-    assert summary["mean"] is None and summary["mean_all"]["dsc"] == 0.1
+    assert summary["volume"]["mean"] is None and summary["volume"]["mean_all"]["dsc"] == 0.1
     assert "cannot prompt" in markdown(summary)
 
 
@@ -50,7 +62,7 @@ def test_the_page_shows_the_numbers() -> None:
 
 def test_missing_numbers_are_null_in_json_and_left_out_of_means() -> None:
     summary = summarize([score(nsd=math.nan), score(nsd=0.5)])
-    assert summary["mean"]["nsd"] == 0.5
+    assert summary["volume"]["mean"]["nsd"] == 0.5
     text = json.dumps(finite({"a": math.nan, "b": [1.0, math.inf], "c": "x"}), allow_nan=False)
     assert json.loads(text) == {"a": None, "b": [1.0, None], "c": "x"}
 

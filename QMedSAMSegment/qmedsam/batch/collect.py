@@ -9,27 +9,29 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Sequence
 
 from ..errors import QMedSAMError
-from ..files import FORMATS, PathLike, name_of
+from ..files import PathLike, name_of
+from ..files.layouts import Pair, pairs_of
+from ..files.neighbours import Neighbours, holds_dicom, look_into
 from ..files.paths import place_of
 from .journal import JOURNAL
 from .lists import LISTS, read_list
-from .neighbours import Neighbours, holds_dicom, look_into
-from .settings import Case
+from .settings import Case, check_format, suffix_of
 
 
-def collect(sources: Sequence[PathLike], folder: PathLike, format: str = "seg.nrrd") -> List[Case]:
+def collect(sources: Sequence[PathLike], folder: PathLike, format: str = "auto") -> List[Case]:
     """The cases of a run.
 
     In folders (with all their subfolders) and for globs a volume's boxes are the ``.mrk.json`` and ``.json`` files beside it
     whose name is its own or begins with it (``ct.nii.gz``: ``ct.mrk.json``, ``ct-boxes.json``, ``ct-liver.mrk.json``; of
     several volumes whose names fit the longest counts). Without any, an existing segmentation gives them: ``ct.seg.nrrd``,
     or a label map ``ct-seg``, ``-label``, ``-mask``, ``-truth``. A folder with DICOM files is one volume; its boxes lie
-    beside it or are the box files in it. A challenge ``.npz`` carries its own.
+    beside it or are the box files in it. A challenge ``.npz`` carries its own. Images and masks that are laid out as nnU-Net,
+    the Medical Segmentation Decathlon, MONAI's data lists or BIDS do it are pairs.
 
     Args:
         sources: folders, globs, lists (see :func:`~qmedsam.batch.lists.read_list`) and single volumes.
         folder: of the outputs; ``NAME.seg.nrrd`` or whatever ``format`` says is put there, in the sources' subfolders.
-        format: a key of :data:`qmedsam.files.FORMATS`.
+        format: a key of :data:`qmedsam.files.FORMATS`, or ``auto``.
 
     Returns:
         Cases ordered by source, then by path. One that cannot be run (no boxes, a bad row) carries its ``problem``.
@@ -38,17 +40,18 @@ def collect(sources: Sequence[PathLike], folder: PathLike, format: str = "seg.nr
         QMedSAMError: a source that is not there or holds no volume, the folder of the outputs is a source, two cases would
             write the same output, or one would write over an input.
     """
-    if format not in FORMATS:
-        raise QMedSAMError(f"There is no format '{format}'.", "Use one of: " + ", ".join(FORMATS) + ".")
-    finder = _Finder(Path(folder).absolute(), FORMATS[format])
+    check_format(format)
+    finder = _Finder(Path(folder).absolute(), format)
     cases: List[Case] = []
     loose: List[Path] = []
     for source in sources:
         path = Path(source)
         if path.is_file() and path.suffix.lower() in LISTS:
-            cases += read_list(path, finder.folder, finder.suffix)
+            cases += read_list(path, finder.folder, format)
         elif path.is_dir() and not holds_dicom(path):
-            cases += finder.cases([path], path)
+            cases += finder.of_folder(path)
+        elif path.is_file() and path.suffix.lower() == ".json" and (pairs := pairs_of(path)):
+            cases += finder.of_pairs(pairs)
         elif path.exists():
             loose.append(path)
         else:
@@ -64,8 +67,8 @@ def collect(sources: Sequence[PathLike], folder: PathLike, format: str = "seg.nr
 class _Finder:
     """Makes cases of volumes; looks into every folder once."""
 
-    def __init__(self, folder: Path, suffix: str) -> None:
-        self.folder, self.suffix = folder, suffix
+    def __init__(self, folder: Path, format: str) -> None:
+        self.folder, self.format = folder, format
         self._seen: Dict[Path, Neighbours] = {}
 
     def cases(self, paths: Sequence[Path], root: Path) -> List[Case]:
@@ -80,6 +83,33 @@ class _Finder:
                 "Give volumes, folders of them (for DICOM the folder of the series), or a list (.csv, .jsonl).",
             )
         return [self._case(volume, root.absolute()) for volume in dict.fromkeys(volumes)]
+
+    def of_folder(self, path: Path) -> List[Case]:
+        """Of a folder, which may be laid out in a known way; what lies beside the images counts first."""
+        pairs = pairs_of(path)
+        if not pairs:
+            return self.cases([path], path)
+        if all(pair.mask.parent.parent == path for pair in pairs):  # images here, masks there
+            return self.of_pairs(pairs)
+        masks = {place_of(pair.mask) for pair in pairs}
+        cases = [case for case in self.cases([path], path) if place_of(case.volume) not in masks]
+        of_image: Dict[str, List[Pair]] = {}
+        for pair in pairs:
+            of_image.setdefault(place_of(pair.image), []).append(pair)
+        result: List[Case] = []
+        for case in cases:
+            own = [] if case.has_boxes or case.segmentation else of_image.get(place_of(case.volume), [])
+            result += self.of_pairs(own) or [case]
+        return result
+
+    def of_pairs(self, pairs: Sequence[Pair]) -> List[Case]:
+        """A case for every mask."""
+        cases = []
+        for pair in pairs:
+            output = self.folder / f"{pair.name}{suffix_of(self.format, pair.image)}"
+            about = {"segmentation": pair.mask.absolute(), "modality": pair.modality or None, "names": pair.names}
+            cases.append(Case(pair.name, pair.image.absolute(), output, **about))
+        return cases
 
     def _volumes(self, path: Path) -> Iterator[Path]:
         if path.is_file():
@@ -109,7 +139,7 @@ class _Finder:
     def _case(self, path: Path, root: Path) -> Case:
         near, name = self._near(path.parent), name_of(path)
         below = path.parent.relative_to(root) if root in (path.parent, *path.parent.parents) else Path()
-        case = Case((below / name).as_posix(), path, self.folder / below / (name + self.suffix))
+        case = Case((below / name).as_posix(), path, self.folder / below / (name + suffix_of(self.format, path)))
         boxes, segmentations = near.boxes.get(path, []), near.segmentations.get(path, [])
         if path.is_dir():
             boxes = boxes or self._near(path).loose_boxes

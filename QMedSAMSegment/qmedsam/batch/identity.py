@@ -20,7 +20,7 @@ _DETACHED = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.
 def input_files(case: Case) -> Dict[str, List[Path]]:
     """Every file that a case is made of, by role (``volume``, ``boxes``, ``segmentation``)."""
     files = {"volume": list(_parts(case.volume)), "boxes": [part for path in case.boxes for part in _parts(path)]}
-    if case.segmentation and not case.boxes:
+    if case.segmentation and not case.has_boxes:
         files["segmentation"] = list(_parts(case.segmentation))
     return files
 
@@ -49,6 +49,8 @@ def key_of(case: Case, settings: Settings) -> Tuple[str, Dict[str, Any]]:
         "modality": case.modality or settings.modality,
         "window": case.window or settings.window,
         "series": case.series,
+        "drawn": case.drawn,
+        "labels": case.names,
         "frame_index": case.frames_of(settings),
         "names": [name_of(path) for path in (case.volume, *case.boxes) if _names_something(path)],
         "version": __version__,

@@ -46,7 +46,7 @@ def check_memory(case: Case, limit: int) -> None:
     Raises:
         QMedSAMError: segmenting it needs more than ``limit`` bytes. A header that cannot be read is left to the reader.
     """
-    segmentation = None if case.boxes else case.segmentation
+    segmentation = None if case.has_boxes else case.segmentation
     for path, what in ((case.volume, "volume"), (segmentation, "segmentation")):
         found = _shape_of(path, case.series) if path else None
         if found is None:

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
@@ -14,9 +15,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 from ..errors import QMedSAMError
 from ..files import (
     Origin,
+    boxes_of,
     check_fits,
     check_output,
-    check_target,
     format_of,
     name_of,
     read_boxes,
@@ -152,8 +153,9 @@ class Bench:
         number = case.frames_of(settings)
         volume = read(case.volume, case.series, number)
         check_fits(case.output, volume)
-        boxes = prompts_of(case, volume, settings.margin)
-        result = segment(volume, boxes)
+        notes: List[str] = []
+        boxes = prompts_of(case, volume, settings.margin, notes)
+        result = segment(replace(volume, notes=(*volume.notes, *notes)), boxes)
         if result.cancelled:
             return None
         boxes, segments = result.written(boxes)
@@ -175,7 +177,8 @@ class Bench:
                 return None
             boxes, segments = result.written(boxes)
             output = frame_path(case.output, number, suffix)
-            check_target(output, case.volume)
+            check_output(output, case.volume, case.series)
+            check_fits(output, volume)
             origin = Origin(case.volume, case.series, result.model, number)
             write_segmentation(output, result.labels_kji, volume, segments, origin)
             if first is None:
@@ -214,16 +217,20 @@ def bench_json(settings: Settings, folder: Path, threads: int, memory: Optional[
     return {"settings": settings.to_json(), "folder": str(folder), "threads": threads, "memory": memory}
 
 
-def prompts_of(case: Case, volume: Volume, margin: float = 0.0) -> List[Box]:
+def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
     """The boxes of a case, with labels that differ.
 
     One file's boxes are as in the file. Of several files (Slicer saves one ROI each) the boxes are numbered by position,
     and one that is only called as its file loses the volume's name: ``ct-liver.mrk.json`` of ``ct.nii.gz`` is the liver.
     """
-    if not case.boxes:
+    if not case.has_boxes:
         assert case.segmentation is not None
-        return read_segments(case.segmentation, volume, margin)
+        names = dict(case.names)
+        found = read_segments(case.segmentation, volume, margin, notes)
+        return [replace(box, name=box.name or names.get(box.label, "")) for box in found]
     boxes = []
+    if case.drawn:
+        boxes += boxes_of([{"ijk": list(numbers), "name": name} for numbers, name in case.drawn], volume, case.name)
     for path in case.boxes:
         boxes += [
             Box(b.center_ijk, b.half_axes_ijk, b.label, _short(b.name, path, case), b.color) for b in read_boxes(path, volume)
@@ -244,7 +251,7 @@ def _check_inputs(case: Case) -> None:
         existing_file(case.volume, "an image")
     for path in case.boxes:
         existing_file(path, "a box file")
-    if case.segmentation and not case.boxes:
+    if case.segmentation and not case.segmentation.is_dir() and not case.has_boxes:
         existing_file(case.segmentation, "a segmentation")
 
 

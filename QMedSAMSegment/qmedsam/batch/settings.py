@@ -18,6 +18,27 @@ Window = Tuple[float, float]
 DONE, UNCHANGED, FAILED, NOT_RUN = "done", "unchanged", "failed", "not run"
 
 
+#: Of one slice for sure (a TIFF may have many).
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def check_format(format: str) -> None:
+    """Refuse what is no format of segmentations.
+
+    Raises:
+        QMedSAMError: it is none.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise QMedSAMError(f"There is no format '{format}'.", "Use one of: auto, " + ", ".join(FORMATS) + ".")
+
+
+def suffix_of(format: str, volume: Path) -> str:
+    """Of the segmentation of a volume or picture."""
+    if format == "auto":
+        format = "png" if "png" in FORMATS and volume.suffix.lower() in _PICTURES else "seg.nrrd"
+    return FORMATS[format]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is the same for all cases of a run; the words are those of :meth:`qmedsam.Segmenter.segment`.
@@ -27,7 +48,7 @@ class Settings:
         modality: of cases that name none themselves, or ``auto``.
         strategy, frame, window, options: see :meth:`qmedsam.Segmenter.segment`.
         margin: share of its length by which every side of a box is moved outward that comes from a segmentation.
-        format: a key of :data:`qmedsam.files.FORMATS`.
+        format: a key of :data:`qmedsam.files.FORMATS`, or ``auto``: PNG for pictures, ``.seg.nrrd`` for volumes.
         pictures: also write an overlay per case.
         frame_index: time point of volumes that have several, from 0; -1 for all of them; None refuses such volumes.
 
@@ -42,7 +63,7 @@ class Settings:
     window: Optional[Window] = None
     options: Options = field(default_factory=Options)
     margin: float = 0.0
-    format: str = "seg.nrrd"
+    format: str = "auto"
     pictures: bool = True
     frame_index: Optional[int] = None
 
@@ -55,13 +76,7 @@ class Settings:
             raise QMedSAMError(f"There is no frame '{self.frame}'.", "Use 'roi' or 'slice'.")
         if not 0 <= self.margin <= 1:
             raise QMedSAMError(f"A margin of {self.margin:g} cannot be.", "Give a share from 0 to 1, e.g. 0.05.")
-        if self.format not in FORMATS:
-            raise QMedSAMError(f"There is no format '{self.format}'.", "Use one of: " + ", ".join(FORMATS) + ".")
-
-    @property
-    def suffix(self) -> str:
-        """Of the segmentations."""
-        return FORMATS[self.format]
+        check_format(self.format)
 
     def to_json(self) -> Dict[str, Any]:
         return asdict(self)
@@ -82,7 +97,9 @@ class Case:
         volume: image file or DICOM folder.
         output: the segmentation to write.
         boxes: box files; their boxes are joined.
-        segmentation: of the same volume, whose segments give the boxes where there are no box files.
+        drawn: boxes given with the case itself, in place of files: voxel indices (four or six) and a name, or ``""``.
+        segmentation: of the same volume, whose segments give the boxes where there are no others.
+        names: of the segmentation's labels, where its file has none.
         series: DICOM series UID, where the folder holds several.
         modality, model, window, frame_index: overrule the run's.
         problem: why it cannot be run; empty for most.
@@ -98,7 +115,14 @@ class Case:
     model: Optional[str] = None
     window: Optional[Window] = None
     problem: str = ""
+    drawn: Tuple[Tuple[Tuple[float, ...], str], ...] = ()
+    names: Tuple[Tuple[int, str], ...] = ()
     frame_index: Optional[int] = None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Of files or its own: then the segmentation is not asked."""
+        return bool(self.boxes or self.drawn)
 
     def frames_of(self, settings: Settings) -> Optional[int]:
         """The time point that is asked for, -1 for all, None where none is."""
@@ -122,6 +146,8 @@ class Case:
             "boxes": tuple(map(Path, values["boxes"])),
             "segmentation": Path(values["segmentation"]) if values["segmentation"] else None,
             "window": _pair(values["window"]),
+            "drawn": tuple((tuple(map(float, numbers)), name) for numbers, name in values["drawn"]),
+            "names": tuple((int(value), name) for value, name in values["names"]),
         }
         return cls(**{**values, **paths, **others})
 

@@ -31,7 +31,7 @@ from .options import (
     WINDOW,
 )
 from .parsing import strategy_options
-from .terminal import bar, console, errors
+from .terminal import Stopped, bar, console
 
 _STYLES = {"done": "green", "unchanged": "dim", "failed": "red", "not run": "yellow"}
 
@@ -41,7 +41,9 @@ def batch(
         ..., help="Folders, globs, single volumes, or lists (.csv, .jsonl) of volumes with boxes or segmentations."
     ),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for segmentations, summary.csv, index.html, batch.jsonl."),
-    format: str = typer.Option("seg.nrrd", help=f"Of the segmentations: {', '.join(FORMATS)}."),
+    format: str = typer.Option(
+        "auto", help=f"Of the segmentations: {', '.join(FORMATS)}; auto: seg.nrrd for volumes, png for pictures."
+    ),
     modality: str = MODALITY,
     strategy: str = STRATEGY,
     model: Optional[str] = MODEL,
@@ -124,15 +126,15 @@ def batch(
         states = [outcome.state for outcome in result.outcomes]
         said = ", ".join(f"{states.count(state)} {state}" for state in _STYLES if state in states)
         console.print(f"{said} in {result.seconds:.0f} s: [green]{escape(str(page))}[/]")
-        if result.cancelled:
-            errors.print("Stopped by you. The same command goes on where it stopped.")
+    if result.cancelled:
+        raise Stopped("Stopped by you. The same command goes on where it stopped.")
     raise typer.Exit(result.exit_code)
 
 
 def _line(values: Any) -> None:
     from ..files.tables import finite
 
-    sys.stdout.write(json.dumps(finite(values)) + "\n")
+    sys.stdout.write(json.dumps(finite(values)) + "\n")  # who asked for it and has gone ends the run: not through ``out``
     sys.stdout.flush()
 
 

@@ -24,11 +24,18 @@ def evaluate(
     frame: Optional[str] = FRAME,
     prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
     jitter: float = typer.Option(0.0, min=-0.25, help="Move every side outward by up to this share of its length; below 0: in."),
+    oracle: Optional[str] = typer.Option(
+        None,
+        help="Tell the run more than a 3D box does, to see what is lost where. extent: the object's own rectangle on every "
+        "slice, the others empty; presence: the slices that hold the object, with the 3D box's rectangle.",
+    ),
+    dim: Optional[str] = typer.Option(None, help="Only volumes (3D) or only pictures (2D)."),
     official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
     threads: int = THREADS,
 ) -> None:
     """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
 
+    Volumes (3D sources, 3D boxes) and pictures have means of their own; the volumes' is the headline.
     The exit code is 1 when a case could not be scored.
     """
     from ..evaluation.cases import read_manifest
@@ -41,8 +48,12 @@ def evaluate(
         cases = [c for c in cases if c.modality in wanted]
     if source:
         cases = [c for c in cases if c.source in source]
+    if dim is not None:
+        if dim.upper() not in ("2D", "3D"):
+            raise QMedSAMError(f"There is no dimension '{dim}'.", "Use --dim 3D for volumes, 2D for pictures.")
+        cases = [c for c in cases if c.is_3d == (dim.upper() == "3D")]
     if not cases:
-        raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality and --source.")
+        raise QMedSAMError("No case is left to evaluate.", "Check --split, --modality, --source and --dim.")
     with bar("Evaluating") as progress:
         summary = run(
             cases,
@@ -52,6 +63,7 @@ def evaluate(
             frame=frame,
             prompt=prompt,
             jitter=jitter,
+            oracle=oracle,
             official=official,
             progress=progress,
         )

@@ -14,6 +14,10 @@ from ..models import Model, ModelStore
 from ..network.openvino_network import OpenVINONetwork
 from .terminal import console
 
+#: Networks as other programs keep them.
+_CHECKPOINTS = (".pth", ".pt", ".ckpt")
+_FOREIGN = (*_CHECKPOINTS, ".onnx", ".safetensors", ".bin", ".xml", ".h5", ".tflite")
+
 models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
 
 
@@ -84,7 +88,16 @@ def _answers(model: Model) -> bool:
 
 @models_app.command()
 def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one.")) -> None:
-    """Check a model and copy it to your models."""
+    """Check a model and copy it to your models.
+
+    A checkpoint (.pth) becomes a model with qmedsam-train import-checkpoint (needs torch: Training/README.md).
+    """
+    if source.suffix.lower() in _FOREIGN:
+        of = "the checkpoint that it was exported from" if source.suffix.lower() not in _CHECKPOINTS else "it"
+        raise QMedSAMError(
+            f"'{source.name}' is a network, not yet a model of QMedSAM.",
+            f"Make one of {of} with 'qmedsam-train import-checkpoint' (package in Training/, needs torch), then add its folder.",
+        )
     store = ModelStore()
     before = store.routes()
     model = store.add(source)

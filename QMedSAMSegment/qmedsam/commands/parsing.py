@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from ..errors import QMedSAMError
+from ..files.boxes import box_of_indices
 from ..geometry import Box, Volume
 from ..strategies import Options
 
@@ -14,18 +18,12 @@ def parse_box(text: str, image: Volume, number: int) -> Box:
         QMedSAMError: it is not that.
     """
     try:
-        values = [float(v) for v in text.split(",")]
+        values = [float(v) for v in re.split(r"[,;\s]+", text.strip(" ,;[]()"))]
     except ValueError:
         values = []
-    if len(values) == 4 and image.array_kji.shape[0] == 1:
-        values = [values[0], values[1], 0, values[2], values[3], 0]
-    if len(values) == 4:
-        raise QMedSAMError(
-            f"'{text}' is four numbers, but the image has {image.array_kji.shape[0]} slices.", "Give six: i0,j0,k0,i1,j1,k1."
-        )
-    if len(values) != 6:
+    if len(values) not in (4, 6) or not all(map(math.isfinite, values)):
         raise QMedSAMError(f"'{text}' is not a box.", "Give six numbers: i0,j0,k0,i1,j1,k1 (four on a 2D image).")
-    return Box.from_voxels(values[:3], values[3:], label=number)
+    return box_of_indices(values, image, f"The box '{text}'", label=number)
 
 
 def strategy_options(

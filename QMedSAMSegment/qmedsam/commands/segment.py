@@ -32,7 +32,7 @@ from .options import (
     WINDOW,
 )
 from .parsing import parse_box, strategy_options
-from .results import draw, print_objects
+from .results import draw, print_notes, print_objects
 from .terminal import bar, console
 from .timeseries import segment_all
 
@@ -59,7 +59,9 @@ def segment(
     model: Optional[str] = MODEL,
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
-    series: Optional[str] = typer.Option(None, help="DICOM series UID, where a folder holds several."),
+    series: Optional[str] = typer.Option(
+        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+    ),
     frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
@@ -76,7 +78,7 @@ def segment(
 
     A box that cannot be segmented is named and the others are written; the exit code is then 1.
 
-    Example: qmedsam segment liver.nii.gz --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
+    Example: qmedsam segment liver.nii.gz --modality CT --box 60,80,12,210,190,41 -o liver.seg.nrrd --png liver.png
     """
     from ..files import (
         Origin,
@@ -142,17 +144,7 @@ def segment(
     prompts, segments = result.written(prompts)
     objects = [o for o in result.objects if not o.error]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model, number or 0))
-    for message in result.messages:
-        console.print(f"[yellow]Note:[/] {escape(message)}")
-    print_objects(objects, flat=not image.has_ml)
-    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
-    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
-    if result.strategy in ("propagate", "vote"):
-        cost = result.cost
-        console.print(
-            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
-            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
-        )
+    # All files before anything is printed: whoever reads along may leave. A picture that cannot be drawn costs nothing else.
     if agreement:
         _write_agreement(agreement, image, result, volume)
     if report:
@@ -172,8 +164,29 @@ def segment(
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if png:  # last: a picture that cannot be drawn costs nothing else
-        draw(png, image, result, segments, prompts, chosen, volume.name)
+    undrawn = None
+    if png:
+        try:
+            draw(png, image, result, segments, prompts, chosen, volume.name)
+        except Exception as error:
+            undrawn = error
+    print_notes(result)
+    print_objects(objects, flat=not image.has_ml)
+    about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
+    console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
+    if result.strategy in ("propagate", "vote"):
+        cost = result.cost
+        console.print(
+            f"{cost['encodes']} slices encoded and {cost['decodes']} prompts decoded; "
+            f"one look at every slice takes {cost['single_encodes']} and {cost['single_decodes']}."
+        )
+    if agreement:
+        if result.agreement_kji is None:
+            console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
+        else:
+            console.print(f"[green]{escape(str(agreement))}[/]")
+    if undrawn is not None:
+        raise undrawn
     if result.errors:
         raise typer.Exit(1)
 
@@ -187,7 +200,5 @@ def _write_agreement(path: Path, image: Volume, result, source: Path) -> None:
     from ..files import write_image
 
     if result.agreement_kji is None:
-        console.print(f"[yellow]Note:[/] only 'vote' has votes to map; '{result.strategy}' was used.")
         return
     write_image(path, result.agreement_kji, image, source)
-    console.print(f"[green]{escape(str(path))}[/]")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from ..files.tables import finite
 from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
-from .cases import Case, components
+from .cases import Case
 from .official import OfficialScore, official_csv, official_markdown, official_score
+from .prompts import ORACLES, Crop, prompts_of, told
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
 
@@ -31,8 +32,6 @@ NSD_TOLERANCE = 2.0
 #: Jitter that leaves half of every box at least.
 MOST_INWARD = -0.25
 
-Crop = tuple[slice, slice, slice]
-
 
 class SegmentsBoxes(Protocol):
     """What an evaluation needs of a ``Segmenter``."""
@@ -40,43 +39,21 @@ class SegmentsBoxes(Protocol):
     def segment(self, volume: Volume, boxes: Sequence[Box], **settings: Any) -> Any: ...
 
 
+@dataclass
+class Findings:
+    """What is to be said of a case's mask: objects without a prompt by reason, and how it was understood."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class Prompt:
-    """A box and the object it asks for: ``truth`` is the object's mask within ``crop`` (kji), False outside."""
+class Answer:
+    """What was found of an object: its mask within ``crop`` (kji), and how sure the network was."""
 
-    label: int
-    component: int
-    truth: np.ndarray
+    mask: np.ndarray
     crop: Crop
-    box: Box
-
-
-def prompts_of(case: Case, labels_kji: np.ndarray, prompt: str = "volume", jitter: float = 0.0) -> list[Prompt]:
-    """The prompts of a case, numbered from 1 in their boxes' labels.
-
-    Args:
-        case: where the labels come from; its id seeds the jitter.
-        labels_kji: the case's label array.
-        prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice.
-        jitter: every side moves outward by 0..jitter of the box's length along it (inward below 0), at most to the
-            image's border; along k only in 3D. Depends on case, label and component alone.
-    """
-    result: list[Prompt] = []
-    seen: dict[int, int] = {}
-    for label, mask, crop in components(labels_kji, case.is_3d):
-        component = seen[label] = seen.get(label, 0) + 1
-        flat = prompt == "slice" or not case.is_3d
-        if flat:
-            mask, crop = _largest_slice(mask, crop)
-        lower = np.array([c.start for c in crop[::-1]]) - 0.5
-        upper = np.array([c.stop for c in crop[::-1]]) - 0.5
-        random = np.random.default_rng([zlib.crc32(case.case_id.encode()), label, component])
-        moves = jitter * random.random((2, 3)) * (upper - lower) * (1, 1, not flat)
-        lower = np.maximum(lower - moves[0], -0.5)
-        upper = np.minimum(upper + moves[1], np.array(labels_kji.shape[::-1]) - 0.5)
-        box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}")
-        result.append(Prompt(label, component, mask, crop, box))
-    return result
+    confidence: float
 
 
 def score_case(
@@ -87,60 +64,87 @@ def score_case(
     frame: str | None = None,
     prompt: str = "volume",
     jitter: float = 0.0,
+    oracle: str | None = None,
     cancelled: Callable[[], bool] | None = None,
     official: list[OfficialScore] | None = None,
+    findings: Findings | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
-    """Segment all prompts of a case in one call and score each against its own component.
+    """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
-    ``official`` collects the case's score by the challenge's conventions.
+    ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask. An
+    oracle says nothing of pictures.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
         Cancelled: ``cancelled()`` turned true.
     """
-    volume, labels_kji = case.load()
-    prompts = prompts_of(case, labels_kji, prompt, jitter)
+    volume, labels = case.load()
+    case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
+    findings = Findings() if findings is None else findings
+    prompts = prompts_of(case, labels, prompt, jitter, findings.left_out)
+    findings.notes += labels.notes
     if not prompts:
         return
-    settings = {"modality": case.modality, "strategy": strategy, "frame": frame, "cancelled": cancelled, "keep_masks": True}
-    result = segmenter.segment(volume, [p.box for p in prompts], **settings)
-    if cancelled and cancelled():
-        raise Cancelled
-    if result.errors:  # a mean over the others would be too good
-        raise QMedSAMError(result.errors[0])
+    names = {**dict(case.names), **labels.names}
+    settings = {
+        "modality": case.modality or "auto",
+        "strategy": strategy,
+        "frame": frame,
+        "cancelled": cancelled,
+        "keep_masks": True,
+    }
+    answers: list[Answer]
+    if oracle and case.is_3d:
+        settings["strategy"] = "fixed"  # every box is one slice thick: nothing to walk through
+        answers, seconds = [], 0.0
+        for p in prompts:
+            result = segmenter.segment(volume, told(case, p, labels.shape, oracle, jitter), **settings)
+            if cancelled and cancelled():
+                raise Cancelled
+            answers.append(_stacked(result.objects))
+            seconds += _without_loading(result.seconds)
+    else:
+        result = segmenter.segment(volume, [p.box for p in prompts], **settings)
+        if cancelled and cancelled():
+            raise Cancelled
+        if result.errors:  # a mean over the others would be too good
+            raise QMedSAMError(result.errors[0])
+        answers = [Answer(found.mask_kji_crop, found.crop, float(found.confidence)) for found in result.objects]
+        seconds = _without_loading(result.seconds)
     if official is not None:
-        truth_kji = np.zeros(labels_kji.shape, np.uint16)
+        truth_kji = np.zeros(labels.shape, np.uint16)
         for p in prompts:
             truth_kji[p.crop][p.truth] = p.box.label
-        about = (case.case_id, case.modality, case.source, truth_kji, result.labels_kji)
+        about = (case.case_id, case.modality or "unknown", case.source, truth_kji, result.labels_kji)
         official.append(official_score(*about, volume.spacing_mm, case.is_3d))
-    seconds = (result.seconds.get("total", 0.0) - result.seconds.get("load", 0.0)) / len(prompts)
     intensity = Intensity.of(volume, case.modality)
     spacing_kji = volume.spacing_mm[::-1] if case.is_3d else np.ones(3)
-    flat = prompt == "slice" or not case.is_3d
-    for p, found in zip(prompts, result.objects):
-        parts = [(p.truth, p.crop), (found.mask_kji_crop, found.crop), ellipsoid_mask(p.box, labels_kji.shape)]
+    kind = ("slice" if prompt == "slice" else "volume") if case.is_3d else "picture"
+    flat = kind != "volume"
+    for p, found in zip(prompts, answers):
+        parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels.shape)]
         truth, predicted, ellipse = _on_common_crop(parts, flat)
         masks = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
             case.patient_id,
             p.label,
+            names.get(p.label, ""),
             p.component,
             case.source,
-            case.modality,
-            2 if flat else 3,
+            case.modality or "unknown",
+            kind,
             int(p.truth.sum()),
-            float(p.truth.sum(axis=(1, 2)).max()) / labels_kji[0].size,
+            float(p.truth.sum(axis=(1, 2)).max()) / (labels.shape[1] * labels.shape[2]),
             dsc(truth, predicted),
             nsd(*masks, NSD_TOLERANCE),
             dsc(truth, ellipse),
-            float(found.confidence),
-            seconds,
+            found.confidence,
+            seconds / len(prompts),
         )
         index = p.crop[0].start + int(p.truth.sum(axis=(1, 2)).argmax())
         name = case.case_id if len(case.case_id) <= 28 else f"{case.case_id[:16]}\u2026{case.case_id[-11:]}"
-        caption = f"{name} {p.label}\nDSC {score.dsc:.2f}, ellipse {score.ellipse_dsc:.2f}"
+        caption = f"{name} {names.get(p.label, p.label)}\nDSC {score.dsc:.2f}, ellipse {score.ellipse_dsc:.2f}"
         yield score, tile_of(volume, index, parts[0], parts[1], p.box, intensity, caption)
 
 
@@ -153,6 +157,7 @@ def evaluate(
     frame: str | None = None,
     prompt: str = "volume",
     jitter: float = 0.0,
+    oracle: str | None = None,
     not_promptable: Sequence[str] = NOT_PROMPTABLE,
     about: Mapping[str, Any] | None = None,
     official: bool = False,
@@ -164,16 +169,17 @@ def evaluate(
     A case that cannot be read or segmented is listed in the summary and does not stop the run.
 
     Args:
-        cases: from :func:`qmedsam.cases.read_manifest`.
+        cases: from :func:`.cases.read_manifest`.
         segmenter: a :class:`qmedsam.segmenter.Segmenter`.
         folder: made if missing; the four files in it are replaced.
         strategy: as for ``Segmenter.segment``.
         frame: as for ``Segmenter.segment``.
         prompt: ``volume`` or ``slice``, see :func:`prompts_of`.
         jitter: see :func:`prompts_of`.
+        oracle: one of :data:`.prompts.ORACLES`: what the run is told of objects in volumes beyond their 3D boxes.
         not_promptable: sources to report apart.
         about: further facts for the summary's settings (the model's name, the manifest's).
-        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.official`).
+        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`.official`).
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 
@@ -192,6 +198,13 @@ def evaluate(
         )
     if official and prompt != "volume":
         raise QMedSAMError("The challenge scores whole volumes.", "Use the prompt 'volume' with --official.")
+    if oracle is not None:
+        if oracle not in ORACLES:
+            raise QMedSAMError(f"There is no oracle '{oracle}'.", f"Use one of: {', '.join(ORACLES)}.")
+        if official or prompt != "volume":
+            raise QMedSAMError("An oracle is for 3D boxes.", "Use it without --official and with the prompt 'volume'.")
+        if not any(case.is_3d for case in cases):
+            raise QMedSAMError("An oracle says nothing of pictures, and there is no volume.", "Leave it out, or name volumes.")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +213,8 @@ def evaluate(
     rows: list[Score] = []
     failed: list[dict[str, str]] = []
     unprompted: list[str] = []
+    left_out: Counter[str] = Counter()
+    notes: list[dict[str, str]] = []
     by_convention: list[OfficialScore] | None = [] if official else None
     with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
@@ -207,15 +222,17 @@ def evaluate(
                 progress(done, len(cases))
             if cancelled and cancelled():
                 raise Cancelled
-            first = len(rows)
+            first, findings = len(rows), Findings()
             try:
-                options = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, "cancelled": cancelled}
-                options["official"] = by_convention
+                options = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, "oracle": oracle}
+                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
                     rows.append(score)
                 if len(rows) == first:
                     unprompted.append(case.case_id)
+                left_out += findings.left_out
+                notes += ({"case": case.case_id, "note": note} for note in findings.notes)
             except QMedSAMError as error:
                 del rows[first:]
                 failed.append({"case": case.case_id, "reason": str(error)})
@@ -225,14 +242,16 @@ def evaluate(
             reason = failed[0]["reason"] if failed else "No object is large enough for a prompt."
             raise QMedSAMError(f"Not one of {len(cases)} cases could be scored.", f"The first reason: {reason}")
         settings = {
-            "strategy": strategy,
+            "strategy": "fixed" if oracle else strategy,
             "frame": frame or "the model's own",
             "prompt": prompt,
             "jitter": jitter,
+            **({"oracle": f"{oracle} ({ORACLES[oracle]})"} if oracle else {}),
             **(about or {}),
         }
         summary = summarize(rows, not_promptable)
         summary = {"settings": settings, **summary, "failed": failed, "without_prompt": unprompted}
+        summary |= {"left_out": {reason: count for reason, count in left_out.items() if count}, "notes": notes}
         _write(folder / "scores.csv", scores_csv(rows))
         _write(folder / "summary.json", json.dumps(finite(summary), indent=2) + "\n")
         text = markdown(summary)
@@ -241,18 +260,27 @@ def evaluate(
             text += official_markdown(by_convention)
         _write(folder / "summary.md", text)
         # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
-        sheet = [(name, [_kept(Path(scratch) / f"{n}.npz") for n in chosen]) for name, chosen in choose(rows, not_promptable)]
+        chosen = choose(rows, not_promptable)
+        sheet = [(name, [_kept(Path(scratch) / f"{n}.npz") for n in numbers]) for name, numbers in chosen]
         sheet_png(folder / "sheet.png", sheet)
     return summary
 
 
-def _largest_slice(mask: np.ndarray, crop: Crop) -> tuple[np.ndarray, Crop]:
-    """The cross-section of a component with the largest area, and the crop tight around it."""
-    k = int(mask.sum(axis=(1, 2)).argmax())
-    rows, columns = np.flatnonzero(mask[k].any(axis=1)), np.flatnonzero(mask[k].any(axis=0))
-    j0, j1, i0, i1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    k0, j, i = (c.start for c in crop)
-    return mask[k : k + 1, j0:j1, i0:i1], (slice(k0 + k, k0 + k + 1), slice(j + j0, j + j1), slice(i + i0, i + i1))
+def _without_loading(seconds: Mapping[str, float]) -> float:
+    return seconds.get("total", 0.0) - seconds.get("load", 0.0)
+
+
+def _stacked(objects: Sequence[Any]) -> Answer:
+    """One object out of its slices, each from a box of its own."""
+    crops = [found.crop for found in objects]
+    crop = tuple(slice(min(c[a].start for c in crops), max(c[a].stop for c in crops)) for a in range(3))
+    mask = np.zeros([c.stop - c.start for c in crop], bool)
+    area = certainty = 0.0
+    for found in objects:
+        mask[tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(found.crop, crop))] |= found.mask_kji_crop
+        own = int(found.mask_kji_crop.sum())
+        area, certainty = area + own, certainty + own * found.confidence
+    return Answer(mask, crop, certainty / area if area else 0.0)  # type: ignore[arg-type]
 
 
 def _on_common_crop(parts: Sequence[tuple[np.ndarray, Crop]], flat: bool) -> list[np.ndarray]:

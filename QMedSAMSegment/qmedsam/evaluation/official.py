@@ -29,9 +29,10 @@ LEAST_DSC = 0.2
 
 @dataclass(frozen=True)
 class OfficialScore:
-    """A case, scored in both ways: means over its labels."""
+    """A case, scored in both ways: means over its labels. ``kind``: ``volume`` or ``picture``."""
 
     case: str
+    kind: str
     modality: str
     source: str
     labels: int
@@ -71,7 +72,9 @@ def official_score(
             right.append(nsd(a[0], b[0], (1, 1), TOLERANCE))
     mean = float(np.mean(dscs)) if dscs else math.nan
     gated = float(np.mean(wrong)) if mean > LEAST_DSC else 0.0
-    return OfficialScore(case, modality, source, len(dscs), mean, gated, _mean(dscs), _mean(right))
+    return OfficialScore(
+        case, "volume" if is_3d else "picture", modality, source, len(dscs), mean, gated, _mean(dscs), _mean(right)
+    )
 
 
 def official_csv(rows: Sequence[OfficialScore]) -> str:
@@ -85,17 +88,12 @@ def official_csv(rows: Sequence[OfficialScore]) -> str:
 
 
 def official_markdown(rows: Sequence[OfficialScore]) -> str:
-    """Means over cases by modality, as the challenge's table has them, both ways."""
-    lines = ["", "## The challenge's conventions", ""]
-    lines += ["| modality | cases | official DSC | official NSD | DSC | NSD |", "| --- | --- | --- | --- | --- | --- |"]
-    means = []
-    for modality, members in _by_modality(rows):
-        values = [float(np.mean([getattr(row, name) for row in members])) for name in ("official_dsc", "official_nsd")]
-        values += [_mean([getattr(row, name) for row in members]) for name in ("dsc", "nsd")]
-        means.append(values)
-        lines.append(f"| {modality} | {len(members)} | " + " | ".join(f"{v:.4f}" for v in values) + " |")
-    average = [f"{v:.4f}" for v in np.mean(means, axis=0)]
-    lines.append(f"| mean of modalities | {len(rows)} | " + " | ".join(average) + " |")
+    """Means over cases by modality, as the challenge's table has them, both ways; volumes and pictures apart."""
+    lines = ["", "## The challenge's conventions"]
+    for kind in ("volume", "picture"):
+        own = [row for row in rows if row.kind == kind]
+        if own:
+            lines += _table(kind, own)
     lines += [
         "",
         "Means over the labels of a case, then over cases; masks as they lie in the label map. Official: NaN where neither",
@@ -103,6 +101,22 @@ def official_markdown(rows: Sequence[OfficialScore]) -> str:
     lines += ["side has a label, NSD 0 where the DSC is not above 0.2, spacing in the order x y z on arrays in z y x, pictures"]
     lines += ["scored as slabs. The two columns on the right: the same masks without these."]
     return "\n".join(lines) + "\n"
+
+
+def _table(kind: str, rows: Sequence[OfficialScore]) -> List[str]:
+    lines = [
+        "",
+        f"| {kind}s of modality | cases | official DSC | official NSD | DSC | NSD |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    means = []
+    for modality, members in _by_modality(rows):
+        values = [float(np.mean([getattr(row, name) for row in members])) for name in ("official_dsc", "official_nsd")]
+        values += [_mean([getattr(row, name) for row in members]) for name in ("dsc", "nsd")]
+        means.append(values)
+        lines.append(f"| {modality} | {len(members)} | " + " | ".join(f"{v:.4f}" for v in values) + " |")
+    average = [f"{v:.4f}" for v in np.mean(means, axis=0)]
+    return [*lines, f"| mean of modalities | {len(rows)} | " + " | ".join(average) + " |"]
 
 
 def _cropped(mask: np.ndarray, truth_kji: np.ndarray, labels_kji: np.ndarray, label: int) -> np.ndarray:

@@ -15,6 +15,12 @@ from .scores import bootstrap_interval
 
 #: Sources whose targets are thin lines or hardly visible: no box says what is meant. Reported apart.
 NOT_PROMPTABLE = ("fives", "hvdropdb_ridge", "cpaisd_stroke")
+#: What a row is, and how its table is headed; in the order of the page. They are never averaged with each other.
+KINDS = {
+    "volume": "3D boxes on volumes",
+    "slice": "single slices of volumes",
+    "picture": "pictures",
+}
 #: Targets that cover less of the slice (in 3D: of the slice that they cover most of) are reported apart.
 SMALL = 0.01
 
@@ -27,10 +33,11 @@ class Score:
         case: its id.
         patient: whose it is.
         label: of the object in the case's mask.
+        name: of the label, where one is known.
         component: number of the connected component within the label, the largest is 1.
         source: data set.
         modality: of the case.
-        dim: 2 when scored on one slice, 3 when scored in 3D.
+        kind: one of :data:`KINDS`: a 3D box scored in 3D, one slice of a volume, or a picture.
         voxels: size of the target.
         share: of the slice that the target covers; in 3D of the slice that it covers most of.
         dsc: of the prediction.
@@ -43,10 +50,11 @@ class Score:
     case: str
     patient: str
     label: int
+    name: str
     component: int
     source: str
     modality: str
-    dim: int
+    kind: str
     voxels: int
     share: float
     dsc: float
@@ -67,7 +75,7 @@ class Score:
 
 
 def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTABLE) -> dict[str, Any]:
-    """Means of scores.
+    """Means of scores, apart for every kind of row: what holds for pictures says little of volumes.
 
     A source's mean is over its prompts. The means above it are over the sources' means, so that a source with many
     prompts counts as much as one with few; their intervals resample the patients within every source.
@@ -77,11 +85,18 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
         not_promptable: names of sources that only the list of sources and the mean over all sources contain.
 
     Returns:
-        ``mean`` (over promptable sources), ``mean_all``, ``small`` (the mean over promptable sources' small targets),
-        each None without rows, ``modalities`` and ``sources`` (lists). Every entry holds ``sources``, ``cases``,
-        ``prompts``, ``dsc``, ``dsc_interval``, ``median`` (over prompts), ``nsd``, ``ellipse_dsc``, ``gain``,
-        ``gain_interval``, ``seconds``.
+        By kind, as far as there are rows: ``mean`` (over promptable sources), ``mean_all``, ``small`` (the mean over
+        promptable sources' small targets), each None without rows, ``modalities`` and ``sources`` (lists). Every entry
+        holds ``sources``, ``cases``, ``prompts``, ``dsc``, ``dsc_interval``, ``median`` (over prompts), ``nsd``,
+        ``ellipse_dsc``, ``gain``, ``gain_interval``, ``seconds``. ``headline`` names the kind that a reader should see
+        first (volumes before pictures; None without rows).
     """
+    parts = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
+    parts = {kind: own for kind, own in parts.items() if own}
+    return {"headline": next(iter(parts), None), **{kind: _part(own, not_promptable) for kind, own in parts.items()}}
+
+
+def _part(rows: Sequence[Score], not_promptable: Sequence[str]) -> dict[str, Any]:
     promptable = [row for row in rows if row.source not in not_promptable]
     sources = []
     for members in _split(rows, lambda row: row.group):
@@ -90,7 +105,7 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
         sources.append({**kind, **_mean(members)})
     return {
         "mean": _mean(promptable) if promptable else None,
-        "mean_all": _mean(rows) if rows else None,
+        "mean_all": _mean(rows),
         "small": _mean(small) if (small := [row for row in promptable if row.share < SMALL]) else None,
         "modalities": [{"modality": m[0].modality, **_mean(m)} for m in _split(promptable, lambda row: row.modality)],
         "sources": sources,
@@ -99,36 +114,56 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The summary as a page of tables (what ``evaluate`` returns, or ``summarize`` alone)."""
-    head = ["DSC", "95 % interval", "median", "NSD", "ellipse DSC", "gain over ellipse", "95 % interval", "s / prompt"]
     lines = ["# Evaluation", ""]
     if summary.get("settings"):
         lines += [", ".join(f"{key}: {value}" for key, value in summary["settings"].items()), ""]
-    totals = (
-        ("mean over promptable sources", summary["mean"]),
-        ("mean over all sources", summary["mean_all"]),
-        ("small targets of promptable sources", summary["small"]),
-    )
-    body = [[name, m["sources"], m["prompts"], *_cells(m)] for name, m in totals if m]
-    lines += _table(["", "sources", "prompts", *head], body)
-    lines += ["", "A source's mean is over its prompts, every mean above it over the sources' means; medians are over prompts."]
-    lines += ["Intervals: bootstrap of the patients within their sources. The ellipse (ellipsoid) is the one inscribed in the"]
-    lines += ["prompt. NSD: 2 mm, or 2 px on pictures without spacing."]
-    lines += [f"Small: under {SMALL:.0%} of the slice (in 3D of its largest section's).", ""]
-    lines += ["## By modality (promptable sources)", ""]
-    body = [[m["modality"], m["sources"], m["prompts"], *_cells(m)] for m in summary["modalities"]]
-    lines += _table(["modality", "sources", "prompts", *head], body)
-    for title, promptable in (("By source", True), ("Sources that a box cannot prompt", False)):
-        chosen = [s for s in summary["sources"] if s["promptable"] == promptable]
-        if chosen:
-            lines += ["", f"## {title}", ""]
-            body = [[s["modality"], s["source"], s["cases"], s["prompts"], *_cells(s)] for s in chosen]
-            lines += _table(["modality", "source", "cases", "prompts", *head], body)
+    headline = summary.get("headline")
+    if headline:
+        m = summary[headline]["mean"] or summary[headline]["mean_all"]
+        interval = _range(m["dsc_interval"], ".3f")
+        about = f" (95 % interval {interval})" if interval != "-" else ""
+        told = f"**{KINDS[headline][0].upper()}{KINDS[headline][1:]}: DSC {m['dsc']:.3f}**{about}, NSD {m['nsd']:.3f}, "
+        told += f"ellipse DSC {m['ellipse_dsc']:.3f}; mean over {m['sources']} source(s), {m['prompts']} prompt(s)."
+        lines += [told, ""]
+    lines += ["A source's mean is over its prompts, every mean above it over the sources' means; medians are over prompts."]
+    lines += ["Volumes and pictures are never averaged with each other. Intervals: bootstrap of the patients within their"]
+    lines += ["sources. The ellipse (ellipsoid) is the one inscribed in the prompt. NSD: 2 mm, or 2 px on pictures without"]
+    lines += [f"spacing. Small: under {SMALL:.0%} of the slice (in 3D of its largest section's)."]
+    for kind, name in KINDS.items():
+        if summary.get(kind):
+            lines += _tables(name[0].upper() + name[1:], summary[kind])
     if summary.get("failed"):
         lines += ["", "## Cases that could not be scored", ""]
         lines += [f"- {f['case']}: {f['reason']}" for f in summary["failed"]]
     if summary.get("without_prompt"):
         lines += ["", "## Cases without an object large enough for a prompt", "", ", ".join(summary["without_prompt"])]
+    if summary.get("left_out"):
+        lines += ["", "## Objects without a prompt", ""]
+        lines += [f"- {count} {reason}" for reason, count in summary["left_out"].items()]
+    if summary.get("notes"):
+        lines += ["", "## Notes on masks", "", *(f"- {n['case']}: {n['note']}" for n in summary["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def _tables(title: str, part: Mapping[str, Any]) -> list[str]:
+    head = ["DSC", "95 % interval", "median", "NSD", "ellipse DSC", "gain over ellipse", "95 % interval", "s / prompt"]
+    totals = (
+        ("mean over promptable sources", part["mean"]),
+        ("mean over all sources", part["mean_all"]),
+        ("small targets of promptable sources", part["small"]),
+    )
+    body = [[name, m["sources"], m["prompts"], *_cells(m)] for name, m in totals if m]
+    lines = ["", f"## {title}", "", *_table(["", "sources", "prompts", *head], body)]
+    if part["modalities"]:
+        body = [[m["modality"], m["sources"], m["prompts"], *_cells(m)] for m in part["modalities"]]
+        lines += ["", f"### {title} by modality (promptable sources)", ""]
+        lines += _table(["modality", "sources", "prompts", *head], body)
+    for about, promptable in (("by source", True), ("from sources that a box cannot prompt", False)):
+        chosen = [s for s in part["sources"] if s["promptable"] == promptable]
+        if chosen:
+            body = [[s["modality"], s["source"], s["cases"], s["prompts"], *_cells(s)] for s in chosen]
+            lines += ["", f"### {title} {about}", "", *_table(["modality", "source", "cases", "prompts", *head], body)]
+    return lines
 
 
 def scores_csv(rows: Sequence[Score]) -> str:
@@ -144,8 +179,19 @@ def scores_csv(rows: Sequence[Score]) -> str:
 def choose(
     rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTABLE, columns: int = 6
 ) -> list[tuple[str, list[int]]]:
-    """Positions of the best, the median and the worst rows for a sheet: of different sources as far as there are any."""
-    pool = [n for n, row in enumerate(rows) if row.source not in not_promptable] or list(range(len(rows)))
+    """Positions of the best, the median and the worst rows of every kind for a sheet: of different sources as far as
+    there are any."""
+    kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
+    result = []
+    for kind in kinds or [""]:
+        pool = [n for n, row in enumerate(rows) if row.kind == kind]
+        pool = [n for n in pool if rows[n].source not in not_promptable] or pool
+        about = f"{KINDS[kind]}: " if len(kinds) > 1 else ""
+        result += [(about + name, chosen) for name, chosen in _choose(rows, pool, columns)]
+    return result
+
+
+def _choose(rows: Sequence[Score], pool: Sequence[int], columns: int) -> list[tuple[str, list[int]]]:
     count = min(columns, math.ceil(len(pool) / 3))
     median = float(np.median([rows[n].dsc for n in pool])) if pool else 0.0
     result, taken = [], set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .boxes import read_boxes, write_boxes
+from .boxes import boxes_of, read_boxes, write_boxes
 from .formats import FORMATS, check_fits, check_output, format_of, write_segmentation
 from .grids import ijk_to_ras_of, image_of
 from .paths import PathLike, check_target, check_targets, name_of, writing
@@ -18,6 +18,7 @@ __all__ = [
     "Origin",
     "PathLike",
     "Segment",
+    "boxes_of",
     "check_fits",
     "check_output",
     "check_target",

@@ -83,6 +83,18 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
     return _numbered(boxes, f"'{path.name}' gives")
 
 
+def boxes_of(entries: Any, volume: Volume, name: str) -> List[Box]:
+    """The same for what would stand in a plain ``.json``; ``name`` says in messages where it stands.
+
+    Raises:
+        QMedSAMError: as for :func:`read_boxes`.
+    """
+    boxes = _from_plain(entries, volume, Path(name))
+    if not boxes:
+        raise QMedSAMError(f"'{name}' holds no box.", "Give at least one.")
+    return _numbered(boxes, f"'{name}' gives")
+
+
 def _from_dictionaries(entries: List[Any], path: Path) -> np.ndarray:
     """``(N, 6)`` of the boxes of the challenge of 2025."""
     names = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max", "z_max")
@@ -177,10 +189,43 @@ def _color(value: Any, where: str) -> Tuple[float, float, float]:
 
 
 def _from_indices(value: Any, volume: Volume, attributes: Dict[str, Any], where: str) -> Box:
-    numbers = _numbers(value, (4, 6), where)
-    if len(numbers) == 4:
-        if volume.shape_ijk[2] != 1:
-            raise QMedSAMError(f"{where} has four numbers, but the image has {volume.shape_ijk[2]} slices.", "Give six.")
+    return box_of_indices(_numbers(value, (4, 6), where), volume, where, **attributes)
+
+
+def box_of_indices(numbers: Sequence[float], volume: Volume, where: str, **attributes: Any) -> Box:
+    """A box of four (of a picture) or six voxel indices, both ends included.
+
+    Args:
+        numbers: ``i0, j0, (k0,) i1, j1, (k1)``.
+        volume: the image.
+        where: which box it is, for messages.
+        attributes: ``label``, ``name`` and ``color``.
+
+    Raises:
+        QMedSAMError: four on a volume, or numbers that are in another order or shares of the image.
+    """
+    numbers = [float(v) for v in numbers]
+    if len(numbers) == 4 and volume.shape_ijk[2] != 1:
+        raise QMedSAMError(
+            f"{where} has four numbers, but the image has {volume.shape_ijk[2]} slices.", "Give six: i0,j0,k0,i1,j1,k1."
+        )
+    half = len(numbers) // 2
+    names = "ijk"[:half]
+    order = ",".join([f"{n}0" for n in names] + [f"{n}1" for n in names])
+    if all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers):
+        raise QMedSAMError(
+            f"{where} holds shares of the image ({', '.join(f'{v:g}' for v in numbers)}), not voxel indices.",
+            f"Multiply them by the image's size ({' x '.join(map(str, volume.shape_ijk[:half]))}): {order}.",
+        )
+    backwards = [n for n, low, high in zip(names, numbers[:half], numbers[half:]) if low > high]
+    if backwards and all(low < high for low, high in zip(numbers[::2], numbers[1::2])):
+        pairs = ",".join(f"{n}0,{n}1" for n in names)
+        turned = [f"{v:g}" for v in (*numbers[::2], *numbers[1::2])]
+        raise QMedSAMError(
+            f"{where} runs backwards along {' and '.join(backwards)}: its numbers seem to be in the order {pairs}.",
+            f"The order is {order}: {','.join(turned)}.",
+        )
+    if half == 2:
         numbers = [*numbers[:2], 0.0, *numbers[2:], 0.0]
     return Box.from_voxels(numbers[:3], numbers[3:], **attributes)
 

@@ -83,17 +83,7 @@ def read_labels(path: PathLike) -> np.ndarray:
     Raises:
         QMedSAMError: missing, damaged or foreign file, overlapping segments, or values that are no labels.
     """
-    return labels_in(path)[0]
-
-
-def labels_in(path: PathLike) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """The same, and the ``4 x 4`` matrix from ijk to RAS; None for a challenge ``.npz``, whose masks have no place.
-
-    Raises:
-        QMedSAMError: as :func:`read_labels`.
-    """
     path = existing_file(path, "a label map")
-    matrix = None
     if path.suffix.lower() == ".npz":
         array = read_arrays(path, ("segs",))["segs"]
         array = array[None] if array.ndim == 2 else array
@@ -103,8 +93,7 @@ def labels_in(path: PathLike) -> Tuple[np.ndarray, Optional[np.ndarray]]:
             raise QMedSAMError(
                 f"The segments of '{path.name}' overlap, and a label map holds one label per voxel.", "Save them one by one."
             )
-        volume = read_volume(path)
-        array, matrix = volume.array_kji, volume.ijk_to_ras
+        array = read_volume(path).array_kji
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise QMedSAMError(f"'{path.name}' is not a label map.", "Its voxels must be whole numbers, one per voxel.")
     # In this order: numbers that are not finite, or beyond the type, are compared before they are converted.
@@ -112,4 +101,4 @@ def labels_in(path: PathLike) -> Tuple[np.ndarray, Optional[np.ndarray]]:
         raise QMedSAMError(f"'{path.name}' is not a label map.", "Its voxels must be whole numbers, one per voxel.")
     if array.size and (array.min() < 0 or array.max() > 65535):
         raise QMedSAMError(f"'{path.name}' has labels outside 0 to 65535.", "Export it as a label map again.")
-    return array.astype(np.uint8 if not array.size or array.max() <= 255 else np.uint16), matrix
+    return array.astype(np.uint8 if not array.size or array.max() <= 255 else np.uint16)

@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError, says_what_is_missing, shown
 from ..geometry import Box, Volume
+from .challenge import read_arrays
+from .dicom_masks import mask_file, read_masks
+from .grey import as_labels, values_of
 from .grids import ijk_to_ras_of
 from .paths import PathLike, existing_file
 from .reading import read_image
-from .segmentations import labels_in
+from .volumes import read_volume
 
 #: Voxels by which the corners of two grids may differ and still be the same grid: formats keep 6 to 17 digits.
 _SAME_GRID = 1e-2
 _FIELD = re.compile(r"Segment(\d{1,6})_(Name|Color|LabelValue|Layer)")
 
 
-def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[Box]:
+@dataclass(frozen=True)
+class Layers:
+    """What a segmentation holds, on its own grid.
+
+    Attributes:
+        voxels: ``(layer, i, j, k)`` of uint8 or uint16; segments that overlap lie in different layers.
+        ijk_to_ras: ``4 x 4``; None where the file says nothing of its place.
+        segments: ``LabelValue``, and if known ``Name``, ``Color`` and ``Layer``.
+        notes: sentences on how its values were understood.
+    """
+
+    voxels: np.ndarray
+    ijk_to_ras: Optional[np.ndarray]
+    segments: List[Dict[str, Any]]
+    notes: Tuple[str, ...] = ()
+
+
+def read_segments(path: PathLike, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
     """A box for every segment of a segmentation, as prompts for segmenting it anew.
 
     Args:
-        path: ``.seg.nrrd`` (overlapping segments and cropped grids as Slicer writes them are fine), another label map, or a
-            challenge ``.npz`` with ``segs``.
+        path: ``.seg.nrrd`` (overlapping segments and cropped grids as Slicer writes them are fine), another label map, DICOM SEG
+            or RTSTRUCT, or a challenge ``.npz`` with ``segs``.
         volume: the image that shall be segmented. The segmentation may lie on another grid; its boxes are then oriented.
         margin: share of its length by which every side is moved outward.
+        notes: gets sentences on how the file was understood.
 
     Returns:
         One box per segment that has a voxel. Names, colours and label values are the segmentation's (numbered anew where
@@ -38,22 +59,17 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[B
         QMedSAMError: missing, damaged or foreign file, no segment with a voxel, or a plain label map without geometry
             (``.npz``) of another shape than the volume's.
     """
-    path = existing_file(path, "a segmentation")
-    if path.name.lower().endswith(".seg.nrrd"):
-        voxels, matrix, segments = _read_seg_nrrd(path)
-    else:
-        labels, placed = labels_in(path)
-        voxels = labels.transpose()[None]
-        matrix = volume.ijk_to_ras if placed is None else placed
-        if placed is None and labels.shape != volume.array_kji.shape[:3]:
-            raise QMedSAMError(f"'{path.name}' has another shape than its image.", "Give the segmentation of this image.")
-        segments = [{"LabelValue": int(value)} for value in np.unique(labels) if value]
+    found = read_layers(path, volume)
+    voxels, segments, path = found.voxels, found.segments, Path(path)
+    matrix = volume.ijk_to_ras if found.ijk_to_ras is None else found.ijk_to_ras
+    if found.ijk_to_ras is None and voxels.shape[1:] != volume.shape_ijk:
+        raise QMedSAMError(f"'{path.name}' has another shape than its image.", "Give the segmentation of this image.")
+    if notes is not None:
+        notes += found.notes
     boxes = []
     extents: Dict[int, Dict[int, Tuple[np.ndarray, np.ndarray]]] = {}
     for segment in segments:
         layer = int(segment.get("Layer", 0))
-        if not 0 <= layer < len(voxels):
-            raise QMedSAMError(f"'{path.name}' names a layer that it does not have.", "Save it from Slicer again.")
         if layer not in extents:
             extents[layer] = _extents(voxels[layer])
         extent = extents[layer].get(int(segment.get("LabelValue", 0)))
@@ -64,6 +80,56 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0) -> List[B
     if len({box.label for box in boxes}) < len(boxes):
         boxes = [replace(box, label=n) for n, box in enumerate(boxes, start=1)]
     return boxes
+
+
+def read_layers(path: PathLike, volume: Volume) -> Layers:
+    """A segmentation's voxels and what its file says of them.
+
+    Args:
+        path: as for :func:`read_segments`.
+        volume: the image that it is of (an RTSTRUCT's contours are filled on its slices).
+
+    Raises:
+        QMedSAMError: missing, damaged or foreign file, or values that are no labels.
+    """
+    path = Path(path)
+    masks = mask_file(path)
+    if masks is not None:
+        return _stacked(*read_masks(masks, volume))
+    path = existing_file(path, "a segmentation")
+    if path.name.lower().endswith(".seg.nrrd"):
+        voxels, matrix, segments = _read_seg_nrrd(path)
+        if len(segments) == len(voxels) and not any({"LabelValue", "Layer"} & set(segment) for segment in segments):
+            for n, segment in enumerate(segments):  # Slicer before 4.11: a layer each
+                segment.update(LabelValue=1, Layer=n)
+        if any(not 0 <= int(segment.get("Layer", 0)) < len(voxels) for segment in segments):
+            raise QMedSAMError(f"'{path.name}' names a layer that it does not have.", "Save it from Slicer again.")
+        return Layers(voxels, matrix, segments)
+    placed: Optional[np.ndarray] = None
+    if path.suffix.lower() == ".npz":
+        array = read_arrays(path, ("segs",))["segs"]
+        array = array[None] if array.ndim == 2 else array
+    else:
+        image = read_volume(path)
+        array, placed = image.array_kji, image.ijk_to_ras
+    labels, note = as_labels(array, path.name, values_of(volume.array_kji))
+    segments = [{"LabelValue": int(value)} for value in np.unique(labels) if value]
+    return Layers(labels.transpose()[None], placed, segments, (note,) if note else ())
+
+
+def _stacked(masks: List[np.ndarray], ijk_to_ras: np.ndarray, segments: List[Dict[str, Any]]) -> Layers:
+    """Masks in as few layers as hold them without overlap."""
+    kind = np.uint8 if max((s["LabelValue"] for s in segments), default=0) <= 255 else np.uint16
+    layers: List[np.ndarray] = []
+    for mask, segment in zip(masks, segments):
+        n = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+        if n == len(layers):
+            layers.append(np.zeros(mask.shape, kind))
+        layers[n][mask] = segment["LabelValue"]
+        segment["Layer"] = n
+    if not layers:
+        raise QMedSAMError("The segmentation holds no segment.", "Segment something in it.")
+    return Layers(np.stack(layers).transpose(0, 3, 2, 1), ijk_to_ras, segments)
 
 
 def _read_seg_nrrd(path: Path) -> Tuple[np.ndarray, np.ndarray, List[Dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..errors import QMedSAMError
+from ..errors import QMedSAMError, lacks_memory
 from ..models import Model
 from . import HINTS, KINDS
 from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
@@ -81,6 +81,11 @@ class OpenVINONetwork:
                 return self._core.compile_model(graph, "CPU", self._options)
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
+            if lacks_memory(error):
+                raise QMedSAMError(
+                    f"There is not enough memory to load the model '{self.model.name}'.",
+                    "Close other programs, take fewer threads, or raise the limit that this one has.",
+                ) from error
             capped = [cap for cap in CAPS if os.environ.get(cap)]
             advice = f"Unset {' and '.join(capped)}" if capped else "Update OpenVINO, or verify the model"
             raise QMedSAMError(

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
-from ..errors import QMedSAMError
+from ..errors import QMedSAMError, lacks_memory
 
 #: Called before OpenVINO is loaded into this process; raises where that could end the process. An application sets it whose
 #: other libraries, and whose user's unsaved work, are in the same process.
@@ -31,6 +31,8 @@ def import_openvino() -> Any:
         with _own_symbols_first():
             import openvino
     except ImportError as error:
+        if lacks_memory(error):
+            raise QMedSAMError("There is not enough memory to load OpenVINO.", "Close other programs.") from error
         raise QMedSAMError(
             f"OpenVINO, which runs the network, cannot be loaded ({error}).",
             "Install it with: python -m pip install --no-deps 'openvino>=2025.3'",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError, Volume
-from qmedsam.evaluation.cases import Case, components, read_manifest
-from qmedsam.files import name_of
+from qmedsam.evaluation.cases import Case, case_of, components, read_manifest
+from qmedsam.files.layouts import Pair
+from qmedsam.files.layouts import paired as pairs_of_folders
 from qmedsam.frames import Frame
 from qmedsam.geometry import View
 from qmedsam.intensity import Intensity, known_modality
@@ -47,8 +47,8 @@ class Loaded:
     @classmethod
     def of(cls, case: Case) -> Loaded:
         volume, labels = case.load()
-        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d and len(labels) > 1)]
-        return cls(volume, Intensity.of(volume, case.modality), parts)
+        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d and volume.shape_ijk[2] > 1)]
+        return cls(volume, Intensity.of(volume, volume.modality), parts)
 
     def axes(self, is_3d: bool) -> List[int]:
         """Those whose slices a box can be drawn on."""
@@ -164,21 +164,16 @@ def paired(folder: FolderConfig) -> List[Case]:
     """Images and label maps of the same name; ``liver_03_0000.nii.gz`` belongs to ``liver_03.nii.gz``.
 
     Raises:
-        QMedSAMError: a folder is missing, or no pair was found.
+        QMedSAMError: a folder is missing, no pair was found, or a label map has no image.
     """
-    for place in (folder.images, folder.labels):
-        if not place.is_dir():
-            raise QMedSAMError(f"There is no folder '{place}'.", "Correct it in the configuration.")
-    images = {re.sub(r"_0000$", "", name_of(p)): p for p in sorted(folder.images.iterdir()) if p.is_file()}
-    labels = {name_of(p): p for p in sorted(folder.labels.iterdir()) if p.is_file()}
     source, modality = folder.source or folder.images.resolve().parent.name, known_modality(folder.modality)
-    pairs = sorted(images.keys() & labels.keys())
+    pairs = pairs_of_folders(folder.images, folder.labels)
     if not pairs:
         raise QMedSAMError(
             f"No image in '{folder.images}' has a label map of its name in '{folder.labels}'.",
             "Pairs have the same name; nnU-Net's _0000 may follow the image's.",
         )
-    return [Case(name, modality, True, source, "train", name, images[name], labels[name]) for name in pairs]
+    return [case_of(Pair(*pair, split="train"), source, modality) for pair in pairs]
 
 
 def split_off(cases: Sequence[Case], share: float) -> Tuple[List[Case], List[Case]]:

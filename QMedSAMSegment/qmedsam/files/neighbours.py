@@ -7,10 +7,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
-from ..files import name_of
-from ..files.kinds import known_kind
+from .dicom_masks import mask_file
+from .kinds import known_kind
+from .paths import name_of
 
 #: Suffixes of files that may be volumes; others are only looked at as parts of a DICOM folder.
 _IMAGES = (
@@ -22,6 +23,9 @@ _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
 #: What follows a volume's name in the name of its label map.
 _LABELS = re.compile(r"[-_. ](segs?|segmentation|labels?|labelmap|masks?|truth)($|[-_. \d])", re.IGNORECASE)
 _SEPARATORS = "-_. "
+#: BIDS: the last part of a mask's name, and entities that say which mask it is, not of which image.
+_BIDS_MASKS = ("dseg", "mask", "probseg")
+_BIDS_OWN = ("desc", "label", "atlas", "seg", "res")
 #: Files that are looked into for DICOM before a folder is taken for none.
 _LOOKED_AT = 5
 
@@ -48,8 +52,10 @@ def look_into(folder: Path) -> Neighbours:
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if path.is_file()]
     series = [path for path in entries if path.is_dir() and holds_dicom(path)]
-    named = [path for path in files if path.name.lower().endswith(_SEGMENTATIONS)]
-    images = [path for path in files if path.name.lower().endswith(_IMAGES) and not path.name.lower().endswith(_SEGMENTATIONS)]
+    objects = [path for path in series if mask_file(path)]  # archives put a SEG into a folder of its own
+    series = [path for path in series if path not in objects]
+    named = [path for path in files if path.name.lower().endswith(_SEGMENTATIONS) or is_bids_mask(path)] + objects
+    images = [path for path in files if path.name.lower().endswith(_IMAGES) and path not in named]
     names = {path: name_of(path) for path in [*images, *series]}  # once: it asks the disk, and a folder may hold thousands
     taken = set(names.values())
     # any beginning: the longest name that fits 'ct_seg_2' may be that of another label map, 'ct_seg'
@@ -60,8 +66,11 @@ def look_into(folder: Path) -> Neighbours:
     owners: Dict[str, Path] = {}
     for path in [*found.volumes, *series]:
         owners.setdefault(names[path], path)
+    of_bids = {tuple(sorted(bids_entities(path).items())): path for path in reversed(images) if path.name.startswith("sub-")}
     for path in [*named, *labels]:
-        owner = _owner(path, owners)
+        owner = _owner(path, owners) or (_bids_owner(path, of_bids) if is_bids_mask(path) else None)
+        if owner is None and path in objects and len(series) == 1:
+            owner = series[0]
         if owner:
             found.segmentations.setdefault(owner, []).append(path)
     for path in files:
@@ -69,6 +78,17 @@ def look_into(folder: Path) -> Neighbours:
             owner = _owner(path, owners)
             (found.boxes.setdefault(owner, []) if owner else found.loose_boxes).append(path)
     return found
+
+
+def is_bids_mask(path: Path) -> bool:
+    """Whether a file is called as BIDS calls masks: ``sub-01_desc-brain_mask``, ``sub-01_dseg``."""
+    return path.name.startswith("sub-") and name_of(path).rpartition("_")[2] in _BIDS_MASKS
+
+
+def bids_entities(path: Path) -> Dict[str, str]:
+    """What a BIDS name says which image it is (``sub``, ``ses``, ``acq``...), without what tells one mask of it from another."""
+    parts = (part.partition("-") for part in name_of(path).split("_"))
+    return {key: value for key, dash, value in parts if dash and key not in _BIDS_OWN}
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -92,6 +112,11 @@ def holds_dicom(folder: Path) -> bool:
 
 def _owner(path: Path, owners: Mapping[str, Path]) -> Optional[Path]:
     return next((owners[cut] for cut in _cuts(name_of(path)) if cut in owners), None)
+
+
+def _bids_owner(path: Path, images: Mapping[Tuple[Tuple[str, str], ...], Path]) -> Optional[Path]:
+    own = {key: value for key, value in bids_entities(path).items() if key != "space" or value not in ("orig", "individual")}
+    return images.get(tuple(sorted(own.items())))
 
 
 def _cuts(name: str) -> Iterator[str]:
