@@ -15,7 +15,7 @@ pytest.importorskip("brevitas")
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam_training import train  # noqa: E402
+from qmedsam_training import train, trainer  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import TrainConfig  # noqa: E402
 from qmedsam_training.plan import describe  # noqa: E402
@@ -37,16 +37,16 @@ def _log(folder: Path) -> List[dict]:
 
 def test_the_log_is_of_one_run_and_says_an_epoch_once(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the row of an epoch and its checkpoint; then begun anew."""
-    save, calls = train._Trainer.checkpoint, []
+    save, calls = trainer.Trainer.checkpoint, []
 
-    def killed(trainer: train._Trainer) -> None:
+    def killed(stage: trainer.Trainer) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError
-        save(trainer)
+        save(stage)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(train._Trainer, "checkpoint", killed)
+        patch.setattr(trainer.Trainer, "checkpoint", killed)
         train.run(_config(manifest), tmp_path)
     train.run(_config(manifest), tmp_path)
     assert [row["epoch"] for row in _log(tmp_path)] == ["1"]
@@ -71,7 +71,7 @@ def test_scoring_counts_towards_the_budget_and_not_towards_the_rate(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch takes a second, scoring a minute: the budget of two minutes ends while the second epoch is scored."""
-    now, step, score = [0.0], train.step, train.score
+    now, step, score = [0.0], trainer.step, trainer.score
 
     def lasting(seconds: float, function: Callable) -> Callable:
         def wrapped(*arguments, **options):
@@ -80,9 +80,9 @@ def test_scoring_counts_towards_the_budget_and_not_towards_the_rate(
 
         return wrapped
 
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(train, "step", lasting(1, step))
-    monkeypatch.setattr(train, "score", lasting(60, score))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(trainer, "step", lasting(1, step))
+    monkeypatch.setattr(trainer, "score", lasting(60, score))
     train.run(_config(manifest, epochs=9, minutes=2, data={"synthetic": 1}), tmp_path)  # scenes have several masks each
     assert [(row["step"], row["seconds"], row["samples_per_second"]) for row in _log(tmp_path)] == [
         ("2", "2", "2"),
@@ -101,8 +101,8 @@ def test_processes_on_a_cpu_do_not_ask_for_a_gpus_normalisation(
         device=torch.device("cpu"),
         setup=lambda lesson, optimizer: (lesson, SimpleNamespace(optimizer=optimizer)),
     )
-    trainer = train._Trainer(_config(manifest), wrapped, tmp_path, None)
-    assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in trainer.student.modules())
+    stage = trainer.Trainer(_config(manifest), wrapped, tmp_path)
+    assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in stage.student.modules())
 
 
 def test_what_changes_no_result_may_change_in_a_continuation(manifest: Path, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_what_changes_no_result_may_change_in_a_continuation(manifest: Path, tmp
 
 def test_the_way_out_of_a_loss_that_is_no_number_is_one(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder would refuse another learning rate."""
-    forward = train.Lesson.forward
-    monkeypatch.setattr(train.Lesson, "forward", lambda *a: tuple(value * float("nan") for value in forward(*a)))
+    forward = trainer.Lesson.forward
+    monkeypatch.setattr(trainer.Lesson, "forward", lambda *a: tuple(value * float("nan") for value in forward(*a)))
     with pytest.raises(QMedSAMError, match=r"no longer a number.* --init .*best\.pt -o NEW"):
         train.run(_config(manifest), tmp_path)
 

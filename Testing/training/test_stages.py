@@ -22,7 +22,7 @@ pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
 from qmedsam.intensity import normalise  # noqa: E402
-from qmedsam_training import train  # noqa: E402
+from qmedsam_training import trainer  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
 from qmedsam_training.config import TeacherConfig, TrainConfig  # noqa: E402
 from qmedsam_training.distillation import Teacher  # noqa: E402
@@ -231,9 +231,11 @@ def test_the_cosine_starts_at_the_full_rate_where_the_warm_up_ends(
 ) -> None:
     """Paper, section 3.3. A clock of one second per look makes the budget end before the epochs do."""
     rates, clock = [], itertools.count()
-    take = train.step
-    monkeypatch.setattr(train, "step", lambda optimizer, *a: rates.append(optimizer.param_groups[0]["lr"]) or take(optimizer, *a))
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    take = trainer.step
+    monkeypatch.setattr(
+        trainer, "step", lambda optimizer, *a: rates.append(optimizer.param_groups[0]["lr"]) or take(optimizer, *a)
+    )
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     config = TrainConfig.read(tiny, minutes=minutes, epochs=9 if minutes else 3, checkpoint_minutes=99)
     config.init, config.quantization, config.data.workers, config.data.sampler = None, None, 0, "min"
     run(config, tmp_path)
@@ -255,7 +257,7 @@ def test_gradients_are_cut_where_a_configuration_says_so(tiny: Path, tmp_path: P
         found = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(torch.cat(found).norm().item())
 
-    monkeypatch.setattr(train, "step", look)
+    monkeypatch.setattr(trainer, "step", look)
     for clip in (1.0, None):
         config = TrainConfig.read(tiny, minutes=1e-9)  # one batch
         config.init, config.quantization, config.data.workers = None, None, 0

@@ -97,7 +97,14 @@ class DataConfig(Strict):
     samples_per_epoch: int = Field(9600, ge=1, description="labelled cases only; the challenge's sampler decides itself")
     sampler: Literal["min", "one-tenth", "all"] = Field("min", description="clips per modality and epoch (QMedSAM paper, 3.1)")
     held_out: float = Field(0.12, ge=0, lt=1, description="share of patients or files that choose a checkpoint; 0: the last one")
-    held_out_per_group: int = Field(8, ge=1)
+    held_out_least: int = Field(
+        5, ge=2, description="fewest patients that may choose; where that is over a quarter of all, they are held out in folds"
+    )
+    folds: int = Field(3, ge=0, description="into how many parts few patients are dealt, each held out in turn; 0: never")
+    fold: Optional[int] = Field(None, ge=0, description="the one that this run holds out; set by a run of folds")
+    held_out_per_group: int = Field(
+        24, ge=1, description="objects of a modality or source that are scored; of every patient at least one"
+    )
     held_out_jitter: float = Field(0.0, ge=0, description="each side of a held-out object's box moves out by up to this share")
     synthetic: float = Field(0.25, ge=0, le=1, description="share of synthetic scenes")
     whole_slice: float = Field(0.2, ge=0, le=1, description="share of real samples whose frame is the whole slice")
@@ -117,6 +124,8 @@ class DataConfig(Strict):
     def _one_kind(self) -> DataConfig:
         if bool(self.challenge) == bool(self.manifest or self.folders):
             raise ValueError("give either 'challenge', or 'manifest' and/or 'folders'")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"of {self.folds} folds the last is number {self.folds - 1}, not {self.fold}")
         return self
 
 
@@ -164,7 +173,15 @@ class TrainConfig(NetworkConfig):
     batch_size: int = Field(24, ge=1, description="of all devices together")
     epochs: int = Field(10, ge=1)
     minutes: Optional[float] = Field(None, gt=0, description="wall-clock budget: the schedule ends here when it comes first")
-    ema: float = Field(0.999, ge=0, lt=1, description="of the averaged weights that are evaluated and kept; 0: none")
+    ema: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="largest decay of the averaged weights that are scored and kept (less at first); 0: none",
+    )
+    statistics_images: int = Field(
+        96, ge=1, description="that the averaged weights' batch normalisations take their statistics from before every scoring"
+    )
     checkpoint_minutes: float = Field(5, ge=0, description="how often a running epoch is saved")
     tensorboard: bool = False
     seed: int = 0

@@ -46,6 +46,7 @@ class Result:
     """DSC and NSD of one held-out object, 0..1."""
 
     group: str
+    patient: str
     dsc: float
     nsd: float
 
@@ -61,14 +62,14 @@ def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -
     return [_result(held, predicted(network, held) > 0, with_nsd) for held in samples]
 
 
-def score_ellipse(samples: Iterable[HeldOut]) -> List[Result]:
+def score_ellipse(samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:
     """What the ellipse inscribed in every object's box is worth: a network has to be better than that."""
-    return [_result(held, ellipse_mask(held.rectangle, held.pixels)) for held in samples]
+    return [_result(held, ellipse_mask(held.rectangle, held.pixels), with_nsd) for held in samples]
 
 
 def _result(held: HeldOut, mask: np.ndarray, with_nsd: bool = True) -> Result:
     surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
-    return Result(held.group, dsc(mask, held.truth), surface)
+    return Result(held.group, held.patient, dsc(mask, held.truth), surface)
 
 
 def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Sequence[float]) -> List[float]:

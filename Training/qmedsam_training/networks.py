@@ -6,13 +6,13 @@ input size and which parts are quantized how. Nothing else is needed to load, ex
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from pydantic import ValidationError
 from qmedsam import QMedSAMError
+from qmedsam.files import writing
 from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
@@ -75,13 +75,29 @@ def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def save(path: Path, model: torch.nn.Module, network: NetworkConfig, **facts: Any) -> None:
-    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one. The folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint beside and rename: a kill or a full disk leaves the previous one. The folder is made.
+
+    Raises:
+        QMedSAMError: it cannot be written.
+    """
+    make_folder(path.parent)
     fields = NetworkConfig.model_validate({name: getattr(network, name) for name in NetworkConfig.model_fields})
     content = {"model": model.state_dict(), "network": fields.model_dump(mode="json"), **facts}
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with writing(path) as partial:
+        torch.save(content, partial)
+
+
+def make_folder(folder: Path) -> None:
+    """With what is above it.
+
+    Raises:
+        QMedSAMError: a file has its name, or it may not be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "is a file" if folder.is_file() else error.strerror
+        raise QMedSAMError(f"The folder '{folder}' cannot be made ({what}).", "Give another folder (-o).") from error
 
 
 def load(path: Path) -> Tuple[Promptable, NetworkConfig]:

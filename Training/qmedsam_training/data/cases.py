@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -16,6 +15,7 @@ from qmedsam.geometry import View
 from qmedsam.intensity import Intensity, known_modality
 
 from ..config import DataConfig, FolderConfig
+from .splitting import held_out
 from .volumes import VolumeCache
 
 #: Sources whose targets a box cannot prompt (thin lines, hardly visible ones); the data's own README names them.
@@ -181,21 +181,18 @@ def paired(folder: FolderConfig) -> List[Case]:
     return [Case(name, modality, True, source, "train", name, images[name], labels[name]) for name in pairs]
 
 
-def split_off(cases: Sequence[Case], share: float) -> Tuple[List[Case], List[Case]]:
-    """Cut a part of the training cases off by patient, to select checkpoints on. Deterministic.
-
-    Sources with fewer than five patients stay whole in the first part: they have nothing to spare.
-    """
-    patients: Dict[str, set] = {}
+def patients_of(cases: Sequence[Case]) -> Dict[str, List[str]]:
+    """Of every source."""
+    patients: Dict[str, List[str]] = {}
     for case in cases:
-        patients.setdefault(case.source, set()).add(case.patient_id)
+        patients.setdefault(case.source, []).append(case.patient_id)
+    return patients
+
+
+def split_off(cases: Sequence[Case], config: DataConfig) -> Tuple[List[Case], List[Case]]:
+    """Cut a part of the training cases off by patient, to select checkpoints on. Deterministic."""
+    away = held_out(patients_of(cases), config)
     kept, held = [], []
     for case in cases:
-        away = len(patients[case.source]) >= 5 and chance(f"{case.source}/{case.patient_id}") < share
-        (held if away else kept).append(case)
+        (held if (case.source, case.patient_id) in away else kept).append(case)
     return kept, held
-
-
-def chance(name: str) -> float:
-    """A number in 0..1 that depends on the name alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32

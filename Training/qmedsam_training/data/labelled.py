@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from qmedsam import QMedSAMError
+from qmedsam.evaluation.cases import Case
 from qmedsam.frames import Frame
 from qmedsam.geometry import View, extent_of
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import repainted, warped, zoomed
 from .cases import Cases, Target, labelled_cases, split_off
-from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample, told
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample, spread, told
 
 
 class LabelledData:
@@ -38,7 +39,7 @@ class LabelledData:
     def __init__(self, config: DataConfig, preparation: Preparation, cases: Optional[Cases] = None) -> None:
         self.config, self.preparation = config, preparation
         if cases is None:
-            cases = Cases(split_off(labelled_cases(config), config.held_out)[0], cache_mib=config.cache_mib)
+            cases = Cases(split_off(labelled_cases(config), config)[0], cache_mib=config.cache_mib)
         self.cases = cases
         self.groups = sorted(self.cases.targets)
         self.skipped: List[Tuple[str, str]] = list(cases.skipped)
@@ -124,19 +125,29 @@ class LabelledData:
         return beyond, np.zeros_like(prompt), prompt
 
     def held_out(self) -> List[HeldOut]:
-        """Evenly spread objects of the patients that :func:`split_off` cut off."""
-        config, samples, rng = self.config, [], np.random.default_rng(0)
-        cases = Cases(split_off(labelled_cases(config), config.held_out)[1], slices_per_object=5, cache_mib=config.cache_mib)
-        self.skipped += [row for row in cases.skipped if row not in self.skipped]
-        for group in sorted(cases.targets):
-            everything = [t for targets in cases.targets[group] for t in targets]
-            for n in np.unique(np.linspace(0, len(everything) - 1, config.held_out_per_group).astype(int)):
-                target = everything[n]
-                view = cases.view(target)
-                shown = cases.pixels(target, view), cases.mask(target, view), view, self.preparation
-                prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
-                samples.append(held_out_sample(group, *shown, prepare, in_mm, config, rng))
-        return samples
+        """Objects of every patient that :func:`split_off` cut off."""
+        held, skipped = objects_of(split_off(labelled_cases(self.config), self.config)[1], self.config, self.preparation)
+        self.skipped += [row for row in skipped if row not in self.skipped]
+        return held
+
+
+def objects_of(rows: Sequence[Case], config: DataConfig, preparation: Preparation) -> Tuple[List[HeldOut], List[Tuple[str, str]]]:
+    """Objects to score on, evenly spread over the patients of each group and their slices; and cases that could not be read."""
+    samples, rng = [], np.random.default_rng(0)
+    cases = Cases(rows, slices_per_object=5, cache_mib=config.cache_mib)
+    for group in sorted(cases.targets):
+        patients: Dict[str, List[Target]] = {}
+        for targets in cases.targets[group]:
+            case = cases.cases[targets[0].case]
+            patients.setdefault(f"{case.source}/{case.patient_id}", []).extend(targets)
+        names = sorted(patients)
+        for number, n in spread([len(patients[name]) for name in names], config.held_out_per_group):
+            target = patients[names[number]][n]
+            view = cases.view(target)
+            shown = cases.pixels(target, view), cases.mask(target, view), view, preparation
+            prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
+            samples.append(held_out_sample(group, names[number], *shown, prepare, in_mm, config, rng))
+    return samples, cases.skipped
 
 
 def calibration_samples(

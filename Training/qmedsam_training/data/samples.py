@@ -36,6 +36,7 @@ class HeldOut:
     """One object on one slice as the engine would be asked for it, scored on the slice's own pixels."""
 
     group: str
+    patient: str  # with its source: unlike any other
     image: Tensor  # 3 x S x S
     box: Tensor  # 1 x 4, network pixels
     rectangle: Rectangle  # the same on the slice
@@ -93,6 +94,21 @@ class Source(Protocol):
         ...
 
 
+def spread(sizes: Sequence[int], count: int) -> List[Tuple[int, int]]:
+    """Which objects of a group's patients are scored: of every patient equally many, evenly spread, ``count`` in all or a
+    little more; at least one of each patient.
+
+    Args:
+        sizes: how many objects each patient has.
+        count: of the group.
+
+    Returns:
+        Pairs of patient and object.
+    """
+    each = max(-(-count // max(len(sizes), 1)), 1)
+    return [(p, int(n)) for p, size in enumerate(sizes) for n in np.unique(np.linspace(0, size - 1, each).astype(int)) if size]
+
+
 def told(skipped: Sequence[Tuple[str, str]]) -> str:
     """How many cases or files could not be used, and why the first ones."""
     reasons = " ".join(f"{name}: {reason}" for name, reason in skipped[:3])
@@ -108,6 +124,7 @@ def framed(view: View, rectangle: Rectangle, preparation: Preparation) -> Frame:
 
 def held_out_sample(
     group: str,
+    patient: str,
     pixels: np.ndarray,
     mask: np.ndarray,
     view: View,
@@ -121,6 +138,7 @@ def held_out_sample(
 
     Args:
         group: it is averaged in.
+        patient: whose it is.
         pixels: slice, ``rows x columns (x 3)``.
         mask: of the object on it; not empty.
         view: of the slice.
@@ -147,6 +165,7 @@ def held_out_sample(
     x, y = view.pixel_mm
     return HeldOut(
         group,
+        patient,
         preparation.normalise(drawn, valid),
         torch.tensor([frame.to_network(rectangle)], dtype=torch.float32),
         rectangle,
