@@ -15,8 +15,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError
-from qmedsam.files import writing
 from qmedsam.evaluation.scores import bootstrap_interval
+from qmedsam.files import writing
 
 #: Stands in the place of an epoch for the ellipse inscribed in every object's box.
 ELLIPSE = -1
