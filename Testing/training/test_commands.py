@@ -27,7 +27,8 @@ from qmedsam_training import export as graphs  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
-from qmedsam_training.cli import _described, app  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.cli_options import described  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import make_source  # noqa: E402
 from qmedsam_training.export import model_fields, write_folder  # noqa: E402
@@ -190,7 +191,7 @@ def test_a_model_ships_with_the_frame_it_was_trained_and_scored_on(
     _, network = networks.load(tmp_path / "run" / "best.pt")
     assert model_fields(network, "m")["frame"] == ({"kind": kind} if kind == "slice" else {"kind": kind, "margin": 0.4})
     # Scored by another configuration's data it keeps its frame.
-    other = make_source(_described(folder / "float.yaml", network)).held_out()[0].frame
+    other = make_source(described(folder / "float.yaml", network)).held_out()[0].frame
     assert other.size / other.scale_x == pytest.approx(80) if kind == "slice" else other.size / other.scale_x < 79
 
 

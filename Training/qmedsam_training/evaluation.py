@@ -14,6 +14,7 @@ from qmedsam.network import Network
 
 from .architectures.promptable import Promptable
 from .data import HeldOut
+from .selection import Scores
 
 #: mm; pixels on pictures. The challenge's value.
 NSD_TOLERANCE = 2.0
@@ -83,6 +84,12 @@ def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Seque
         logits = predicted(network, held)
         groups[held.group].append([dsc(logits > threshold, held.truth) for threshold in thresholds])
     return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist()
+
+
+def interval(results: Sequence[Result]) -> str:
+    """95 % bootstrap interval of the mean DSC over groups; patients are drawn, within their groups."""
+    low, high = Scores([r.group for r in results], [r.patient for r in results], {}).interval(np.array([r.dsc for r in results]))
+    return f"{low:.3f} to {high:.3f}" if low == low else "one patient"
 
 
 def by_group(results: Sequence[Result]) -> Dict[str, Tuple[int, float, float]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
 from .architectures.promptable import Promptable
-from .checkpoints import WEIGHTS_ALONE, load_public
+from .checkpoints import WEIGHTS_ALONE, check_finite, load_public
 from .config import NetworkConfig, QuantizationConfig
 from .quantization import Widths, calibrated, fold_batch_norms, quantize
 
@@ -32,11 +32,33 @@ def make(network: NetworkConfig) -> Promptable:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
     try:
         model = build(network.architecture, **network.options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # widths that do not fit each other bring out anything
         raise QMedSAMError(f"{network.architecture} cannot be built with its options {network.options}.", f"{error}.") from error
+    if network.options and network.input_size:
+        _tried(model, network)
     if network.quantization:
         quantize_parts(model, network.quantization, network.quantization.parts)
     return model
+
+
+@torch.no_grad()
+def _tried(model: Promptable, network: NetworkConfig) -> None:
+    """Whether a network of unusual options computes anything.
+
+    Raises:
+        QMedSAMError: it does not.
+    """
+    size = network.input_size
+    try:
+        boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * size
+        model.eval()(torch.zeros(1, 3, size, size), boxes, torch.zeros(1, dtype=torch.long))
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise QMedSAMError(
+            f"{network.architecture} does not work with its options {network.options}.", f"Change them: {first}."
+        ) from error
+    finally:
+        model.train()
 
 
 def frame_kind(network: NetworkConfig) -> str:
@@ -207,6 +229,7 @@ def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
 
 
 def _fill(model: torch.nn.Module, state: dict, path: Path) -> None:
+    check_finite(state, path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -105,6 +105,8 @@ class Trainer:
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
+        if not any(p.requires_grad for p in self.student.parameters()):
+            raise QMedSAMError("Everything is frozen: nothing is left to train.", "Take a part out of 'freeze'.")
         if fabric.device.type == "cuda" and fabric.world_size > 1:  # there is none for CPUs
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
         self.student.to(memory_format=torch.channels_last)

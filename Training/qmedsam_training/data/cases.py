@@ -148,15 +148,18 @@ def _usable(mask: np.ndarray, crop: Tuple[slice, ...], axis: int, count: int) ->
     return [int(s) + crop[along].start for s in usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]]
 
 
-def labelled_cases(config: DataConfig) -> List[Case]:
-    """Every promptable training case that a configuration names.
+def labelled_cases(config: DataConfig, split: str = "train") -> List[Case]:
+    """Every promptable case that a configuration names; folders belong to the split ``train``.
 
     Raises:
-        QMedSAMError: a manifest or folder without cases.
+        QMedSAMError: a manifest or folder without cases, or a split that is not there.
     """
-    cases = read_manifest(config.manifest, "train") if config.manifest else []
-    for folder in config.folders:
-        cases += paired(folder)
+    cases = read_manifest(config.manifest, split) if config.manifest else []
+    if split == "train":
+        for folder in config.folders:
+            cases += paired(folder)
+    elif not config.manifest:
+        raise QMedSAMError(f"Folders of images have no split '{split}'.", "There are 'held-out' and 'train'.")
     return [case for case in cases if case.source not in NOT_PROMPTABLE]
 
 

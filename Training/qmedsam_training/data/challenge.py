@@ -125,8 +125,11 @@ class ChallengeData:
 
     def held_out(self) -> List[HeldOut]:
         """Clips of every held-out file, evenly spread over it, the largest label of each."""
+        return self.objects(self.index.part(lambda file: file in self._away))
+
+    def objects(self, held: ChallengeIndex) -> List[HeldOut]:
+        """Clips of every file of a part of the index."""
         samples, rng = [], np.random.default_rng(0)
-        held = self.index.part(lambda file: file in self._away)
         for name in sorted(held.modalities):
             clips = held.modalities[name]
             for number, n in spread(np.diff(clips.ends, prepend=0).tolist(), self.config.held_out_per_group):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from typing import Iterator, List, Tuple, Union
+from typing import Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from ..config import TrainConfig
 from .cases import labelled_cases, patients_of
 from .challenge import ChallengeData
 from .index import ChallengeIndex
-from .labelled import LabelledData
-from .samples import Preparation, Sample, Source, collate
+from .labelled import LabelledData, objects_of
+from .samples import HeldOut, Preparation, Sample, Source, collate
 from .splitting import needs_folds
 
 Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
@@ -39,6 +39,27 @@ def make_source(config: TrainConfig) -> Source:
     if config.data.challenge is not None:
         return ChallengeData(config.data, preparation, config.seed)
     return LabelledData(config.data, preparation)
+
+
+def scored_objects(config: TrainConfig, split: Optional[str] = None) -> Tuple[List[HeldOut], List[Tuple[str, str]]]:
+    """Objects to score on, and the cases that could not be read.
+
+    Args:
+        config: data, and the frame of a network.
+        split: None: the patients that the configuration holds out; else a split of its manifest. Folders and the challenge's
+            files have one, ``train``: all that are not held out.
+
+    Raises:
+        QMedSAMError: data that cannot be used, or no such split.
+    """
+    source = make_source(config)
+    if split is None:
+        return source.held_out(), source.skipped
+    if isinstance(source, ChallengeData):
+        if split != "train":
+            raise QMedSAMError(f"The challenge's files have no split '{split}'.", "There are 'held-out' and 'train'.")
+        return source.objects(source.training), source.skipped
+    return objects_of(labelled_cases(config.data, split), config.data, source.preparation)
 
 
 class Plan(torch.utils.data.Sampler[List[Item]]):
