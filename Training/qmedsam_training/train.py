@@ -6,7 +6,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .data import folds_of
 from .interruption import Interruption
 from .networks import make_folder
-from .selection import Verdict, chosen, joined
+from .selection import Scores, Verdict, chosen, joined
 from .trainer import SCORES, Trainer
 
 Tell = Callable[[float, str], None]
@@ -57,8 +57,8 @@ def run(config: TrainConfig, folder: Path, progress: Tell = lambda share, text: 
     with _owned(folder) if first else _nothing(), Interruption() as interruption:
         count = folds_of(config)
         if not count:
-            trainer = _stage(config, fabric, folder, tell, interruption)
-            verdict = Verdict.of(trainer.scores) if trainer.held else Verdict(trainer.at.epoch, trainer.at.epoch)
+            scores, epoch = _stage(config, fabric, folder, tell, interruption)
+            verdict = Verdict.of(scores) if scores.epochs else Verdict(epoch, epoch)
         else:
             verdict = _folded(config, fabric, folder, count, tell, interruption)
         if first:
@@ -94,8 +94,8 @@ def launched(config: TrainConfig) -> Fabric:
 
 def _stage(
     config: TrainConfig, fabric: Fabric, folder: Path, progress: Tell, interruption: Interruption, until: Optional[int] = None
-) -> Trainer:
-    """Train in one folder, from where it stands."""
+) -> Tuple[Scores, int]:
+    """Train in one folder, from where it stands; the scores of its held-out objects, and the last epoch."""
     torch.manual_seed(config.seed)
     state = _previous(config, folder)
     done = state["progress"]["step"] if state else 0
@@ -105,7 +105,7 @@ def _stage(
         )
     trainer = Trainer(config, fabric, folder, state, until)
     trainer.run(progress, interruption)
-    return trainer
+    return trainer.scores, trainer.at.epoch
 
 
 def _folded(config: TrainConfig, fabric: Fabric, folder: Path, count: int, progress: Tell, interruption: Interruption) -> Verdict:
@@ -123,9 +123,9 @@ def _folded(config: TrainConfig, fabric: Fabric, folder: Path, count: int, progr
         def tell(share: float, text: str, fold: int = fold) -> None:
             progress((fold + share) / (count + 1), f"fold {fold + 1} of {count}, {text}")
 
-        trainer = _stage(own, fabric, place, tell, interruption)
-        if trainer.held:  # all of a fold's cases may be unreadable
-            parts.append(trainer.scores)
+        scores, _ = _stage(own, fabric, place, tell, interruption)
+        if scores.epochs:  # all of a fold's cases may be unreadable
+            parts.append(scores)
     if not parts:
         raise QMedSAMError("No held-out patient has an object that can be scored.", "Set data.held_out to 0 to train without.")
     scores = joined(parts)

@@ -47,8 +47,7 @@ class Loaded:
     @classmethod
     def of(cls, case: Case) -> Loaded:
         volume, labels = case.load()
-        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d and len(labels) > 1)]
-        return cls(volume, Intensity.of(volume, case.modality), parts)
+        return cls(volume, Intensity.of(volume, case.modality), _parts_of(case, labels))
 
     def axes(self, is_3d: bool) -> List[int]:
         """Those whose slices a box can be drawn on."""
@@ -76,6 +75,7 @@ class Cases:
     def __init__(self, cases: Sequence[Case], slices_per_object: int = 24, cache_mib: float = 1024) -> None:
         self.cases = list(cases)
         self.cache: VolumeCache[Loaded] = VolumeCache(lambda n: Loaded.of(self.cases[n]), lambda loaded: loaded.bytes, cache_mib)
+        self._bytes = 0
         self.targets: Dict[str, List[List[Target]]] = {}
         self.skipped: List[Tuple[str, str]] = []
         for number, case in enumerate(self.cases):
@@ -86,6 +86,7 @@ class Cases:
                 continue
             is_3d = case.is_3d and loaded.volume.shape_ijk[2] > 1
             self.cases[number] = replace(case, is_3d=is_3d)  # a folder's pictures were taken for volumes
+            self._bytes += loaded.bytes
             if not self.cache.full:  # workers are forked: what is here they all share
                 self.cache.keep(number, loaded)
             targets = [
@@ -96,6 +97,10 @@ class Cases:
             ]
             if targets:
                 self.targets.setdefault(case.group, []).append(targets)
+
+    def to_come(self, forked: bool) -> int:
+        """Bytes by which a process's cache still grows: a worker's where the one that it shares does not hold all."""
+        return 0 if not forked or self._bytes <= self.cache.bytes else min(self._bytes, self.cache.limit)
 
     def view(self, target: Target) -> View:
         """Of the target's slice."""
@@ -138,6 +143,21 @@ class Cases:
             for c, (_, crop) in enumerate(self.cache[target.case].parts)
             if c != target.component and crop[2 - target.view_axis].start <= target.index < crop[2 - target.view_axis].stop
         ]
+
+
+#: Objects of every label map that this process has searched, as bits: folds load the same cases again, and a cache forgets.
+_SEARCHED: Dict[Tuple[Case, int], List[Tuple[np.ndarray, Tuple[int, ...], Tuple[slice, ...]]]] = {}
+
+
+def _parts_of(case: Case, labels: np.ndarray) -> List[Tuple[np.ndarray, Tuple[slice, ...]]]:
+    """The objects of a label map; searched for once, as every label costs a pass over the volume."""
+    key = (replace(case, split=""), case.mask.stat().st_mtime_ns)
+    if key not in _SEARCHED:
+        found = components(labels, case.is_3d and len(labels) > 1)
+        _SEARCHED[key] = [(np.packbits(mask), mask.shape, crop) for _, mask, crop in found]
+    return [
+        (np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool), crop) for bits, shape, crop in _SEARCHED[key]
+    ]
 
 
 def _usable(mask: np.ndarray, crop: Tuple[slice, ...], axis: int, count: int) -> List[int]:

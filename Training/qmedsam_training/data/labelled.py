@@ -54,6 +54,10 @@ class LabelledData:
         """Per group its name, cases and prompts."""
         return [(g, len(self.cases.targets[g]), sum(map(len, self.cases.targets[g]))) for g in self.groups]
 
+    def to_come(self, forked: bool) -> int:
+        """Nothing where all volumes are in memory already, which forked workers share."""
+        return self.cases.to_come(forked)
+
     def epoch(self, number: int) -> np.ndarray:
         """Positions: what is drawn at one is decided by its seed alone."""
         return np.arange(self.config.samples_per_epoch)

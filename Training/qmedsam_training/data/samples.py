@@ -81,6 +81,10 @@ class Source(Protocol):
         """Cases or files that could not be used, with the reason."""
         ...
 
+    def to_come(self, forked: bool) -> int:
+        """Bytes by which the cache of each process that draws still grows; ``forked``: these are workers."""
+        ...
+
     def epoch(self, number: int) -> np.ndarray:
         """Keys of an epoch's samples in the order of training."""
         ...
