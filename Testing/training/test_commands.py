@@ -90,7 +90,7 @@ def test_a_run_leaves_log_plot_and_board(folder: Path) -> None:
 
 def test_the_plan_counts_before_anything_starts(folder: Path, tmp_path: Path) -> None:
     text = _invoke("train", "--config", folder / "float.yaml", "-o", tmp_path / "never", "--dry-run", "--epochs", "7")
-    assert "samples per epoch" in text and "activations" in text and "CT" in text and "7 epochs" in text
+    assert "samples per epoch" in text and "MiB at its peak" in text and "CT" in text and "7 epochs" in text
     assert not (tmp_path / "never").exists()
 
 
@@ -98,9 +98,12 @@ def test_the_plan_counts_the_teacher(folder: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((folder / "float.yaml").read_text())
     values["teacher"] = {"architecture": "litemedsam"}
     (tmp_path / "taught.yaml").write_text(yaml.safe_dump(values))
-    text = _invoke("train", "--config", tmp_path / "taught.yaml", "-o", tmp_path / "never", "--dry-run")
+    peaks = []
+    for name in (tmp_path / "taught.yaml", folder / "float.yaml"):
+        text = _invoke("train", "--config", name, "-o", tmp_path / "never", "--dry-run")
+        peaks.append(float(re.search(r"([\d,]+) MiB at its peak", text)[1].replace(",", "")))
     mib = sum(p.numel() for p in build("litemedsam").parameters()) * 4 / 2**20
-    assert f"+ {mib:.0f} MiB teacher +" in " ".join(text.split())
+    assert peaks[0] > peaks[1] + mib, "its weights and what it computes with"
 
 
 def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: Path, manifest: Path, tmp_path: Path) -> None:
@@ -152,10 +155,18 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     means = []
     for network in (best, tmp_path / "ptq.pt", tmp_path / "model"):
         text = _invoke("evaluate", network, "--config", folder / "float.yaml")
-        means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
+        mean = next(line for line in text.splitlines() if "mean" in line).split("│")
+        means.append(float(mean[3]))
+        low, high = map(float, mean[5].split(" to "))
+        assert low <= means[-1] <= high
         ellipse = next(line for line in text.splitlines() if "ellipse" in line)
         assert float(ellipse.split("│")[3]) > 0.9  # the objects are ellipses
     assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
+    assert "24 objects" not in text
+    everyone = _invoke("evaluate", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "--split", "train", "--dry-run")
+    assert "objects of 3 groups" in everyone and "15 patients" in everyone
+    with pytest.raises(QMedSAMError, match="no split 'test'"):
+        _invoke("evaluate", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "--split", "test")
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
 
@@ -293,10 +304,12 @@ def test_with_nobody_held_out_nothing_can_be_scored(folder: Path, tmp_path: Path
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(QMedSAMError, match="held-out score"):
         _invoke("train", "--config", config, "-o", tmp_path / "r")
-    values["data"]["held_out"] = 1e-6
+    values["data"].update(held_out=0.1, held_out_least=6)  # of 21 files
     config.write_text(yaml.safe_dump(values))
-    with pytest.raises(QMedSAMError, match="Nobody is held out"):
+    with pytest.raises(QMedSAMError, match="for a plateau to follow"):
         _invoke("train", "--config", config, "-o", tmp_path / "r")
+    with pytest.raises(QMedSAMError, match=r"held out in turn.*report\.md"):
+        _invoke("evaluate", best, "--config", config)
 
 
 def test_all_runtimes_are_timed_on_the_same_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, List
@@ -15,10 +17,12 @@ pytest.importorskip("brevitas")
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam_training import train, trainer  # noqa: E402
+from qmedsam_training import rehearsal, train, trainer  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
-from qmedsam_training.config import TrainConfig  # noqa: E402
+from qmedsam_training.config import QuantizationConfig, TrainConfig  # noqa: E402
+from qmedsam_training.data.volumes import VolumeCache  # noqa: E402
 from qmedsam_training.plan import describe  # noqa: E402
+from qmedsam_training.selection import Verdict  # noqa: E402
 from small import TINY  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -132,17 +136,46 @@ def test_one_process_speaks_for_all(manifest: Path, tmp_path: Path, monkeypatch:
     config = tmp_path / "stage.yaml"
     config.write_text(f"data: {{manifest: {manifest}}}")
     monkeypatch.setattr(train, "run", lambda *a: tmp_path / "best.pt")
+    Verdict(3, 3).save(tmp_path)
     for rank, said in ((0, True), (1, False)):
         monkeypatch.setattr(rank_zero_only, "rank", rank)
         told = CliRunner().invoke(app, ["train", "--config", str(config), "-o", str(tmp_path)]).output
         assert ("Best checkpoint" in told) == ("Training" in told) == said
 
 
-def test_the_plan_of_a_quantized_stage_without_a_start(manifest: Path) -> None:
-    plans = [dict(describe(_config(manifest, quantization={}, precision=p))) for p in ("32-true", "bf16-mixed")]
-    assert plans[0]["newly calibrated"] == "image_encoder, mask_decoder"
-    full, half = (float(re.search(r"([\d,]+) MiB activations", plan["memory"])[1]) for plan in plans)
-    assert half < full
+def test_the_plan_is_what_the_run_then_takes(manifest: Path, tmp_path: Path) -> None:
+    """Memory within a fifth of the peak of a run of eight steps in a process of its own; a step once was counted, not taken."""
+    config = _config(manifest, batch_size=16, input_size=128, data={"samples_per_epoch": 128, "held_out": 0, "synthetic": 1})
+    config.quantization = QuantizationConfig(calibration_images=8)
+    plan = dict(describe(config))
+    assert plan["newly calibrated"] == "image_encoder, mask_decoder" and "s a step" in plan["time"]
+    told = float(re.search(r"([\d,]+) MiB at its peak", plan["memory"])[1].replace(",", ""))
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom qmedsam_training.config import TrainConfig\n"
+        "from qmedsam_training.rehearsal import peak\nfrom qmedsam_training.train import run\n"
+        "run(TrainConfig.model_validate_json(sys.stdin.read()), Path(sys.argv[1]))\nprint(peak() / 2**20)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    done = subprocess.run(command, input=config.model_dump_json(), capture_output=True, text=True, check=True)
+    taken = float(done.stdout.split()[-1])
+    assert told == pytest.approx(taken, rel=0.2) and taken > 400, "the interpreter and its libraries are counted"
+
+
+def test_what_a_step_would_fail_with_is_said_by_the_plan(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = SimpleNamespace(returncode=-9, stdout="", stderr="")
+    monkeypatch.setattr(rehearsal.subprocess, "run", lambda *a, **k: failing)
+    with pytest.raises(QMedSAMError, match="does not fit into the memory"):
+        describe(_config(manifest))
+    failing.returncode, failing.stdout = 0, '{"error": ["A sentence.", "A hint."]}'
+    with pytest.raises(QMedSAMError, match="A sentence. A hint."):
+        describe(_config(manifest))
+
+
+def test_caches_that_fill_later_are_counted() -> None:
+    cache = VolumeCache(lambda key: key, lambda value: 10 * 2**20, 100)
+    assert cache.growth(5) == 0, "nothing is known yet"
+    assert cache[1] + cache[2] == 3
+    assert cache.growth(5) == 30 * 2**20 and cache.growth(1000) == 80 * 2**20
 
 
 def test_machines_without_a_shared_folder_are_refused(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable
@@ -62,9 +63,7 @@ def rehearse(config: TrainConfig) -> Measured:
             raise QMedSAMError(*told["error"])
         return Measured(**told)
     if done.returncode < 0 or "out of memory" in done.stderr.lower() or "MemoryError" in done.stderr:
-        raise QMedSAMError(
-            "One step does not fit into the memory of this machine.", "Lower batch_size, or the size of a teacher."
-        )
+        raise QMedSAMError("One step does not fit into the memory of this machine.", "Lower batch_size, or the teacher.")
     raise QMedSAMError(
         "One step of this configuration failed.", (done.stderr.strip().splitlines() or ["Without a word."])[-1][:300]
     )
@@ -148,15 +147,13 @@ def _rng(key: int):
 
 
 def _main() -> None:
-    try:
+    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes and no other
-    except OSError:
-        pass
     try:
         told = asdict(measure(TrainConfig.model_validate_json(sys.stdin.read())))
     except QMedSAMError as error:
         told = {"error": [error.message, error.hint]}
-    print(json.dumps(told), flush=True)
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def shown(what: str, quiet: bool = False) -> Iterator[Tell]:
             yield lambda share, text: bar.update(task, completed=share, description=text)
     else:
         console.print(what)
-        yield Lines(lambda line: console.print(line, markup=False, highlight=False))
+        yield Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 def _minutes(seconds: float) -> str:

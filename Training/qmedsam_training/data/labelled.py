@@ -101,10 +101,11 @@ class LabelledData:
         drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, strength, rng)
         if rng.random() < 0.85 * strength:
             drawn = repainted(drawn, rng)
-        return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng)
+        ended = [not mask.any() for mask in masks]
+        return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng, ended)
 
-    def _finished(self, image, valid, masks, prompts, rng) -> Optional[Sample]:
-        return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift)
+    def _finished(self, image, valid, masks, prompts, rng, ended: Sequence[bool] = ()) -> Optional[Sample]:
+        return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift, ended)
 
     def _as_propagated(self, target: Target, view: View, rng: np.random.Generator) -> Tuple[Target, np.ndarray, np.ndarray]:
         """A target, its mask, and the mask whose extent is the prompt: often not the same in 3D.

@@ -188,23 +188,35 @@ def finished(
     preparation: Preparation,
     rng: np.random.Generator,
     box_shift: Optional[float],
+    ended: Sequence[bool] = (),
 ) -> Optional[Sample]:
     """Boxes of what is left of the prompts, moved as users draw them; None when no object is left (nearly) whole.
 
-    A label that vanishes in resampling must not come out as "label 0", the whole background (model facts 1.6).
+    A label that vanishes in resampling must not come out as "label 0", the whole background (model facts 1.6), nor as an
+    object that is not there: nothing is the right answer only where the slice itself holds nothing.
+
+    Args:
+        image, valid: the frame, ``S x S (x 3)``, and which of its pixels lie on the slice.
+        masks, prompts: ``N x S x S``; a box is the extent of a prompt.
+        preparation: of the network.
+        rng: of the boxes' sides.
+        box_shift: see the configuration.
+        ended: which masks hold nothing on the slice either; default: none.
     """
     boxes, kept = [], []
-    for mask, prompt in zip(masks, prompts):
+    last = preparation.size - 0.5
+    for n, (mask, prompt) in enumerate(zip(masks, prompts)):
         rectangle = extent_of(prompt > 0.5)
-        if rectangle is None or (prompt > 0.5).sum() < LEAST_PIXELS or 0 < (mask > 0.5).sum() < LEAST_PIXELS:
+        if rectangle is None or (prompt > 0.5).sum() < LEAST_PIXELS:
+            continue
+        if (mask > 0.5).sum() < LEAST_PIXELS and not (n < len(ended) and ended[n]):
             continue
         if box_shift is None:
-            boxes.append(jittered(rectangle, rng))
+            x0, y0, x1, y1 = jittered(rectangle, rng)
         else:
             low, high = rng.uniform(0, box_shift * preparation.size / 256, (2, 2))
-            last = preparation.size - 0.5
-            x0, y0, x1, y1 = rectangle
-            boxes.append((max(x0 - low[0], -0.5), max(y0 - low[1], -0.5), min(x1 + high[0], last), min(y1 + high[1], last)))
+            x0, y0, x1, y1 = np.array(rectangle) + [-low[0], -low[1], high[0], high[1]]
+        boxes.append((max(x0, -0.5), max(y0, -0.5), min(x1, last), min(y1, last)))  # at run time none reaches out of the frame
         kept.append(mask)
     if not kept:
         return None
