@@ -32,6 +32,7 @@ from qmedsam_training.cli_options import described  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import make_source  # noqa: E402
 from qmedsam_training.export import model_fields, write_folder  # noqa: E402
+from qmedsam_training.selection import Verdict  # noqa: E402
 from small import NARROW, TINY, invoke  # noqa: E402
 
 _invoke = partial(invoke, app)
@@ -338,3 +339,27 @@ def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> Non
     torch.save({"model": {}}, tmp_path / "y.pt")
     with pytest.raises(QMedSAMError, match="which network"):
         _invoke("export", tmp_path / "y.pt", "-o", tmp_path / "m")
+
+
+def test_the_readmes_settings_are_those_of_the_code() -> None:
+    """Made with ``qmedsam-train settings``; every one says what it is."""
+    page = (Path(__file__).resolve().parents[2] / "Training" / "README.md").read_text(encoding="utf-8")
+    listed = page.split("<!-- settings -->\n")[1].split("\n<!-- end of settings -->")[0]
+    assert listed == _invoke("settings").rstrip("\n")
+    rows = [line.split(" | ") for line in listed.splitlines()[2:]]
+    assert len(rows) > 55 and all(row[-1].rstrip(" |") for row in rows), [row for row in rows if not row[-1].rstrip(" |")]
+
+
+def test_own_cases_train_with_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped configuration, the user's folders: no CSV, no YAML."""
+    seen = []
+    monkeypatch.setattr("qmedsam_training.train.run", lambda settings, *a: seen.append(settings) or tmp_path / "best.pt")
+    Verdict(4, 4).save(tmp_path)
+    config = Path(__file__).resolve().parents[2] / "Training" / "configs" / "own-cases.yaml"
+    folders = ["--images", tmp_path / "i", "--labels", tmp_path / "l", "--modality", "CT"]
+    text = _invoke("train", "--config", config, *folders, "-o", tmp_path, "--seed", "5")
+    (data,), seed = [settings.data for settings in seen], seen[0].seed
+    assert data.manifest is None and [f.images for f in data.folders] == [tmp_path / "i"] and seed == 5
+    assert "Nobody was held out" in text
+    with pytest.raises(QMedSAMError, match="go together"):
+        _invoke("train", "--config", config, *folders[:2], "-o", tmp_path)

@@ -167,7 +167,7 @@ def test_what_a_step_would_fail_with_is_said_by_the_plan(manifest: Path, monkeyp
     with pytest.raises(QMedSAMError, match="does not fit into the memory"):
         describe(_config(manifest))
     failing.returncode, failing.stdout = 0, '{"error": ["A sentence.", "A hint."]}'
-    with pytest.raises(QMedSAMError, match="A sentence. A hint."):
+    with pytest.raises(QMedSAMError, match=r"A sentence\. A hint"):
         describe(_config(manifest))
 
 
