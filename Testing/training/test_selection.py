@@ -64,7 +64,7 @@ def _scores(rng: np.random.Generator, patients: int, epochs: int, gain: float = 
 
 
 def test_the_score_that_chose_is_not_the_one_that_is_reported() -> None:
-    """Twelve epochs that differ by chance alone: the best of them looks 2 points better than it is, what is reported does not."""
+    """Twelve epochs that differ by chance alone: what they choose looks better than it is, what is reported does not."""
     rng = np.random.default_rng(0)
     chose, told = [], []
     for _ in range(150):
@@ -73,15 +73,27 @@ def test_the_score_that_chose_is_not_the_one_that_is_reported() -> None:
         verdict = Verdict.of(scores)
         chose.append(verdict.chose - truth)
         told.append(verdict.best.mean - truth)
-    assert np.mean(chose) > 0.02 and abs(np.mean(told)) < 0.005
+    assert np.mean(chose) > 0.01 and abs(np.mean(told)) < 0.005
 
 
 def test_what_is_reported_of_a_patient_is_of_the_epoch_that_the_others_chose() -> None:
     scores = Scores(["a", "a", "b"], ["p", "q", "r"], {0: np.array([0.5, 0.9, 0.5]), 1: np.array([0.9, 0.6, 0.6])})
-    assert chosen(scores) == 1 and chosen(scores, "p") == 0 and chosen(scores, "q") == 1
-    assert unseen(scores).tolist() == [0.5, 0.6, 0.6]
+    assert chosen(scores) == 1 and chosen(scores, "p") == 1 and chosen(scores, "q") == 1
+    assert unseen(scores).tolist() == [0.9, 0.6, 0.6]
+    scores.by_epoch[2] = np.array([0.1, 0.1, 0.6])
+    assert chosen(scores) == 1 and chosen(scores, "p") == 2, "the others' gain of 0.5 and 0 may be chance"
+    assert unseen(scores)[0] == 0.1
     assert scores.mean(np.array([0.2, 0.4, 0.9])) == pytest.approx(0.6)  # groups count alike
     assert np.isnan(unseen(Scores(["a"], ["p"], {0: np.array([0.5]), 1: np.array([0.9])}))).all()
+
+
+def test_the_last_epoch_is_kept_unless_another_is_better_by_more_than_chance() -> None:
+    """The largest of five means that differ by chance once sent a run back to its start."""
+    patients = [f"p{n}" for n in range(8)]
+    early, late = np.full(8, 0.8), np.array([0.9, 0.69] * 4)
+    assert chosen(Scores(["g"] * 8, patients, {0: early, 1: late})) == 1, "half a point worse, and 10 points to and fro"
+    assert chosen(Scores(["g"] * 8, patients, {0: early, 1: late - 0.1})) == 0
+    assert chosen(Scores(["g"], ["p"], {0: np.array([0.8]), 1: np.array([0.7])})) == 0, "of one patient no chance is known"
 
 
 @pytest.mark.parametrize(
@@ -94,8 +106,7 @@ def test_a_verdict_says_what_was_kept_and_whether_anything_was_learned(
     rng = np.random.default_rng(3)
     scores = _scores(rng, 10, 5, gain, 0.02)
     if gain == 0:  # better on the mean, and worse on as many
-        scores.by_epoch = {0: np.full(10, 0.8), 1: 0.8 + np.array([0.3, -0.1] * 5)}
-        scores.by_epoch[1][:4] -= 0.12
+        scores.by_epoch = {0: np.full(10, 0.8), 1: 0.8 + np.array([0.1, -0.09] * 5)}
     verdict = Verdict.of(scores, folds=3)
     verdict.save(tmp_path)
     assert verdict.learned is learned and Verdict.read(tmp_path) == verdict

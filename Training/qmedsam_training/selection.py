@@ -96,9 +96,31 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 
 def chosen(scores: Scores, without: Optional[str] = None) -> int:
-    """The epoch of the best mean, the latest of equal ones; perhaps without the objects of one patient."""
+    """The last epoch, unless another one is better by more than chance: then the one of the best mean.
+
+    A schedule makes the last epoch the best one, as a rule; the largest of several means that differ by chance is nothing
+    to follow. More than chance is more than one standard error, over patients, of the difference to the last epoch.
+
+    Args:
+        scores: of a run, or of its folds joined.
+        without: a patient whose objects do not count.
+    """
     kept = np.array([patient != without for patient in scores.patients], bool)
+    best = top(scores, kept)
+    last = scores.epochs[-1]
+    gain = scores.by_epoch[best] - scores.by_epoch[last]
+    return best if scores.mean(gain, kept) > _standard_error(gain[kept], np.asarray(scores.patients)[kept]) else last
+
+
+def top(scores: Scores, kept: Optional[np.ndarray] = None) -> int:
+    """The epoch of the best mean, the latest of equal ones."""
     return max(scores.epochs, key=lambda epoch: (scores.mean(scores.by_epoch[epoch], kept), epoch))
+
+
+def _standard_error(values: np.ndarray, patients: np.ndarray) -> float:
+    """Of the mean over patients; 0 where there is one alone, of whose chance nothing is known."""
+    means = [values[patients == patient].mean() for patient in sorted(set(patients.tolist()))]
+    return float(np.std(means, ddof=1) / len(means) ** 0.5) if len(means) > 1 else 0.0
 
 
 def unseen(scores: Scores) -> np.ndarray:

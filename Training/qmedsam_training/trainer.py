@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from qmedsam import QMedSAMError
+from qmedsam.files import writing
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES
@@ -29,7 +31,7 @@ from .losses import prompt_loss
 from .networks import child, save, start
 from .optimization import cosine, make_optimizer, step, still, warm_up
 from .quantization import calibrated
-from .selection import ELLIPSE, Scores
+from .selection import ELLIPSE, Scores, chosen
 
 _LOGGER = logging.getLogger(__name__)
 #: DSC of every held-out object at every epoch, in a run's folder.
@@ -230,7 +232,7 @@ class Trainer:
         self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
 
     def _evaluate(self, batches: int) -> None:
-        """Score the averaged weights after so many batches of an epoch, keep them when they are the best, write the log."""
+        """Score the averaged weights after so many batches of an epoch, keep what the held-out patients choose, write the log."""
         trained, config = self.at.seconds, self.config
         if self.at.step:  # a start is scored as it is
             with self.fabric.autocast():  # as they were while training
@@ -265,8 +267,11 @@ class Trainer:
         if self.held:
             self.scores.by_epoch[self.at.epoch] = values
             self.scores.save(self.folder / SCORES)
-        for name in ("best.pt", "final.pt") if better else ("final.pt",):
+        for name in ("final.pt", "top.pt") if better else ("final.pt",):
             save(self.folder / name, self.averaged.module, config, epoch=self.at.epoch, held_out=mean)
+        last = not self.held or chosen(self.scores) == self.at.epoch
+        with writing(self.folder / "best.pt") as partial:
+            shutil.copyfile(self.folder / ("final.pt" if last else "top.pt"), partial)
 
     def _scores_until(self, epoch: int) -> Scores:
         """Those of this run up to an epoch; at its start those of the ellipse alone."""
