@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import cli_networks, cli_training
-from .cli_options import DRY as _DRY
+from .cli_options import DRY, MANIFEST, described, objects
 from .config import NetworkConfig, QuantizationConfig
 from .recipes import read_recipe
 from .reporting import Tell, console, errors, shown
@@ -37,8 +37,8 @@ def export(
     config: Optional[Path] = typer.Option(
         None, exists=True, dir_okay=False, help="YAML of a stage: runtimes are compared on the patients that its data holds out."
     ),
-    manifest: Optional[Path] = _MANIFEST,
-    dry_run: bool = _DRY,
+    manifest: Optional[Path] = MANIFEST,
+    dry_run: bool = DRY,
 ) -> None:
     """Write the OpenVINO model folder; show what every layer runs in and how far it is from torch."""
     from .export import check_replaceable, write_model
@@ -55,7 +55,7 @@ def export(
     census(output, layers=False)
     frames = None
     if config:
-        held = _held_out(_described(config, network, manifest))
+        held = objects(described(config, network, manifest))
         frames = [(one.image.numpy(), one.box.numpy()) for one in held[:: max(1, len(held) // 32)]]
     for row in parity(model, output, frames):
         console.print(str(row))

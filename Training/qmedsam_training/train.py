@@ -37,7 +37,8 @@ def run(config: TrainConfig, folder: Path, progress: Tell = lambda share, text: 
     Args:
         config: the stage.
         folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the epoch that the held-out
-            patients choose), ``final.pt`` and ``top.pt`` (those of the last epoch and of the best mean), ``log.csv``, ``log.png``, ``scores.csv`` and, at the end,
+            patients choose), ``final.pt`` and ``top.pt``
+            (those of the last epoch and of the best mean), ``log.csv``, ``log.png``, ``scores.csv`` and, at the end,
             ``report.md`` and ``report.json`` (:class:`~qmedsam_training.selection.Verdict`); folds get folders of their own
             in it.
         progress: called by the first process after every batch with the share done and a line of what was reached.
