@@ -121,15 +121,15 @@ def compare(
     from .compare import compare as run
     from .compare import write_tables
 
-    if nncf and find_spec("nncf") is None:
-        raise QMedSAMError(
-            "NNCF, the control, is not installed.", "pip install --no-deps -r Training/requirements-nncf.txt, or --no-nncf."
-        )
     _, settings, how, batches = _calibration(checkpoint, config, manifest)
     held = objects(settings)
     if dry_run:
         console.print(f"{len(held)} objects, {how.calibration_images} calibration images, {repeats} timings on {threads} threads")
         return
+    if nncf and find_spec("nncf") is None:
+        raise QMedSAMError(
+            "NNCF, the control, is not installed.", "pip install --no-deps -r Training/requirements-nncf.txt, or --no-nncf."
+        )
     with shown("Comparing") as tell:
         rows = run(checkpoint, held, batches, how, output, trained, nncf, repeats, threads, lambda text: tell(0.0, text))
     console.print(write_tables(rows, output), markup=False)
