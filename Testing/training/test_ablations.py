@@ -38,7 +38,7 @@ def test_every_row_trains_its_change_once(manifest: Path, tmp_path: Path) -> Non
     outcomes = ablate(plan, tmp_path)
     assert [o.name for o in outcomes] == ["base", "Wider!", "32"]
     assert outcomes[1].parameters > outcomes[0].parameters == outcomes[2].parameters
-    assert all(0 <= o.dsc <= 1 and o.objects == 4 for o in outcomes)
+    assert all(0 <= o.dsc <= 1 and o.objects == 9 for o in outcomes)
     lines = (tmp_path / "ablations.md").read_text().splitlines()
     assert len(lines) == 5 and "points" in lines[3] and "points" not in lines[2]
     before = (tmp_path / "wider" / "best.pt").stat().st_mtime_ns

@@ -27,10 +27,12 @@ from qmedsam_training import export as graphs  # noqa: E402
 from qmedsam_training import networks  # noqa: E402
 from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.architectures import build  # noqa: E402
-from qmedsam_training.cli import _described, app  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
+from qmedsam_training.cli_options import described  # noqa: E402
 from qmedsam_training.config import NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import make_source  # noqa: E402
 from qmedsam_training.export import model_fields, write_folder  # noqa: E402
+from qmedsam_training.selection import Verdict  # noqa: E402
 from small import NARROW, TINY, invoke  # noqa: E402
 
 _invoke = partial(invoke, app)
@@ -89,7 +91,7 @@ def test_a_run_leaves_log_plot_and_board(folder: Path) -> None:
 
 def test_the_plan_counts_before_anything_starts(folder: Path, tmp_path: Path) -> None:
     text = _invoke("train", "--config", folder / "float.yaml", "-o", tmp_path / "never", "--dry-run", "--epochs", "7")
-    assert "samples per epoch" in text and "activations" in text and "CT" in text and "7 epochs" in text
+    assert "samples per epoch" in text and "MiB at its peak" in text and "CT" in text and "7 epochs" in text
     assert not (tmp_path / "never").exists()
 
 
@@ -97,9 +99,12 @@ def test_the_plan_counts_the_teacher(folder: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((folder / "float.yaml").read_text())
     values["teacher"] = {"architecture": "litemedsam"}
     (tmp_path / "taught.yaml").write_text(yaml.safe_dump(values))
-    text = _invoke("train", "--config", tmp_path / "taught.yaml", "-o", tmp_path / "never", "--dry-run")
+    peaks = []
+    for name in (tmp_path / "taught.yaml", folder / "float.yaml"):
+        text = _invoke("train", "--config", name, "-o", tmp_path / "never", "--dry-run")
+        peaks.append(float(re.search(r"([\d,]+) MiB at its peak", text)[1].replace(",", "")))
     mib = sum(p.numel() for p in build("litemedsam").parameters()) * 4 / 2**20
-    assert f"+ {mib:.0f} MiB teacher +" in " ".join(text.split())
+    assert peaks[0] > peaks[1] + mib, "its weights and what it computes with"
 
 
 def test_data_of_one_kind_takes_the_place_of_the_other(folder: Path, challenge: Path, manifest: Path, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_cases_of_ones_own_take_the_place_of_a_recipes(manifest: Path, tmp_path:
     out = ["-o", tmp_path / "out"]
     assert "objects of 2 groups" in _invoke("evaluate", tmp_path / "tiny.pt", *told, "--dry-run")
     assert "+0.25" in _invoke("threshold", tmp_path / "tiny.pt", *told, *out, "--dry-run")
-    assert "2 objects" in _invoke("compare", tmp_path / "tiny.pt", *told, *out, "--dry-run")
+    assert "9 objects" in _invoke("compare", tmp_path / "tiny.pt", *told, *out, "--dry-run")
     assert "layers quantized" in _invoke("ptq", tmp_path / "tiny.pt", *told, "-o", tmp_path / "ptq.pt")
     rows = Ablations.read(tmp_path / "plan.yaml", manifest)
     assert rows.settings(rows.rows[0]).data.manifest == manifest
@@ -151,10 +156,17 @@ def test_ptq_export_and_evaluate(folder: Path, tmp_path: Path) -> None:
     means = []
     for network in (best, tmp_path / "ptq.pt", tmp_path / "model"):
         text = _invoke("evaluate", network, "--config", folder / "float.yaml")
-        means.append(float(next(line for line in text.splitlines() if "mean" in line).split("│")[3]))
+        mean = next(line for line in text.splitlines() if "mean" in line).split("│")
+        means.append(float(mean[3]))
+        low, high = map(float, mean[5].split(" to "))
+        assert low <= means[-1] <= high
         ellipse = next(line for line in text.splitlines() if "ellipse" in line)
         assert float(ellipse.split("│")[3]) > 0.9  # the objects are ellipses
     assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05) and means[2] == pytest.approx(means[1], abs=0.03)
+    everyone = _invoke("evaluate", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "--split", "train", "--dry-run")
+    assert "objects of 3 groups" in everyone and "14 patients" in everyone
+    with pytest.raises(QMedSAMError, match="no split 'test'"):
+        _invoke("evaluate", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "--split", "test")
     with pytest.raises(QMedSAMError, match="quantized already"):
         _invoke("ptq", tmp_path / "ptq.pt", "--config", folder / "float.yaml", "-o", tmp_path / "again.pt")
 
@@ -190,7 +202,7 @@ def test_a_model_ships_with_the_frame_it_was_trained_and_scored_on(
     _, network = networks.load(tmp_path / "run" / "best.pt")
     assert model_fields(network, "m")["frame"] == ({"kind": kind} if kind == "slice" else {"kind": kind, "margin": 0.4})
     # Scored by another configuration's data it keeps its frame.
-    other = make_source(_described(folder / "float.yaml", network)).held_out()[0].frame
+    other = make_source(described(folder / "float.yaml", network)).held_out()[0].frame
     assert other.size / other.scale_x == pytest.approx(80) if kind == "slice" else other.size / other.scale_x < 79
 
 
@@ -292,10 +304,12 @@ def test_with_nobody_held_out_nothing_can_be_scored(folder: Path, tmp_path: Path
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(QMedSAMError, match="held-out score"):
         _invoke("train", "--config", config, "-o", tmp_path / "r")
-    values["data"]["held_out"] = 1e-6
+    values["data"].update(held_out=0.1, held_out_least=6)  # of 21 files
     config.write_text(yaml.safe_dump(values))
-    with pytest.raises(QMedSAMError, match="Nobody is held out"):
+    with pytest.raises(QMedSAMError, match="for a plateau to follow"):
         _invoke("train", "--config", config, "-o", tmp_path / "r")
+    with pytest.raises(QMedSAMError, match=r"held out in turn.*report\.md"):
+        _invoke("evaluate", best, "--config", config)
 
 
 def test_all_runtimes_are_timed_on_the_same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,3 +338,27 @@ def test_wrong_files_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> Non
     torch.save({"model": {}}, tmp_path / "y.pt")
     with pytest.raises(QMedSAMError, match="which network"):
         _invoke("export", tmp_path / "y.pt", "-o", tmp_path / "m")
+
+
+def test_the_readmes_settings_are_those_of_the_code() -> None:
+    """Made with ``qmedsam-train settings``; every one says what it is."""
+    page = (Path(__file__).resolve().parents[2] / "Training" / "README.md").read_text(encoding="utf-8")
+    listed = page.split("<!-- settings -->\n")[1].split("\n<!-- end of settings -->")[0]
+    assert listed == _invoke("settings").rstrip("\n")
+    rows = [line.split(" | ") for line in listed.splitlines()[2:]]
+    assert len(rows) > 55 and all(row[-1].rstrip(" |") for row in rows), [row for row in rows if not row[-1].rstrip(" |")]
+
+
+def test_own_cases_train_with_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped configuration, the user's folders: no CSV, no YAML."""
+    seen = []
+    monkeypatch.setattr("qmedsam_training.train.run", lambda settings, *a: seen.append(settings) or tmp_path / "best.pt")
+    Verdict(4, 4).save(tmp_path)
+    config = Path(__file__).resolve().parents[2] / "Training" / "configs" / "own-cases.yaml"
+    folders = ["--images", tmp_path / "i", "--labels", tmp_path / "l", "--modality", "CT"]
+    text = _invoke("train", "--config", config, *folders, "-o", tmp_path, "--seed", "5")
+    (data,), seed = [settings.data for settings in seen], seen[0].seed
+    assert data.manifest is None and [f.images for f in data.folders] == [tmp_path / "i"] and seed == 5
+    assert "Nobody was held out" in text
+    with pytest.raises(QMedSAMError, match="go together"):
+        _invoke("train", "--config", config, *folders[:2], "-o", tmp_path)

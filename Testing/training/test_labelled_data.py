@@ -17,7 +17,7 @@ from qmedsam_training import train  # noqa: E402
 from qmedsam_training.architectures import ARCHITECTURES  # noqa: E402
 from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import DataConfig, FolderConfig, TrainConfig  # noqa: E402
-from qmedsam_training.data import ChallengeData, LabelledData, Preparation, calibration_samples, samples  # noqa: E402
+from qmedsam_training.data import ChallengeData, LabelledData, Preparation, calibration_samples, cases, samples  # noqa: E402
 from qmedsam_training.data.cases import labelled_cases, split_off  # noqa: E402
 from small import TINY  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
@@ -45,7 +45,7 @@ def _folder(root: Path, count: int, ending: str, depth: int = 1, thickness: floa
 def test_pictures_and_thin_volumes_in_folders_are_looked_at_from_above_alone(
     ending: str, depth: int, axes: set, tmp_path: Path
 ) -> None:
-    config = DataConfig(folders=[_folder(tmp_path, 5, ending, depth)], synthetic=0, held_out=0.5)
+    config = DataConfig(folders=[_folder(tmp_path, 5, ending, depth)], synthetic=0, held_out=0.5, held_out_least=2)
     data = LabelledData(config, PREPARATION)
     targets = [t for group in data.cases.targets.values() for case in group for t in case]
     assert {t.view_axis for t in targets} == axes
@@ -76,8 +76,9 @@ def _manifest(root: Path, broken: range) -> Path:
 
 def test_cases_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In training and in scoring, those of the held-out part too."""
-    data = {"manifest": _manifest(tmp_path, range(3)), "samples_per_epoch": 2, "held_out": 0.5, "workers": 0}
-    kept, away = split_off(labelled_cases(DataConfig(**data)), 0.5)
+    data = {"manifest": _manifest(tmp_path, range(3)), "samples_per_epoch": 2, "workers": 0}
+    data.update(held_out=0.5, held_out_least=2)
+    kept, away = split_off(labelled_cases(DataConfig(**data)), DataConfig(**data))
     assert {len({"c0", "c1", "c2"} & {c.case_id for c in part}) for part in (kept, away)} == {1, 2}, "some in each"
     config = TrainConfig(data=data, options=TINY, input_size=32, batch_size=2, epochs=1)
     train.run(config, tmp_path / "run")
@@ -119,3 +120,43 @@ def test_objects_that_are_too_small_to_draw_end_in_a_sentence(tmp_path: Path, mo
     data = ChallengeData(DataConfig(challenge=tmp_path, synthetic=0, whole_slice=1), replace(PREPARATION, size=32))
     with pytest.raises(QMedSAMError, match="files of 'US' left no object"):
         data.sample(0, np.random.default_rng(0))
+
+
+def test_boxes_end_at_the_frame_as_they_do_at_run_time(tmp_path: Path) -> None:
+    """Jittered ones once reached up to 35 % of the object out of it, where the engine's never do."""
+    for shift in (None, 40.0):
+        (tmp_path / str(shift)).mkdir()
+        config = DataConfig(folders=[_folder(tmp_path / str(shift), 2, "png", radius=26)], held_out=0, box_shift=shift)
+        data = LabelledData(config, PREPARATION)
+        boxes = torch.cat([data.sample(0, np.random.default_rng(seed)).boxes for seed in range(60)])
+        assert boxes.min() >= -0.5 and boxes.max() <= 63.5 and (boxes == 63.5).any()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_an_object_that_vanishes_in_resampling_is_not_taught_as_nothing() -> None:
+    """The prompt comes from other slices and is large; on its own slice the object is a line that no pixel shows."""
+    prompt = np.zeros((1, 64, 64), np.float32)
+    prompt[0, 10:50, 10:50] = 1
+    line, nothing = prompt * 0, prompt * 0
+    line[0, 10:50, 30] = 0.4
+    image, valid = np.random.default_rng(0).random((64, 64)), np.ones((64, 64), bool)
+    shared = (prompt, PREPARATION, np.random.default_rng(0), None)
+    assert samples.finished(image, valid, line, *shared, [False]) is None
+    sample = samples.finished(image, valid, nothing, *shared, [True])
+    assert sample is not None and not sample.masks.any(), "an object that has ended still is"
+
+
+def test_components_are_searched_once_for_all_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again when a volume comes back into a cache that had to forget it."""
+    (tmp_path / "folder").mkdir()
+    folder = _folder(tmp_path / "folder", 3, "nii.gz", depth=12)
+    calls, search = [], cases.components
+    monkeypatch.setattr(cases, "components", lambda *a: calls.append(1) or search(*a))
+    config = DataConfig(folders=[folder], synthetic=0, held_out=0, cache_mib=0)
+    for _ in range(3):
+        data = LabelledData(config, PREPARATION)
+        one = [data.sample(0, np.random.default_rng(seed)).masks for seed in range(4)]
+    assert len(calls) == 3 and all(mask.any() for mask in one)
+    (folder.labels / "case0.nii.gz").touch()
+    LabelledData(config, PREPARATION)
+    assert len(calls) == 4, "a label map that was changed is searched again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
 from qmedsam import QMedSAMError  # noqa: E402
-from qmedsam_training import networks  # noqa: E402
+from qmedsam_training import cli, export, networks, train  # noqa: E402
 from qmedsam_training.ablations import Ablations  # noqa: E402
 from qmedsam_training.checkpoints import load_public  # noqa: E402
+from qmedsam_training.cli import app  # noqa: E402
 from qmedsam_training.config import DataConfig, NetworkConfig, TrainConfig  # noqa: E402
 from qmedsam_training.data import ChallengeData, Plan, Preparation, make_loader  # noqa: E402
 from qmedsam_training.quantization import quantized_layers  # noqa: E402
-from small import TINY  # noqa: E402
+from qmedsam_training.recipes import read_recipe  # noqa: E402
+from small import TINY, invoke  # noqa: E402
 
 #: All that holds layers of the two parts, but for one or two: quantizers take long to make.
 ENCODER = [f"image_encoder.{name}" for name in ("stem", "stages", "lateral", "smooth")]
@@ -107,3 +111,110 @@ def test_a_wrong_checkpoint_is_said_without_torchs_advice(tmp_path: Path) -> Non
     torch.save({"network": {"depth": 3}, "model": {}}, tmp_path / "other.pt")
     with pytest.raises(QMedSAMError, match="not ours"):
         networks.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("threads: 100000", "threads: .*1024"),
+        ("seed: -1", "seed: .*greater than or equal to 0"),
+        ("accelerator: abacus", "accelerator: .*'cpu'"),
+        ("teacher: {architecture: medsan}", "no architecture 'medsan'. Known: .*medsam"),
+        ("architecture: compact", "no architecture 'compact'"),
+        ("teacher: {architecture: medsam, input_size: 100}", "medsam cannot have the input_size 100"),
+        ("data: {manifest: a, folds: 2, fold: 2}", "data: of 2 folds the last is number 1"),
+    ],
+)
+def test_settings_that_a_machine_would_stumble_over(content: str, match: str, tmp_path: Path) -> None:
+    text = content if content.startswith("data") else f"data: {{manifest: a.csv}}\n{content}"
+    with pytest.raises(QMedSAMError, match=match) as raised:
+        _read(tmp_path, text)
+    assert raised.value.hint
+
+
+def test_widths_that_do_not_fit_are_said_before_anything_is_loaded() -> None:
+    for options in (
+        {**TINY, "width": 30},
+        {**TINY, "width": 33},
+        {**TINY, "widths": [8]},
+        {**TINY, "embed": 0},
+    ):
+        with pytest.raises(QMedSAMError, match=r"qmedsam-compact (cannot be built|does not work) with its options"):
+            networks.make(NetworkConfig(options=options, input_size=64))
+    networks.make(NetworkConfig(options=TINY, input_size=64))
+
+
+def _stage(manifest: Path, **changes) -> TrainConfig:
+    data = {"manifest": manifest, "workers": 0, "samples_per_epoch": 4, "held_out": 0, "synthetic": 1}
+    values = {"options": TINY, "input_size": 32, "batch_size": 2, "epochs": 1, "threads": 1}
+    return TrainConfig.model_validate({**values, **changes, "data": data})
+
+
+def test_runs_that_cannot_be(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QMedSAMError, match="Everything is frozen"):
+        train.run(_stage(manifest, freeze=["image_encoder", "mask_decoder"]), tmp_path / "frozen")
+    if not torch.cuda.is_available():
+        with pytest.raises(QMedSAMError, match="1 x 'cuda' cannot be used"):
+            train.run(_stage(manifest, accelerator="cuda"), tmp_path / "cuda")
+    monkeypatch.setitem(sys.modules, "lightning_fabric.loggers", None)
+    with pytest.raises(QMedSAMError, match=r"not installed\. pip install tensorboardX"):
+        train.run(_stage(manifest, tensorboard=True), tmp_path / "board")
+
+
+def test_more_threads_than_cores_are_not_taken(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(train.torch, "set_num_threads", taken.append)
+    train.launched(_stage(manifest, threads=1000))
+    assert taken == [os.cpu_count()]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "match"),
+    [
+        ("titel: Mine", "titel: there is no such setting"),
+        ("modalities: [CT, Sonar]", "modality 'Sonar' is not known"),
+        ("modalities: CT", "modalities"),
+        ("name: ../evil", "'../evil' cannot be the name"),
+        ("name: .hidden", "cannot be the name"),
+        ("card_file: nowhere.md", "nowhere.md.*could not be read"),
+        ("card_tables: [nowhere.md]", "nowhere.md.*could not be read"),
+        ("precision: int8", "precision: there is no such setting"),
+        ("data: [{name: mine}]", "data.0.license"),
+        ("strategies: {CT: guess}", "strategies.CT"),
+        ("- a list", "not a configuration"),
+    ],
+)
+def test_recipes_are_checked_before_the_export(recipe: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NetworkConfig(options=TINY, input_size=32)
+    networks.save(tmp_path / "tiny.pt", networks.make(network), network)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    monkeypatch.setattr(export, "write_model", lambda *a, **k: pytest.fail("exported"))
+    with pytest.raises(QMedSAMError, match=match):
+        invoke(app, "export", tmp_path / "tiny.pt", "-o", tmp_path / "model", "--recipe", tmp_path / "recipe.yaml")
+
+
+def test_the_shipped_recipe_is_one() -> None:
+    """And its card is there."""
+    fields, card = read_recipe(
+        Path(__file__).resolve().parents[2] / "Training" / "configs" / "compact-model.yaml", NetworkConfig(), "x"
+    )
+    assert fields["name"] == "qmedsam-compact" and fields["modalities"] == ["*"] and card.startswith("#")
+    assert {"name", "license"} == set(fields["data"][0])
+
+
+def test_at_the_door_everything_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """As in ``qmedsam``: no traceback but for those who ask for one."""
+
+    def fails() -> None:
+        raise ZeroDivisionError("division [by] zero\nand more")
+
+    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    said = capsys.readouterr()
+    assert raised.value.code == 2 and not said.out
+    assert "Error: division [by] zero. If this looks like a bug" in " ".join(said.err.split()) and "and more" not in said.err
+    monkeypatch.setenv("QMEDSAM_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .config import Strict, TrainConfig, invalid, read_yaml
 from .data import make_source
 from .evaluation import TorchNetwork, mean_of_groups, score
 from .networks import load
+from .selection import Verdict
 from .train import run
 
 _OUTCOME = "outcome.json"
@@ -112,8 +114,12 @@ def _scored(name: str, best: Path, settings: TrainConfig) -> Outcome:
     """Score a trained row, and keep the outcome beside its weights."""
     model, network = load(best)
     held = make_source(settings).held_out()
-    results = score(TorchNetwork(model, network.input_size), held)
-    outcome = Outcome(name, sum(p.numel() for p in model.parameters()), len(held), *mean_of_groups(results))
+    if held:
+        scores = len(held), *mean_of_groups(score(TorchNetwork(model, network.input_size), held))
+    else:  # so few patients that they were held out in folds, or none
+        verdict = Verdict.read(best.parent)
+        scores = verdict.objects, verdict.best.mean if verdict.best else math.nan, math.nan
+    outcome = Outcome(name, sum(p.numel() for p in model.parameters()), *scores)
     known = {"settings": settings.model_dump(mode="json"), "outcome": asdict(outcome)}
     best.with_name(_OUTCOME).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return outcome

@@ -90,7 +90,8 @@ class Teacher(nn.Module):
         return (iou * (ours - goal).square().mean((1, 2, 3))).mean()
 
     def _lesson(self, images: Tensor, boxes: Tensor, masks: Tensor, owner: Tensor) -> Tuple[Tensor, Tensor]:
-        goal = self.network.encode(self.seen(images)).float()
+        # One image at a time: MedSAM's attention over 4096 tokens took 8 GiB for two of them.
+        goal = torch.cat([self.network.encode(self.seen(image[None])).float() for image in images])
         # pixel centres are integers, so an edge e of the small frame is (e + 0.5) * ratio - 0.5 of the large one
         scaled = (boxes + 0.5) * (self.size / self.student_size) - 0.5
         logits = torch.cat([self.network.decode(goal[o : o + 1], box[None]) for o, box in zip(owner.tolist(), scaled)])

@@ -14,6 +14,7 @@ from qmedsam.network import Network
 
 from .architectures.promptable import Promptable
 from .data import HeldOut
+from .selection import Scores
 
 #: mm; pixels on pictures. The challenge's value.
 NSD_TOLERANCE = 2.0
@@ -58,6 +59,7 @@ class Result:
     """DSC and NSD of one held-out object, 0..1."""
 
     group: str
+    patient: str
     dsc: float
     nsd: float
 
@@ -73,14 +75,14 @@ def score(network: Network, samples: Iterable[HeldOut], with_nsd: bool = True) -
     return [_result(held, predicted(network, held) > 0, with_nsd) for held in samples]
 
 
-def score_ellipse(samples: Iterable[HeldOut]) -> List[Result]:
+def score_ellipse(samples: Iterable[HeldOut], with_nsd: bool = True) -> List[Result]:
     """What the ellipse inscribed in every object's box is worth: a network has to be better than that."""
-    return [_result(held, ellipse_mask(held.rectangle, held.pixels)) for held in samples]
+    return [_result(held, ellipse_mask(held.rectangle, held.pixels), with_nsd) for held in samples]
 
 
 def _result(held: HeldOut, mask: np.ndarray, with_nsd: bool = True) -> Result:
     surface = nsd(mask, held.truth, held.spacing_yx, NSD_TOLERANCE) if with_nsd else math.nan
-    return Result(held.group, dsc(mask, held.truth), surface)
+    return Result(held.group, held.patient, dsc(mask, held.truth), surface)
 
 
 def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Sequence[float]) -> List[float]:
@@ -94,6 +96,12 @@ def by_threshold(network: Network, samples: Iterable[HeldOut], thresholds: Seque
         logits = predicted(network, held)
         groups[held.group].append([dsc(logits > threshold, held.truth) for threshold in thresholds])
     return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist()
+
+
+def interval(results: Sequence[Result]) -> str:
+    """95 % bootstrap interval of the mean DSC over groups; patients are drawn, within their groups."""
+    low, high = Scores([r.group for r in results], [r.patient for r in results], {}).interval(np.array([r.dsc for r in results]))
+    return f"{low:.3f} to {high:.3f}" if low == low else "one patient"
 
 
 def by_group(results: Sequence[Result]) -> Dict[str, Tuple[int, float, float]]:

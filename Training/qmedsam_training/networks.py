@@ -6,18 +6,18 @@ input size and which parts are quantized how. Nothing else is needed to load, ex
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from pydantic import ValidationError
 from qmedsam import QMedSAMError
+from qmedsam.files import writing
 from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
 from .architectures.promptable import Promptable
-from .checkpoints import WEIGHTS_ALONE, load_public
+from .checkpoints import WEIGHTS_ALONE, check_finite, load_public
 from .config import NetworkConfig, QuantizationConfig
 from .quantization import Widths, calibrated, fold_batch_norms, quantize
 
@@ -32,11 +32,33 @@ def make(network: NetworkConfig) -> Promptable:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
     try:
         model = build(network.architecture, **network.options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # widths that do not fit each other bring out anything
         raise QMedSAMError(f"{network.architecture} cannot be built with its options {network.options}.", f"{error}.") from error
+    if network.options and network.input_size:
+        _tried(model, network)
     if network.quantization:
         quantize_parts(model, network.quantization, network.quantization.parts)
     return model
+
+
+@torch.no_grad()
+def _tried(model: Promptable, network: NetworkConfig) -> None:
+    """Whether a network of unusual options computes anything.
+
+    Raises:
+        QMedSAMError: it does not.
+    """
+    size = network.input_size
+    try:
+        boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * size
+        model.eval()(torch.zeros(1, 3, size, size), boxes, torch.zeros(1, dtype=torch.long))
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise QMedSAMError(
+            f"{network.architecture} does not work with its options {network.options}.", f"Change them: {first}."
+        ) from error
+    finally:
+        model.train()
 
 
 def frame_kind(network: NetworkConfig) -> str:
@@ -75,13 +97,29 @@ def child(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def save(path: Path, model: torch.nn.Module, network: NetworkConfig, **facts: Any) -> None:
-    """Write a checkpoint beside and rename: a kill in the middle leaves the previous one. The folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint beside and rename: a kill or a full disk leaves the previous one. The folder is made.
+
+    Raises:
+        QMedSAMError: it cannot be written.
+    """
+    make_folder(path.parent)
     fields = NetworkConfig.model_validate({name: getattr(network, name) for name in NetworkConfig.model_fields})
     content = {"model": model.state_dict(), "network": fields.model_dump(mode="json"), **facts}
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with writing(path) as partial:
+        torch.save(content, partial)
+
+
+def make_folder(folder: Path) -> None:
+    """With what is above it.
+
+    Raises:
+        QMedSAMError: a file has its name, or it may not be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "is a file" if folder.is_file() else error.strerror
+        raise QMedSAMError(f"The folder '{folder}' cannot be made ({what}).", "Give another folder (-o).") from error
 
 
 def load(path: Path) -> Tuple[Promptable, NetworkConfig]:
@@ -191,6 +229,7 @@ def _described(path: Path) -> Tuple[Optional[NetworkConfig], dict]:
 
 
 def _fill(model: torch.nn.Module, state: dict, path: Path) -> None:
+    check_finite(state, path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,114 +1,102 @@
-"""The training loop of one stage: the same on one device and on many, resumable at any batch, best epoch kept."""
+"""A run: its folder, its processes, and the folds in which few patients are held out."""
 
 from __future__ import annotations
 
-import csv
-import logging
-import math
-import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from qmedsam import QMedSAMError
-from qmedsam.files import writing
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .architectures import ARCHITECTURES
-from .architectures.promptable import Promptable
-from .config import LossConfig, TrainConfig
-from .data import Plan, calibration_batches, make_loader, make_source, told
-from .distillation import Teacher
-from .evaluation import TorchNetwork, score
+from .config import TrainConfig
+from .data import folds_of
 from .interruption import Interruption
-from .losses import prompt_loss
-from .networks import child, save, start
-from .optimization import cosine, make_optimizer, step, still, warm_up
-from .plots import plot_log
-from .quantization import calibrated
+from .networks import make_folder
+from .selection import Scores, Verdict, chosen, joined
+from .trainer import SCORES, Trainer
 
-LOG_COLUMNS = (
-    "epoch",
-    "step",
-    "seconds",
-    "samples_per_second",
-    "learning_rate",
-    "loss",
-    "distillation",
-    "dsc",
-    "held_out_dsc",
-    "held_out_mean_of_groups",
-)
-_LOGGER = logging.getLogger(__name__)
+Tell = Callable[[float, str], None]
 #: What may differ between a run and its continuation.
 _FREE = {"epochs", "minutes", "devices", "nodes", "accelerator", "threads", "checkpoint_minutes", "tensorboard", "init"}
 _FREE_OF_DATA = {"workers", "cache_mib"}
+_LOCK = ".lock"
 
 
-class Lesson(nn.Module):
-    """A student, what it is told, and perhaps its teacher: one module, so that every process computes the same."""
-
-    def __init__(self, student: Promptable, teacher: Optional[Teacher], loss: LossConfig) -> None:
-        super().__init__()
-        self.student, self.teacher, self.loss = student, teacher, loss
-
-    def forward(self, images: Tensor, boxes: Tensor, masks: Tensor, owner: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Loss and DSC of every mask (``N``), and the distillation loss of the batch."""
-        embedding = self.student.encode(images)
-        logits, confidence = self.student.predict(embedding[owner], boxes * self.student.prompt_scale)
-        losses, dscs = prompt_loss(logits, confidence, masks, self.loss)
-        taught = self.teacher(embedding, images, boxes, masks, owner) if self.teacher else losses.new_zeros(())
-        return losses, dscs, taught
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved in every checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch, done; 0 again when the epoch is scored
-    step: int = 0
-    seconds: float = 0.0
-    best: float = -1.0
-    sums: List[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # masks, loss, distillation, DSC of this epoch
-    since: float = 0.0  # seconds at which the epoch began
-    warm: float = 0.0  # share of the schedule that the warm-up has taken
-
-
-def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None] = lambda share, text: None) -> Path:
+def run(config: TrainConfig, folder: Path, progress: Tell = lambda share, text: None) -> Path:
     """Train one stage, continuing where an interrupted run of the same folder stopped.
+
+    Where a held-out set of the stated least size would take too many of the patients, they are dealt into folds: as many
+    runs, each with one fold held out, choose the epoch together; a last run on all patients goes to that epoch.
 
     Args:
         config: the stage.
-        folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the best epoch by the
-            held-out mean over groups), ``log.csv`` and ``log.png``.
+        folder: gets ``last.pt`` (everything needed to resume), ``best.pt`` (averaged weights of the epoch that the held-out
+            patients choose), ``final.pt`` and ``top.pt``
+            (those of the last epoch and of the best mean), ``log.csv``, ``log.png``, ``scores.csv`` and, at the end,
+            ``report.md`` and ``report.json`` (:class:`~qmedsam_training.selection.Verdict`); folds get folders of their own
+            in it.
         progress: called by the first process after every batch with the share done and a line of what was reached.
 
     Returns:
         The path of ``best.pt``.
 
     Raises:
-        QMedSAMError: data or checkpoints cannot be used, or the folder holds another run.
-        KeyboardInterrupt: on Ctrl-C, after the batch (or the scoring) in progress, saved; a second Ctrl-C does not wait.
+        QMedSAMError: data or checkpoints cannot be used, the folder holds another run, or another process trains in it.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the batch (or the scoring) in progress, saved; a second one does not wait.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    make_folder(folder)
+    fabric = launched(config)
+    first = fabric.global_rank == 0
+    tell = progress if first else lambda share, text: None
+    with _owned(folder) if first else _nothing(), Interruption() as interruption:
+        count = folds_of(config)
+        if not count:
+            scores, epoch = _stage(config, fabric, folder, tell, interruption)
+            verdict = Verdict.of(scores) if scores.epochs else Verdict(epoch, epoch)
+        else:
+            verdict = _folded(config, fabric, folder, count, tell, interruption)
+        if first:
+            verdict.save(folder)
+    return folder / "best.pt"
+
+
+def launched(config: TrainConfig) -> Fabric:
+    """The processes of a configuration, started; this one seeded.
+
+    Raises:
+        QMedSAMError: the machine has no such accelerator, or not as many.
+    """
     if config.threads:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(min(config.threads, os.cpu_count() or config.threads))
     several = config.devices * config.nodes > 1
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        precision=config.precision,
-        # SAM's decoder carries parts that a box prompt never reaches
-        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision=config.precision,
+            # SAM's decoder carries parts that a box prompt never reaches
+            strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        )
+    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is none of its own kind
+        raise QMedSAMError(
+            f"{config.devices} x '{config.accelerator}' cannot be used on this machine.", str(error).strip().splitlines()[0]
+        ) from error
     fabric.launch()
+    return fabric
+
+
+def _stage(
+    config: TrainConfig, fabric: Fabric, folder: Path, progress: Tell, interruption: Interruption, until: Optional[int] = None
+) -> Tuple[Scores, int]:
+    """Train in one folder, from where it stands; the scores of its held-out objects, and the last epoch."""
     torch.manual_seed(config.seed)
     state = _previous(config, folder)
     done = state["progress"]["step"] if state else 0
@@ -116,212 +104,74 @@ def run(config: TrainConfig, folder: Path, progress: Callable[[float, str], None
         raise QMedSAMError(
             f"The processes do not find the same run in '{folder}'.", "Give a folder that all machines share (-o)."
         )
-    trainer = _Trainer(config, fabric, folder, state)
-    with Interruption() as interruption:
-        trainer.run(progress if trainer.first else lambda share, text: None, interruption)
-    if trainer.first:
-        plot_log(folder / "log.csv", folder / "log.png")
-    return folder / "best.pt"
+    trainer = Trainer(config, fabric, folder, state, until)
+    trainer.run(progress, interruption)
+    return trainer.scores, trainer.at.epoch
 
 
-class _Trainer:
-    def __init__(self, config: TrainConfig, fabric: Fabric, folder: Path, state: Optional[dict]) -> None:
-        self.config, self.fabric, self.folder = config, fabric, folder
-        self.first = fabric.global_rank == 0
-        self.at = Progress(**state["progress"]) if state else Progress()
-        self.source = make_source(config)
-        self.held = self.source.held_out()
-        if self.source.skipped and self.first:
-            _LOGGER.warning(told(self.source.skipped))
-        if config.optimizer.schedule == "plateau" and not self.held:
-            raise QMedSAMError("Nobody is held out whose score could reach a plateau.", "Raise data.held_out, or use 'cosine'.")
-        # A resumed run takes its weights from its own state, not from where it once started.
-        self.student, new = start(config, None if state else config.init)
-        if state:
-            self.student.load_state_dict(state["model"])
-        elif new:
-            calibrated(self.student, calibration_batches(self.source, config), new)
-        self.teacher = None
-        if config.teacher:
-            normalization = ARCHITECTURES[config.architecture].normalization
-            self.teacher = Teacher(config.teacher, self.student, config.input_size, normalization)
-        self.frozen = [child(self.student, name) for name in config.freeze]
-        for part in self.frozen:
-            part.requires_grad_(False)
-        if fabric.device.type == "cuda" and fabric.world_size > 1:  # there is none for CPUs
-            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
-        self.student.to(memory_format=torch.channels_last)
-        self.averaged = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-        lesson = Lesson(self.student, self.teacher, config.loss)
-        self.lesson, self.optimizer = fabric.setup(lesson, make_optimizer(config.optimizer, lesson.parameters()))
-        self.averaged.to(fabric.device)
-        inner = self.optimizer.optimizer
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(inner, "max", 0.1, config.optimizer.patience)
-        self.base = config.optimizer.learning_rate
-        if state:
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.plateau.load_state_dict(state["plateau"])
-            self.base = state["base"]
-            if self.teacher:
-                self.teacher.adapter.load_state_dict(state["adapter"])
-        self.plan = Plan(self.source, config.batch_size, fabric.global_rank, fabric.world_size, config.seed)
-        boarded = folder if config.tensorboard else None
-        self.log = _Log(folder / "log.csv", boarded, self.at.epoch if state else -1) if self.first else None
-        self.started = time.monotonic() - self.at.seconds
-        self.saved = time.monotonic()
+def _folded(config: TrainConfig, fabric: Fabric, folder: Path, count: int, progress: Tell, interruption: Interruption) -> Verdict:
+    """One run for every fold, and one on all patients to the epoch that they chose together."""
+    if config.optimizer.schedule == "plateau":
+        raise QMedSAMError("So few patients hold out nobody for a plateau to follow.", "Use the schedule 'cosine'.")
+    minutes = config.minutes and config.minutes / (count + 1)
+    parts = []
+    for fold in range(count):
+        place = folder / f"fold-{fold + 1}"
+        make_folder(place)
+        data = config.data.model_copy(update={"folds": count, "fold": fold})
+        own = config.model_copy(update={"data": data, "minutes": minutes})
 
-    @property
-    def share(self) -> float:
-        """Of the whole schedule, 0..1: epochs, or the wall-clock budget where that is further."""
-        of_epochs = (self.at.epoch + self.at.batch / self.plan.batches) / self.config.epochs
-        return min(max(of_epochs, self.at.seconds / 60 / self.config.minutes if self.config.minutes else 0.0), 1.0)
+        def tell(share: float, text: str, fold: int = fold) -> None:
+            progress((fold + share) / (count + 1), f"fold {fold + 1} of {count}, {text}")
 
-    def run(self, progress: Callable[[float, str], None], interruption: Interruption) -> None:
-        if self.at.step == 0 and self.config.init is not None and self.share < 1:
-            # What the stage starts from is a candidate too: before QAT this is post-training quantization.
-            self._evaluate(0)
-        loader = self.fabric.setup_dataloaders(make_loader(self.plan, self.config.data.workers), use_distributed_sampler=False)
-        while self.at.batch or not self._over():  # what was learned is scored, also when it was interrupted in between
-            self.plan.epoch, self.plan.first = self.at.epoch, self.at.batch
-            for batch in loader:
-                if self._over():
-                    break
-                dsc = self._learn(batch)
-                best = f", held out {self.at.best:.3f}" if self.at.best >= 0 else ""
-                progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}{best}")
-                if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
-                    self.checkpoint()
-                self._stop_if_asked(interruption)
-            self.checkpoint()
-            batches, self.at.epoch, self.at.batch = self.at.batch, self.at.epoch + 1, 0
-            self._evaluate(batches)
-            self.checkpoint()
-            self._stop_if_asked(interruption)
+        scores, _ = _stage(own, fabric, place, tell, interruption)
+        if scores.epochs:  # all of a fold's cases may be unreadable
+            parts.append(scores)
+    if not parts:
+        raise QMedSAMError("No held-out patient has an object that can be scored.", "Set data.held_out to 0 to train without.")
+    scores = joined(parts)
+    kept = chosen(scores)
+    own = config.model_copy(update={"data": config.data.model_copy(update={"held_out": 0.0}), "minutes": minutes})
+    _stage(own, fabric, folder, lambda s, text: progress((count + s) / (count + 1), f"all, {text}"), interruption, until=kept)
+    if fabric.global_rank == 0:
+        scores.save(folder / SCORES)
+    return Verdict.of(scores, count)
 
-    def _stop_if_asked(self, interruption: Interruption) -> None:
-        """Save and stop, all processes at the same batch: a signal reaches them at different ones."""
-        asked = torch.tensor(float(interruption.asked), device=self.fabric.device)
-        if self.fabric.all_reduce(asked, reduce_op="sum") > 0:
-            self.checkpoint()
-            raise KeyboardInterrupt
 
-    def _over(self) -> bool:
-        out_of_time = bool(self.config.minutes) and self.at.seconds >= 60 * self.config.minutes
-        return self.at.epoch >= self.config.epochs or out_of_time
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
 
-    def _learn(self, batch: Tuple[Tensor, Tensor, Tensor, Tensor]) -> float:
-        images, boxes, masks, owner = batch
-        config = self.config.optimizer
-        done = self.at.epoch + self.at.batch / self.plan.batches
-        warming = done < config.warmup_epochs
-        if warming or config.schedule == "plateau":
-            factor = warm_up(done, config.warmup_epochs)
-        else:
-            factor = cosine(self.share, self.at.warm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.base * factor
-        self.lesson.train()
-        for part in self.frozen:
-            part.eval()
-        if self.config.freeze_norms:
-            for module in self.student.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        # Masks are not spread evenly over the processes; every mask of the whole batch counts the same.
-        count = self.fabric.all_reduce(torch.tensor(float(len(boxes)), device=self.fabric.device), reduce_op="sum")
-        images = images.contiguous(memory_format=torch.channels_last)
-        shown: List[Tensor] = []
 
-        def gradients() -> Tensor:
-            self.optimizer.zero_grad()
-            with still(self.student) if shown else nullcontext():  # at the worst point nearby
-                losses, dscs, taught = self.lesson(images, boxes, masks, owner)
-            weight = self.config.teacher.weight if self.config.teacher else 0.0
-            loss = losses.sum() * self.fabric.world_size / count + weight * taught
-            self.fabric.backward(loss)
-            largest = config.clip or math.inf  # infinite: nothing is changed, what is no number still found
-            self.fabric.clip_gradients(self.lesson, self.optimizer, max_norm=largest, error_if_nonfinite=True)
-            if not shown:
-                shown[:] = [losses.detach().sum(), taught.detach() * len(losses), dscs.sum()]
-            return loss
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """A run's folder belongs to one process at a time; what a killed one left half written goes.
 
-        try:
-            step(self.optimizer, config.sharpness > 0, gradients)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            raise QMedSAMError(
-                f"The loss is no longer a number at step {self.at.step}.",
-                f"Lower the learning rate and go on in a new folder: --init {self.folder / 'best.pt'} -o NEW.",
-            ) from error
-        self.averaged.update_parameters(self.student)
-        sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
-        self.at.sums = [a + b for a, b in zip(self.at.sums, sums)]
-        self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
-        self._look_at_the_clock()
-        if warming:
-            self.at.warm = self.share
-        return sums[3] / sums[0]
-
-    def _look_at_the_clock(self) -> None:
-        """The first process's, for all: budget and learning rate follow it."""
-        self.at.seconds = self.fabric.broadcast(time.monotonic() - self.started)
-
-    def _evaluate(self, batches: int) -> None:
-        """Score the averaged weights after so many batches of an epoch, keep them when they are the best, write the log."""
-        trained = self.at.seconds
-        mine = self.held[self.fabric.global_rank :: self.fabric.world_size]
-        groups = sorted({held.group for held in self.held})
-        totals = torch.zeros(2, max(len(groups), 1), device=self.fabric.device)
-        for result in score(TorchNetwork(self.averaged.module, self.config.input_size), mine, with_nsd=False):
-            totals[:, groups.index(result.group)] += torch.tensor([1.0, result.dsc], device=self.fabric.device)
-        totals = self.fabric.all_reduce(totals, reduce_op="sum").cpu()
-        flat, mean = (totals[1].sum() / totals[0].sum()).item(), (totals[1] / totals[0]).mean().item()
-        if self.at.step and self.config.optimizer.schedule == "plateau":
-            before = self.optimizer.param_groups[0]["lr"]
-            self.plateau.step(mean)
-            self.base *= self.optimizer.param_groups[0]["lr"] / before
-        masks, loss, taught, dsc = self.at.sums
-        rate = batches * self.config.batch_size / max(trained - self.at.since, 1e-9)
-        self._look_at_the_clock()  # scoring counts towards the budget, and not towards the samples per second
-        self.at.sums, self.at.since = [0.0] * 4, self.at.seconds
-        # Nothing was held out: the last epoch counts as the best.
-        better = math.isnan(mean) or mean >= self.at.best
-        if better:
-            self.at.best = -1.0 if math.isnan(mean) else mean
-        if self.log is None:
-            return
-        shown = (x / masks if masks else math.nan for x in (loss, taught, dsc))
-        lr = self.optimizer.param_groups[0]["lr"] if self.at.step else 0.0
-        self.log.write((self.at.epoch, self.at.step, round(trained), rate, lr, *shown, flat, mean))
-        if better:
-            save(self.folder / "best.pt", self.averaged.module, self.config, epoch=self.at.epoch, held_out=mean)
-
-    def checkpoint(self) -> None:
-        """Everything that is needed to go on as if nothing had happened."""
-        self.saved = time.monotonic()
-        if not self.first:
-            return
-        save(
-            self.folder / "last.pt",
-            self.student,
-            self.config,
-            averaged=self.averaged.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            plateau=self.plateau.state_dict(),
-            base=self.base,
-            adapter=self.teacher.adapter.state_dict() if self.teacher else {},
-            progress=asdict(self.at),
-            config=self.config.model_dump(mode="json"),
-        )
+    Raises:
+        QMedSAMError: another process trains there.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise QMedSAMError(
+            f"Another process trains in '{folder}' already.", "Wait for it, or give another folder (-o)."
+        ) from None
+    except OSError as error:
+        raise QMedSAMError(f"'{folder}' cannot be written to ({error.strerror}).", "Give another folder (-o).") from error
+    try:
+        for stump in [*folder.glob(".qmedsam-*"), *folder.glob("fold-*/.qmedsam-*")]:
+            shutil.rmtree(stump, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
 
 
 def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
     """The state of an interrupted run of this folder.
 
     Raises:
-        QMedSAMError: the folder holds a run of another configuration.
+        QMedSAMError: the folder holds a run of another configuration, or a shorter one whose rate has already fallen.
     """
     path = folder / "last.pt"
     if not path.is_file():
@@ -339,36 +189,12 @@ def _previous(config: TrainConfig, folder: Path) -> Optional[dict]:
         raise QMedSAMError(
             f"'{folder}' holds a run with another {', '.join(changed)}.", "Choose another folder for this configuration."
         )
+    if config.optimizer.schedule == "cosine" and state["progress"]["step"]:
+        for name in ("epochs", "minutes"):
+            if before[name] and (now[name] or float("inf")) > before[name]:
+                raise QMedSAMError(
+                    f"'{folder}' holds a run of {before[name]:g} {name}: its learning rate falls to nothing there, and a longer "
+                    "one would have been another from the start.",
+                    f"Go on in a new folder: --init {folder / 'best.pt'} -o NEW.",
+                )
     return state
-
-
-class _Log:
-    """CSV of one run, however often resumed, and TensorBoard where it is wanted.
-
-    Args:
-        path: of the CSV.
-        tensorboard: folder to write events below.
-        epoch: that the run goes on from, -1 at its start: what was written later was not saved, and comes again.
-    """
-
-    def __init__(self, path: Path, tensorboard: Optional[Path], epoch: int) -> None:
-        self.path = path
-        self.board = None
-        if tensorboard is not None:
-            from lightning_fabric.loggers import TensorBoardLogger
-
-            self.board = TensorBoardLogger(tensorboard, name="", version="tensorboard")
-        rows = []
-        if path.exists() and epoch >= 0:
-            with path.open(newline="") as stream:
-                rows = [row for row in list(csv.reader(stream))[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= epoch]
-        with writing(path) as partial, partial.open("w", newline="") as stream:
-            csv.writer(stream).writerows([LOG_COLUMNS, *rows])
-
-    def write(self, row: tuple) -> None:
-        with self.path.open("a", newline="") as stream:
-            csv.writer(stream).writerow([f"{v:.5g}" if isinstance(v, float) else v for v in row])
-        if self.board is not None:
-            values: Dict[str, float] = dict(zip(LOG_COLUMNS, row))
-            self.board.log_metrics({k: v for k, v in values.items() if v == v}, step=int(values["step"]))
-            self.board.save()  # finalize() would begin another file with the next row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .challenge import ChallengeData
 from .index import ChallengeIndex
 from .labelled import LabelledData, calibration_samples
-from .loading import Plan, calibration_batches, make_loader, make_source
+from .loading import Plan, calibration_batches, fixed_batches, folds_of, make_loader, make_source, scored_objects
 from .samples import HeldOut, Preparation, Sample, Source, collate, told
 
 __all__ = [
@@ -20,7 +20,10 @@ __all__ = [
     "calibration_batches",
     "calibration_samples",
     "collate",
+    "fixed_batches",
+    "folds_of",
     "make_loader",
     "make_source",
+    "scored_objects",
     "told",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -16,6 +15,7 @@ from qmedsam.geometry import View
 from qmedsam.intensity import Intensity, known_modality
 
 from ..config import DataConfig, FolderConfig
+from .splitting import held_out
 from .volumes import VolumeCache
 
 #: Sources whose targets a box cannot prompt (thin lines, hardly visible ones); the data's own README names them.
@@ -47,8 +47,7 @@ class Loaded:
     @classmethod
     def of(cls, case: Case) -> Loaded:
         volume, labels = case.load()
-        parts = [(mask, crop) for _, mask, crop in components(labels, case.is_3d and volume.shape_ijk[2] > 1)]
-        return cls(volume, Intensity.of(volume, volume.modality), parts)
+        return cls(volume, Intensity.of(volume, volume.modality), _parts_of(case, labels))
 
     def axes(self, is_3d: bool) -> List[int]:
         """Those whose slices a box can be drawn on."""
@@ -76,6 +75,7 @@ class Cases:
     def __init__(self, cases: Sequence[Case], slices_per_object: int = 24, cache_mib: float = 1024) -> None:
         self.cases = list(cases)
         self.cache: VolumeCache[Loaded] = VolumeCache(lambda n: Loaded.of(self.cases[n]), lambda loaded: loaded.bytes, cache_mib)
+        self._bytes = 0
         self.targets: Dict[str, List[List[Target]]] = {}
         self.skipped: List[Tuple[str, str]] = []
         for number, case in enumerate(self.cases):
@@ -86,6 +86,7 @@ class Cases:
                 continue
             is_3d = case.is_3d and loaded.volume.shape_ijk[2] > 1
             self.cases[number] = replace(case, is_3d=is_3d)  # a folder's pictures were taken for volumes
+            self._bytes += loaded.bytes
             if not self.cache.full:  # workers are forked: what is here they all share
                 self.cache.keep(number, loaded)
             targets = [
@@ -96,6 +97,10 @@ class Cases:
             ]
             if targets:
                 self.targets.setdefault(case.group, []).append(targets)
+
+    def to_come(self, forked: bool) -> int:
+        """Bytes by which a process's cache still grows: a worker's where the one that it shares does not hold all."""
+        return 0 if not forked or self._bytes <= self.cache.bytes else min(self._bytes, self.cache.limit)
 
     def view(self, target: Target) -> View:
         """Of the target's slice."""
@@ -140,6 +145,21 @@ class Cases:
         ]
 
 
+#: Objects of every label map that this process has searched, as bits: folds load the same cases again, and a cache forgets.
+_SEARCHED: Dict[Tuple[Case, int], List[Tuple[np.ndarray, Tuple[int, ...], Tuple[slice, ...]]]] = {}
+
+
+def _parts_of(case: Case, labels: np.ndarray) -> List[Tuple[np.ndarray, Tuple[slice, ...]]]:
+    """The objects of a label map; searched for once, as every label costs a pass over the volume."""
+    key = (replace(case, split=""), case.mask.stat().st_mtime_ns)
+    if key not in _SEARCHED:
+        found = components(labels, case.is_3d and len(labels) > 1)
+        _SEARCHED[key] = [(np.packbits(mask), mask.shape, crop) for _, mask, crop in found]
+    return [
+        (np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool), crop) for bits, shape, crop in _SEARCHED[key]
+    ]
+
+
 def _usable(mask: np.ndarray, crop: Tuple[slice, ...], axis: int, count: int) -> List[int]:
     """Slices along an ijk axis that hold enough of an object, at most ``count``, evenly spread."""
     along = 2 - axis
@@ -148,15 +168,18 @@ def _usable(mask: np.ndarray, crop: Tuple[slice, ...], axis: int, count: int) ->
     return [int(s) + crop[along].start for s in usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]]
 
 
-def labelled_cases(config: DataConfig) -> List[Case]:
-    """Every promptable training case that a configuration names.
+def labelled_cases(config: DataConfig, split: str = "train") -> List[Case]:
+    """Every promptable case that a configuration names; folders belong to the split ``train``.
 
     Raises:
-        QMedSAMError: a manifest or folder without cases.
+        QMedSAMError: a manifest or folder without cases, or a split that is not there.
     """
-    cases = read_manifest(config.manifest, "train") if config.manifest else []
-    for folder in config.folders:
-        cases += paired(folder)
+    cases = read_manifest(config.manifest, split) if config.manifest else []
+    if split == "train":
+        for folder in config.folders:
+            cases += paired(folder)
+    elif not config.manifest:
+        raise QMedSAMError(f"Folders of images have no split '{split}'.", "There are 'held-out' and 'train'.")
     return [case for case in cases if case.source not in NOT_PROMPTABLE]
 
 
@@ -176,21 +199,18 @@ def paired(folder: FolderConfig) -> List[Case]:
     return [case_of(Pair(*pair, split="train"), source, modality) for pair in pairs]
 
 
-def split_off(cases: Sequence[Case], share: float) -> Tuple[List[Case], List[Case]]:
-    """Cut a part of the training cases off by patient, to select checkpoints on. Deterministic.
-
-    Sources with fewer than five patients stay whole in the first part: they have nothing to spare.
-    """
-    patients: Dict[str, set] = {}
+def patients_of(cases: Sequence[Case]) -> Dict[str, List[str]]:
+    """Of every source."""
+    patients: Dict[str, List[str]] = {}
     for case in cases:
-        patients.setdefault(case.source, set()).add(case.patient_id)
+        patients.setdefault(case.source, []).append(case.patient_id)
+    return patients
+
+
+def split_off(cases: Sequence[Case], config: DataConfig) -> Tuple[List[Case], List[Case]]:
+    """Cut a part of the training cases off by patient, to select checkpoints on. Deterministic."""
+    away = held_out(patients_of(cases), config)
     kept, held = [], []
     for case in cases:
-        away = len(patients[case.source]) >= 5 and chance(f"{case.source}/{case.patient_id}") < share
-        (held if away else kept).append(case)
+        (held if (case.source, case.patient_id) in away else kept).append(case)
     return kept, held
-
-
-def chance(name: str) -> float:
-    """A number in 0..1 that depends on the name alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32

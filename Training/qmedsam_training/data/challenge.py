@@ -16,9 +16,9 @@ from qmedsam.intensity import Intensity, known_modality
 from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import flipped
-from .cases import chance
 from .index import LEAST_PIXELS, ChallengeIndex, Clips, labelled_slices
-from .samples import HeldOut, Preparation, Sample, finished, first_drawn, held_out_sample
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, held_out_sample, spread
+from .splitting import held_out
 from .volumes import VolumeCache
 
 
@@ -59,18 +59,14 @@ class ChallengeData:
         assert config.challenge is not None
         self.config, self.preparation, self.seed = config, preparation, seed
         self.index = ChallengeIndex.open(config.challenge)
-        self.training = self.index.part(lambda file: not self._is_held_out(file))
+        self._away = {file for _, file in held_out(self.index.files, config)}
+        self.training = self.index.part(lambda file: file not in self._away)
         if not self.training.modalities:
             raise QMedSAMError("Every file of the challenge's folder was held out.", "Lower data.held_out, or add files.")
         self.names = sorted(self.training.modalities)
         sizes = [len(self.training.modalities[name]) for name in self.names]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._cache = VolumeCache(self._read, lambda value: value.bytes, config.cache_mib)
-
-    def _is_held_out(self, file: str) -> bool:
-        """By file; a modality of fewer than five files has none to spare."""
-        clips = self.index.modalities[file.split("/")[0]]
-        return len(clips.files) >= 5 and chance(file) < self.config.held_out
 
     @property
     def skipped(self) -> List[Tuple[str, str]]:
@@ -80,6 +76,12 @@ class ChallengeData:
     def describe(self) -> List[Tuple[str, int, int]]:
         """Per modality its name, files and clips."""
         return [(name, len(self.training.modalities[name].files), len(self.training.modalities[name])) for name in self.names]
+
+    def to_come(self, forked: bool) -> int:
+        """As if files were as large as those that were read."""
+        if not self._cache.bytes:
+            self._slice(self.training.modalities[self.names[0]].files[0], 0)
+        return self._cache.growth(sum(len(clips.files) for clips in self.training.modalities.values()))
 
     def epoch(self, number: int) -> np.ndarray:
         """Keys of the clips that an epoch draws: no clip twice, shuffled, re-drawn every epoch, decided by the seed.
@@ -128,16 +130,20 @@ class ChallengeData:
         return finished(image, valid, masks, masks, self.preparation, rng, self.config.box_shift)
 
     def held_out(self) -> List[HeldOut]:
-        """Evenly spread clips of the held-out files, the largest label of each."""
+        """Clips of every held-out file, evenly spread over it, the largest label of each."""
+        return self.objects(self.index.part(lambda file: file in self._away))
+
+    def objects(self, held: ChallengeIndex) -> List[HeldOut]:
+        """Clips of every file of a part of the index."""
         samples, rng = [], np.random.default_rng(0)
-        held = self.index.part(self._is_held_out)
         for name in sorted(held.modalities):
             clips = held.modalities[name]
-            for n in np.unique(np.linspace(0, len(clips) - 1, self.config.held_out_per_group).astype(int)):
-                pixels, labels, view, intensity = self._slice(*clips.locate(int(n)))
+            for number, n in spread(np.diff(clips.ends, prepend=0).tolist(), self.config.held_out_per_group):
+                file = clips.files[number]
+                pixels, labels, view, intensity = self._slice(file, n)
                 mask = max(_objects(labels).values(), key=np.count_nonzero)
                 shown = pixels, mask, view, self.preparation
-                samples.append(held_out_sample(name, *shown, intensity.apply, view.count > 1, self.config, rng))
+                samples.append(held_out_sample(name, file, *shown, intensity.apply, view.count > 1, self.config, rng))
         return samples
 
     def _slice(self, file: str, number: int) -> Tuple[np.ndarray, np.ndarray, View, Intensity]:

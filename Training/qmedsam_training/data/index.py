@@ -53,6 +53,11 @@ class ChallengeIndex:
     modalities: Dict[str, Clips]
     broken: Tuple[Tuple[str, str], ...] = ()
 
+    @property
+    def files(self) -> Dict[str, Tuple[str, ...]]:
+        """Of every modality: each counts as a patient."""
+        return {name: clips.files for name, clips in self.modalities.items()}
+
     @classmethod
     def of(cls, root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> ChallengeIndex:
         """Read every file once (labels alone are decompressed).

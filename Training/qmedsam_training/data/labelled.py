@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from qmedsam import QMedSAMError
+from qmedsam.evaluation.cases import Case
 from qmedsam.frames import Frame
 from qmedsam.geometry import View, extent_of
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..config import DataConfig
 from ..synthesis import random_scene
 from .augmentation import repainted, warped, zoomed
 from .cases import Cases, Target, labelled_cases, split_off
-from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample, told
+from .samples import HeldOut, Preparation, Sample, finished, first_drawn, framed, held_out_sample, spread, told
 
 
 class LabelledData:
@@ -38,7 +39,7 @@ class LabelledData:
     def __init__(self, config: DataConfig, preparation: Preparation, cases: Optional[Cases] = None) -> None:
         self.config, self.preparation = config, preparation
         if cases is None:
-            cases = Cases(split_off(labelled_cases(config), config.held_out)[0], cache_mib=config.cache_mib)
+            cases = Cases(split_off(labelled_cases(config), config)[0], cache_mib=config.cache_mib)
         self.cases = cases
         self.groups = sorted(self.cases.targets)
         self.skipped: List[Tuple[str, str]] = list(cases.skipped)
@@ -52,6 +53,10 @@ class LabelledData:
     def describe(self) -> List[Tuple[str, int, int]]:
         """Per group its name, cases and prompts."""
         return [(g, len(self.cases.targets[g]), sum(map(len, self.cases.targets[g]))) for g in self.groups]
+
+    def to_come(self, forked: bool) -> int:
+        """Nothing where all volumes are in memory already, which forked workers share."""
+        return self.cases.to_come(forked)
 
     def epoch(self, number: int) -> np.ndarray:
         """Positions: what is drawn at one is decided by its seed alone."""
@@ -96,10 +101,11 @@ class LabelledData:
         drawn, valid, drawn_masks = warped(drawn, valid, drawn_masks, size, strength, rng)
         if rng.random() < 0.85 * strength:
             drawn = repainted(drawn, rng)
-        return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng)
+        ended = [not mask.any() for mask in masks]
+        return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng, ended)
 
-    def _finished(self, image, valid, masks, prompts, rng) -> Optional[Sample]:
-        return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift)
+    def _finished(self, image, valid, masks, prompts, rng, ended: Sequence[bool] = ()) -> Optional[Sample]:
+        return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift, ended)
 
     def _as_propagated(self, target: Target, view: View, rng: np.random.Generator) -> Tuple[Target, np.ndarray, np.ndarray]:
         """A target, its mask, and the mask whose extent is the prompt: often not the same in 3D.
@@ -124,19 +130,29 @@ class LabelledData:
         return beyond, np.zeros_like(prompt), prompt
 
     def held_out(self) -> List[HeldOut]:
-        """Evenly spread objects of the patients that :func:`split_off` cut off."""
-        config, samples, rng = self.config, [], np.random.default_rng(0)
-        cases = Cases(split_off(labelled_cases(config), config.held_out)[1], slices_per_object=5, cache_mib=config.cache_mib)
-        self.skipped += [row for row in cases.skipped if row not in self.skipped]
-        for group in sorted(cases.targets):
-            everything = [t for targets in cases.targets[group] for t in targets]
-            for n in np.unique(np.linspace(0, len(everything) - 1, config.held_out_per_group).astype(int)):
-                target = everything[n]
-                view = cases.view(target)
-                shown = cases.pixels(target, view), cases.mask(target, view), view, self.preparation
-                prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
-                samples.append(held_out_sample(group, *shown, prepare, in_mm, config, rng))
-        return samples
+        """Objects of every patient that :func:`split_off` cut off."""
+        held, skipped = objects_of(split_off(labelled_cases(self.config), self.config)[1], self.config, self.preparation)
+        self.skipped += [row for row in skipped if row not in self.skipped]
+        return held
+
+
+def objects_of(rows: Sequence[Case], config: DataConfig, preparation: Preparation) -> Tuple[List[HeldOut], List[Tuple[str, str]]]:
+    """Objects to score on, evenly spread over the patients of each group and their slices; and cases that could not be read."""
+    samples, rng = [], np.random.default_rng(0)
+    cases = Cases(rows, slices_per_object=5, cache_mib=config.cache_mib)
+    for group in sorted(cases.targets):
+        patients: Dict[str, List[Target]] = {}
+        for targets in cases.targets[group]:
+            case = cases.cases[targets[0].case]
+            patients.setdefault(f"{case.source}/{case.patient_id}", []).extend(targets)
+        names = sorted(patients)
+        for number, n in spread([len(patients[name]) for name in names], config.held_out_per_group):
+            target = patients[names[number]][n]
+            view = cases.view(target)
+            shown = cases.pixels(target, view), cases.mask(target, view), view, preparation
+            prepare, in_mm = cases.intensity(target).apply, cases.cases[target.case].is_3d
+            samples.append(held_out_sample(group, names[number], *shown, prepare, in_mm, config, rng))
+    return samples, cases.skipped
 
 
 def calibration_samples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from typing import Iterator, List, Tuple, Union
+from typing import Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from ..architectures import ARCHITECTURES
 from ..config import TrainConfig
+from .cases import labelled_cases, patients_of
 from .challenge import ChallengeData
-from .labelled import LabelledData
-from .samples import Preparation, Sample, Source, collate
+from .index import ChallengeIndex
+from .labelled import LabelledData, objects_of
+from .samples import HeldOut, Preparation, Sample, Source, collate
+from .splitting import needs_folds
 
 Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
 Item = Tuple[int, Tuple[int, int, int]]
@@ -36,6 +39,27 @@ def make_source(config: TrainConfig) -> Source:
     if config.data.challenge is not None:
         return ChallengeData(config.data, preparation, config.seed)
     return LabelledData(config.data, preparation)
+
+
+def scored_objects(config: TrainConfig, split: Optional[str] = None) -> Tuple[List[HeldOut], List[Tuple[str, str]]]:
+    """Objects to score on, and the cases that could not be read.
+
+    Args:
+        config: data, and the frame of a network.
+        split: None: the patients that the configuration holds out; else a split of its manifest. Folders and the challenge's
+            files have one, ``train``: all that are not held out.
+
+    Raises:
+        QMedSAMError: data that cannot be used, or no such split.
+    """
+    source = make_source(config)
+    if split is None:
+        return source.held_out(), source.skipped
+    if isinstance(source, ChallengeData):
+        if split != "train":
+            raise QMedSAMError(f"The challenge's files have no split '{split}'.", "There are 'held-out' and 'train'.")
+        return source.objects(source.training), source.skipped
+    return objects_of(labelled_cases(config.data, split), config.data, source.preparation)
 
 
 class Plan(torch.utils.data.Sampler[List[Item]]):
@@ -119,17 +143,36 @@ def make_loader(plan: Plan, workers: int) -> Loader:
 def calibration_batches(source: Source, config: TrainConfig) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
     """Images, boxes and owners to initialise activation scales from; the same on every process."""
     assert config.quantization is not None
-    images = config.quantization.calibration_images
-    batch = min(8, images, len(source.epoch(0)))
-    batches = make_loader(Plan(source, batch, seed=config.seed), 0)
+    return fixed_batches(source, config.seed, 8, config.quantization.calibration_images)
+
+
+def fixed_batches(source: Source, seed: int, batch: int, images: int) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Images, boxes and owners of the first samples of the first epoch, at least ``images`` where it has as many."""
+    batch = min(batch, images, len(source.epoch(0)))
+    batches = make_loader(Plan(source, batch, seed=seed), 0)
     for images_, boxes, _, owner in itertools.islice(batches, math.ceil(images / batch)):
         yield images_, boxes, owner
+
+
+def folds_of(config: TrainConfig) -> int:
+    """In how many folds the patients of a configuration have to be held out in turn; 0: one held-out set, or none, will do.
+
+    Raises:
+        QMedSAMError: data that cannot be listed.
+    """
+    if not config.data.held_out or config.data.fold is not None:
+        return 0
+    if config.data.challenge is not None:
+        return needs_folds(ChallengeIndex.open(config.data.challenge).files, config.data)
+    return needs_folds(patients_of(labelled_cases(config.data)), config.data)
 
 
 def _quiet(_: int) -> None:
     """One BLAS thread: those of several processes on the same cores made a 1 ms product take 13 ms.
 
-    A terminal sends Ctrl-C to workers too; whether to stop is decided where the batches go.
+    A terminal sends Ctrl-C to workers too, SLURM SIGTERM; whether to stop is decided where the batches go. A second SIGTERM
+    ends a worker: Python sends one to those that are left at its own end.
     """
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -36,6 +36,7 @@ class HeldOut:
     """One object on one slice as the engine would be asked for it, scored on the slice's own pixels."""
 
     group: str
+    patient: str  # with its source: unlike any other
     image: Tensor  # 3 x S x S
     box: Tensor  # 1 x 4, network pixels
     rectangle: Rectangle  # the same on the slice
@@ -80,6 +81,10 @@ class Source(Protocol):
         """Cases or files that could not be used, with the reason."""
         ...
 
+    def to_come(self, forked: bool) -> int:
+        """Bytes by which the cache of each process that draws still grows; ``forked``: these are workers."""
+        ...
+
     def epoch(self, number: int) -> np.ndarray:
         """Keys of an epoch's samples in the order of training."""
         ...
@@ -91,6 +96,21 @@ class Source(Protocol):
     def held_out(self) -> List[HeldOut]:
         """Fixed samples of other patients, without augmentation."""
         ...
+
+
+def spread(sizes: Sequence[int], count: int) -> List[Tuple[int, int]]:
+    """Which objects of a group's patients are scored: of every patient equally many, evenly spread, ``count`` in all or a
+    little more; at least one of each patient.
+
+    Args:
+        sizes: how many objects each patient has.
+        count: of the group.
+
+    Returns:
+        Pairs of patient and object.
+    """
+    each = max(-(-count // max(len(sizes), 1)), 1)
+    return [(p, int(n)) for p, size in enumerate(sizes) for n in np.unique(np.linspace(0, size - 1, each).astype(int)) if size]
 
 
 def told(skipped: Sequence[Tuple[str, str]]) -> str:
@@ -108,6 +128,7 @@ def framed(view: View, rectangle: Rectangle, preparation: Preparation) -> Frame:
 
 def held_out_sample(
     group: str,
+    patient: str,
     pixels: np.ndarray,
     mask: np.ndarray,
     view: View,
@@ -121,6 +142,7 @@ def held_out_sample(
 
     Args:
         group: it is averaged in.
+        patient: whose it is.
         pixels: slice, ``rows x columns (x 3)``.
         mask: of the object on it; not empty.
         view: of the slice.
@@ -147,6 +169,7 @@ def held_out_sample(
     x, y = view.pixel_mm
     return HeldOut(
         group,
+        patient,
         preparation.normalise(drawn, valid),
         torch.tensor([frame.to_network(rectangle)], dtype=torch.float32),
         rectangle,
@@ -165,23 +188,35 @@ def finished(
     preparation: Preparation,
     rng: np.random.Generator,
     box_shift: Optional[float],
+    ended: Sequence[bool] = (),
 ) -> Optional[Sample]:
     """Boxes of what is left of the prompts, moved as users draw them; None when no object is left (nearly) whole.
 
-    A label that vanishes in resampling must not come out as "label 0", the whole background (model facts 1.6).
+    A label that vanishes in resampling must not come out as "label 0", the whole background (model facts 1.6), nor as an
+    object that is not there: nothing is the right answer only where the slice itself holds nothing.
+
+    Args:
+        image, valid: the frame, ``S x S (x 3)``, and which of its pixels lie on the slice.
+        masks, prompts: ``N x S x S``; a box is the extent of a prompt.
+        preparation: of the network.
+        rng: of the boxes' sides.
+        box_shift: see the configuration.
+        ended: which masks hold nothing on the slice either; default: none.
     """
     boxes, kept = [], []
-    for mask, prompt in zip(masks, prompts):
+    last = preparation.size - 0.5
+    for n, (mask, prompt) in enumerate(zip(masks, prompts)):
         rectangle = extent_of(prompt > 0.5)
-        if rectangle is None or (prompt > 0.5).sum() < LEAST_PIXELS or 0 < (mask > 0.5).sum() < LEAST_PIXELS:
+        if rectangle is None or (prompt > 0.5).sum() < LEAST_PIXELS:
+            continue
+        if (mask > 0.5).sum() < LEAST_PIXELS and not (n < len(ended) and ended[n]):
             continue
         if box_shift is None:
-            boxes.append(jittered(rectangle, rng))
+            x0, y0, x1, y1 = jittered(rectangle, rng)
         else:
             low, high = rng.uniform(0, box_shift * preparation.size / 256, (2, 2))
-            last = preparation.size - 0.5
-            x0, y0, x1, y1 = rectangle
-            boxes.append((max(x0 - low[0], -0.5), max(y0 - low[1], -0.5), min(x1 + high[0], last), min(y1 + high[1], last)))
+            x0, y0, x1, y1 = np.array(rectangle) + [-low[0], -low[1], high[0], high[1]]
+        boxes.append((max(x0, -0.5), max(y0, -0.5), min(x1, last), min(y1, last)))  # at run time none reaches out of the frame
         kept.append(mask)
     if not kept:
         return None
