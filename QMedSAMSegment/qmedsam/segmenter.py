@@ -18,7 +18,7 @@ from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options
 from .strategies.voting import box_slices
 
-#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
+#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Evidence/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
 

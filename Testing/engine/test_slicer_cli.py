@@ -109,7 +109,7 @@ def test_defaults_and_choices_are_the_engines() -> None:
         Options(vote_on=vote_on)
 
 
-@pytest.mark.parametrize("path", [SCRIPT, ROOT / "Docs" / "Recipes" / "segment_folder.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [SCRIPT, ROOT / "Docs" / "HowTo" / "segment_folder.py"], ids=lambda p: p.name)
 def test_slicer_58_understands_it(path: Path) -> None:
     """Python 3.9."""
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
