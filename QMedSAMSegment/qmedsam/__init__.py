@@ -10,5 +10,5 @@ from .geometry import Box, Volume
 from .models import ModelStore
 from .segmenter import Segmentation, Segmenter
 
-__version__ = "0.5.0"  # of the engine, the extension and the training package: said here (a test compares the copy in QMedSAMBatch.xml)
+__version__ = "0.5.0"  # of engine, extension and training; a test compares the copy in QMedSAMBatch.xml
 __all__ = ["Box", "ModelStore", "QMedSAMError", "Segmentation", "Segmenter", "Volume", "__version__"]
