@@ -162,7 +162,7 @@ def evaluate(
     A case that cannot be read or segmented is listed in the summary and does not stop the run.
 
     Args:
-        cases: from :func:`qmedsam.cases.read_manifest`.
+        cases: from :func:`qmedsam.evaluation.cases.read_manifest`.
         segmenter: a :class:`qmedsam.segmenter.Segmenter`.
         folder: made if missing; the four files in it are replaced.
         strategy: as for ``Segmenter.segment``.
@@ -171,7 +171,7 @@ def evaluate(
         jitter: see :func:`prompts_of`.
         not_promptable: sources to report apart.
         about: further facts for the summary's settings (the model's name, the manifest's).
-        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.official`).
+        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.evaluation.official`).
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 

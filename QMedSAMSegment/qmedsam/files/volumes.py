@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def ijk_to_ras_of(image) -> np.ndarray:
     return LPS_TO_RAS @ matrix
 
 
-def volume_of(image, modality: str = "", name: str = "") -> Volume:
+def volume_of(image: Any, modality: str = "", name: str = "") -> Volume:
     """A SimpleITK image as a :class:`Volume`.
 
     Args:
