@@ -28,10 +28,7 @@ def training_page() -> str:
     from qmedsam_training.config import TrainConfig
 
     lines = ["# Training configuration", ""]
-    lines += [
-        "A stage is a YAML file ([examples](../../Training/configs)); unknown keys are refused. Sections are indented under their name.",
-        "",
-    ]
+    lines += ["A stage is a YAML file ([examples](../../Training/configs)); unknown keys are refused.", ""]
     for path, model in _sections(TrainConfig, ""):
         lines += [f"## {path or 'The stage'}", "", (model.__doc__ or "").strip(), ""]
         lines += table(["key", "type", "default", "meaning"], [_row(name, field) for name, field in model.model_fields.items()])
@@ -100,8 +97,9 @@ def manifest_page() -> str:
     schema = json.loads((ROOT / "QMedSAMSegment" / "qmedsam" / "manifest.schema.json").read_text(encoding="utf-8"))
     lines = ["# Model manifest", ""]
     lines += [
-        "`manifest.json` in a model's folder; other keys are refused. The"
-        " [schema](../../QMedSAMSegment/qmedsam/manifest.schema.json), and the [shipped model's](../../Resources/Models/qmedsam-compact/manifest.json).",
+        "`manifest.json` in a model's folder; other keys are refused. As a"
+        " [schema](../../QMedSAMSegment/qmedsam/manifest.schema.json), and that of the"
+        " [shipped model](../../Resources/Models/qmedsam-compact/manifest.json).",
         "",
     ]
     return "\n".join(lines + table(["field", "type", "required", "meaning"], list(_properties(schema, ""))))

@@ -23,6 +23,7 @@ from qmedsam.intensity import MODALITIES
 from qmedsam.models import shipped_folder
 from qmedsam.strategies import STRATEGIES, Options
 
+pytestmark = pytest.mark.slow  # a process each
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "QMedSAMBatch" / "QMedSAMBatch.py"
 SAMPLE = shipped_folder().parent / "SampleData"
