@@ -72,13 +72,11 @@ class Runner:
             program = programs / name
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
             program.chmod(0o755)
-        # The user's own models and caches stay as they are.
-        paths = {"XDG_DATA_HOME": folder / ".data", "QMEDSAM_CACHE": folder / ".cache"}
         # The folder's own sources go first, where it is a copy of the repository.
         sources = [folder / "QMedSAMSegment", ROOT / "QMedSAMSegment", ROOT / "Training"]
         self.environment = {
             **os.environ,
-            **{name: str(path) for name, path in paths.items()},
+            "XDG_DATA_HOME": str(folder / ".data"),  # the user's own models stay as they are
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(map(str, sources)),
             "PYTHONIOENCODING": "utf-8",
