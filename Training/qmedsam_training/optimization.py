@@ -22,7 +22,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kinds: Dict[str, Tuple[Callable[..., torch.optim.Optimizer], Dict[str, Any]]] = {
+    kinds: Dict[str, Tuple[Any, Dict[str, Any]]] = {
         "adamw": (torch.optim.AdamW, {}),
         "sgd": (torch.optim.SGD, {"momentum": 0.9}),
     }
