@@ -233,7 +233,9 @@ def _transposed(layer: nn.ConvTranspose2d, shared: dict) -> nn.Module:
 
     side = layer.stride[0]
     if not (
-        layer.kernel_size == layer.stride == (side, side) and layer.groups == 1 and not any(layer.padding + layer.output_padding)
+        layer.kernel_size == layer.stride == (side, side)
+        and layer.groups == 1
+        and not any((*layer.padding, *layer.output_padding))
     ):
         raise ValueError(f"a transposed convolution of {layer.kernel_size} at stride {layer.stride} cannot be quantized")
 
