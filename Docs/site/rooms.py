@@ -39,9 +39,15 @@ def page_of(room: str, modules: List[str]) -> str:
 
 
 def _made_in(path: Path) -> List[str]:
-    """Classes and functions that a file defines."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return [node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
+    """Classes, functions and constants that a file defines."""
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if name[0] != "_"]
 
 
 def public_page() -> str:
