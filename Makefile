@@ -7,9 +7,9 @@ ALSO := $(shell for v in 3.12; do python$$v -c '' 2>/dev/null && echo $$v; done)
 
 # Each in a process of its own: VTK, Qt, torch, NNCF and two inference runtimes share none in use either, and a run of all
 # tests in one process has ended in a segmentation fault.
-TESTS = Testing/engine Testing/mrml Testing/widget Testing/packaging $(wildcard Testing/training/test_*.py)
+TESTS = Testing/engine Testing/mrml Testing/widget Testing/packaging Testing/docs $(wildcard Testing/training/test_*.py)
 
-.PHONY: demo test test-engine test-lowest test-slicer lint sample clean
+.PHONY: demo docs test test-quick test-engine test-lowest test-slicer check types lint sample clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/qmedsam demo -o demo
@@ -20,12 +20,26 @@ $(VENV)/installed: pyproject.toml QMedSAMSegment/Resources/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --no-deps -r QMedSAMSegment/Resources/requirements.txt
 	touch $@
 
-test: $(TEST_VENV)/installed
-	$(TEST_VENV)/bin/ruff check .
-	$(TEST_VENV)/bin/ruff format --check .
+test: check types
 	@# 5: nothing collected, where slicer-core has no wheel for the interpreter
 	for tests in $(TESTS); do $(TEST_VENV)/bin/python -m pytest $$tests || test $$? -eq 5 || exit 1; done
 	for v in $(ALSO); do $(MAKE) test-engine PYTHON=python$$v TEST_VENV=.venv-test-$$v || exit 1; done
+
+# Under a minute: style, contracts, and the way of the data through the engine.
+test-quick: check
+	$(TEST_VENV)/bin/python -m pytest -q -m "not slow" Testing/engine
+
+# Style, and who may import whom.
+check: $(TEST_VENV)/installed
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/lint-imports
+
+types: $(TEST_VENV)/installed
+	$(TEST_VENV)/bin/mypy
+
+docs: $(TEST_VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(TEST_VENV)/bin/mkdocs build
 
 # Without torch: the engine's own tests on another interpreter, e.g. make test-engine PYTHON=python3.9 TEST_VENV=.venv-39
 test-engine:
@@ -70,4 +84,4 @@ lint: $(TEST_VENV)/installed
 	$(TEST_VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TEST_VENV) .venv-test-* demo $(SLICER_REPORT)
+	rm -rf $(VENV) $(TEST_VENV) .venv-test-* demo build $(SLICER_REPORT)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .notebook import segment
     from .segmenter import Segmentation, Segmenter
 
-__version__ = "0.1.0"
+__version__ = "0.5.0"  # of engine, extension and training; a test compares the copy in QMedSAMBatch.xml
 __all__ = ["Box", "ModelStore", "QMedSAMError", "Segmentation", "Segmenter", "Volume", "__version__", "segment"]
 
 #: Where each name lives. Loaded when it is asked for: the command line must be able to say something before that.

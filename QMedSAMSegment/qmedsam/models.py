@@ -76,7 +76,8 @@ class Manifest:
             raise QMedSAMError(f"{where} is not valid: {problem}.", "Export the model again with this version.")
         if values["normalization"]["kind"] == "fixed" and not {"mean", "std"} <= values["normalization"].keys():
             raise QMedSAMError(f"{where} lacks the mean and std of its normalization.", "Export the model again.")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: Dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**fields)
 
 
 def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
@@ -84,7 +85,7 @@ def _violation(value: Any, schema: Dict[str, Any], where: str) -> str:
 
     Slicer's Python has no ``jsonschema``; a test holds this against it.
     """
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+    kinds: Dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
     kind = schema.get("type")
     if kind and (not isinstance(value, kinds[kind]) or isinstance(value, bool)):
         return f"{where} is not of the type {kind}"

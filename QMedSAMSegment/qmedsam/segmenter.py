@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .files import PathLike
     from .notebook import Shown
 
-#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Strategies``.
+#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Evidence/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
 
 #: Projections and photographs: slices of one image are frames in time. Nothing is to be followed from one to the next, and

@@ -1,6 +1,6 @@
 """Which strategy for what: tables and pictures over labelled 3D cases and over phantoms whose truth is known.
 
-    python Testing/benchmarks/strategies.py --data MANIFEST.csv -o Docs/Strategies
+    python Testing/benchmarks/strategies.py --data MANIFEST.csv -o Docs/Evidence/Strategies
 
 Without ``--data`` the phantoms alone. Every strategy segments the same boxes with the same model on one thread; ``auto`` is the
 row of the strategy that it takes. The strategies' settings were chosen on the split ``train``.
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--model", help="name or folder; default: the shipped one")
     parser.add_argument("--most", type=int, default=8, help="cases of one source, and prompts of one case")
-    parser.add_argument("-o", "--output", type=Path, default=Path("Docs/Strategies"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("Docs/Evidence/Strategies"))
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -283,7 +283,7 @@ def command(chosen: argparse.Namespace) -> str:
     words += ["--data MANIFEST.csv"] if chosen.data else []
     words += [f"--split {chosen.split}"] if chosen.split != "validation" else []
     words += [f"--model {chosen.model}"] if chosen.model else []
-    return " ".join([*words, "-o Docs/Strategies"])
+    return " ".join([*words, "-o Docs/Evidence/Strategies"])
 
 
 if __name__ == "__main__":

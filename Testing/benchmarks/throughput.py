@@ -5,7 +5,7 @@
 The cohorts are generated CTs of the abdomen (168 x 132 x 42 voxels, six boxes each) and, where the shared data lie beside the
 repository, the smallest validation case of every modality, in 2D and in 3D, its mask giving the boxes. Both ways run in turn,
 each from the start of a process to the reports on disk, pictures included; medians. ``--write`` puts the table into
-``Docs/Batch.md``.
+``Docs/Evidence/Throughput.md``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qmedsam.phantom import write_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-PAGE = ROOT / "Docs" / "Batch.md"
+PAGE = ROOT / "Docs" / "Evidence" / "Throughput.md"
 START, END = "<!-- throughput -->", "<!-- /throughput -->"
 
 

@@ -207,6 +207,7 @@ def test_warnings_are_silent_and_stay_as_they_were(tmp_path: Path, capfd) -> Non
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @FAST
 @given(st.sampled_from(["nii", "nii.gz", "nrrd", "mha", "png", "npz", "dcm"]), st.data())
 def test_no_damage_gives_a_traceback(tmp_path: Path, suffix: str, data) -> None:

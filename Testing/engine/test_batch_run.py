@@ -27,6 +27,7 @@ slicerio = pytest.importorskip("slicerio")
 
 from cohort import phantom, write_case, write_cohort, write_volume  # noqa: E402
 
+pytestmark = pytest.mark.slow  # whole cohorts
 MR = Settings(modality="MR", strategy="propagate", pictures=False)
 
 

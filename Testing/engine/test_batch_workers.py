@@ -27,6 +27,7 @@ pytest.importorskip("openvino")
 
 from cohort import BAD, write_case, write_cohort
 
+pytestmark = pytest.mark.slow  # processes of their own
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 SETTINGS = Settings(modality="MR", pictures=False)

@@ -93,6 +93,7 @@ def test_folders_that_will_not_do(folder: Path, tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_case_of_241_boxes_stays_below_2_gib(tmp_path: Path) -> None:
     """The papers' microscopy case (1920 x 2560), on which the baseline runs out of 8 GB, with the shipped model."""
     pytest.importorskip("openvino")

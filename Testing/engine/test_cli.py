@@ -16,6 +16,8 @@ slicerio = pytest.importorskip("slicerio")
 
 from qmedsam.commands import app as cli  # noqa: E402
 
+pytestmark = pytest.mark.slow  # networks are loaded anew for every command
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -208,6 +208,7 @@ def test_a_cohort_of_series(tmp_path, cube, axes) -> None:
     assert not (tmp_path / "out" / "plain.dcm").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
     pytest.importorskip("openvino")
     write_series(tmp_path / "ct", cube, axes)

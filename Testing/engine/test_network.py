@@ -43,6 +43,7 @@ def test_an_embedding_does_not_change_under_the_next_request(network) -> None:
     assert (logits == kept).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SHIPPED, ids=lambda m: m.name)
 def test_the_number_of_threads_changes_nothing(model) -> None:
     """With OpenVINO's own hint (bf16 where there is one) logits moved by up to 0.3. Needs two cores to find it."""
@@ -56,6 +57,7 @@ def test_the_number_of_threads_changes_nothing(model) -> None:
     assert (one.decode(embedding, boxes)[0] == two.decode(embedding, boxes)[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SHIPPED, ids=lambda m: m.name)
 def test_how_it_is_compiled_changes_nothing(model, monkeypatch, tmp_path: Path) -> None:
     """OpenVINO 2026.4.1 got another tool's int8 decoder wrong for one fixed box, but not from its cache or for any number."""

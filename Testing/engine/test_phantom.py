@@ -8,6 +8,8 @@ from qmedsam.files import read_boxes, read_labels, read_volume
 from qmedsam.geometry import View
 from qmedsam.phantom import ORGANS, abdomen_phantom, ellipsoid_phantom, write_sample
 
+pytestmark = pytest.mark.slow  # a whole abdomen is made twice
+
 
 @pytest.fixture(scope="module")
 def abdomen():

@@ -44,6 +44,7 @@ def draw(path: Path, volume: Volume, labels, segments, boxes=(), title="A title"
     return pixels(path)
 
 
+@pytest.mark.slow
 def test_a_volume_gives_a_wide_picture_with_every_segments_colour(tmp_path, two_objects) -> None:
     volume, labels, boxes = two_objects
     image = draw(tmp_path / "a.png", volume, labels, [(1, "large", RED), (2, "small", GREEN)], boxes)
@@ -53,6 +54,7 @@ def test_a_volume_gives_a_wide_picture_with_every_segments_colour(tmp_path, two_
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]  # nothing is left beside it
 
 
+@pytest.mark.slow
 def test_colours_come_from_the_segments_alone(tmp_path, two_objects) -> None:
     volume, labels, boxes = two_objects
     image = draw(tmp_path / "a.png", volume, labels, [(1, "large", RED)], boxes[:1])
@@ -61,6 +63,7 @@ def test_colours_come_from_the_segments_alone(tmp_path, two_objects) -> None:
     assert share_of(default, RED) < 0.001 < share_of(default, (0.50, 0.68, 0.50))
 
 
+@pytest.mark.slow
 def test_an_empty_segment_and_many_segments_still_give_a_picture(tmp_path, two_objects) -> None:
     volume, labels, boxes = two_objects
     image = draw(tmp_path / "a.png", volume, labels * 0, [(1, "empty", RED)], boxes[:1], title="")

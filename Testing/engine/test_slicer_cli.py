@@ -23,6 +23,7 @@ from qmedsam.intensity import MODALITIES
 from qmedsam.models import shipped_folder
 from qmedsam.strategies import STRATEGIES, Options
 
+pytestmark = pytest.mark.slow  # a process each
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "QMedSAMBatch" / "QMedSAMBatch.py"
 SAMPLE = shipped_folder().parent / "SampleData"
@@ -109,7 +110,7 @@ def test_defaults_and_choices_are_the_engines() -> None:
         Options(vote_on=vote_on)
 
 
-@pytest.mark.parametrize("path", [SCRIPT, ROOT / "Docs" / "Recipes" / "segment_folder.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [SCRIPT, ROOT / "Docs" / "HowTo" / "segment_folder.py"], ids=lambda p: p.name)
 def test_slicer_58_understands_it(path: Path) -> None:
     """Python 3.9."""
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))

@@ -341,6 +341,7 @@ def noisy(truth: np.ndarray, modality: str, low: float, high: float, noise: floa
     return Volume((low + (high - low) * truth + random.normal(0, noise, truth.shape)).astype(np.float32), matrix, modality)
 
 
+@pytest.mark.slow
 def test_a_real_network_stops_where_the_object_stops(shipped) -> None:
     """It paints something on every slice of its box; the walk has to see that it is noise."""
     truth = ball((44, 60, 60), (30, 28, 16), (15, 13, 12))
@@ -373,6 +374,7 @@ def test_a_real_network_never_leaves_a_rotated_roi(shipped, strategy, options) -
     assert len(k) > 500 and np.abs(local).max() <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_votes_leave_no_comb(shipped) -> None:
     """Views that skip slices must not show: a kidney's edge does not go up and down from row to row (30 times, unsmoothed)."""
     sample = shipped_folder().parent / "SampleData"

@@ -185,7 +185,7 @@ def test_cancelling_ends_the_process_and_leaves_no_file(model, phantom, phantomN
     assert [name for name in model.left() if not name.endswith(".params")] == []
 
 
-RECIPE = ROOT / "Docs" / "Recipes" / "segment_folder.py"
+RECIPE = ROOT / "Docs" / "HowTo" / "segment_folder.py"
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_the_same_voxels_as_the_modules_logic(model, phantom, phantomNode, tmp_p
 
 
 def test_the_code_of_the_docs_runs(model, phantom, phantomNode, monkeypatch, capsys) -> None:
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "Docs" / "SlicerCLI.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "Docs" / "HowTo" / "SlicerCLI.md").read_text(encoding="utf-8"), re.DOTALL)
     kidney = _organs(phantom)[0]
     center = (phantom.ijk_to_ras @ np.append(kidney.center_ijk, 1))[:3]
     roi = addRoi(model.scene, center, phantom.ijk_to_ras[:3, :3] @ kidney.half_axes_ijk, "kidney")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from qmedsam.strategies import STRATEGIES
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 
 pytest.importorskip("openvino")
-SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "Resources" / "SampleData"
 ORGANS = ("right kidney", "left kidney")  # their boxes lie obliquely in the voxel grid
 
 
@@ -54,3 +56,13 @@ def test_ten_lines_segment_two_turned_boxes_and_undo_takes_them_back(scene, samp
     assert logic.undo() and labelmaps(segmentation) == before
     assert logic.redo() and labelmaps(segmentation) == after
     assert result.model and result.strategy in STRATEGIES and not result.cancelled
+
+
+def test_the_code_of_the_tutorial_runs(scene, sample, capsys) -> None:
+    text = (ROOT / "Docs" / "GetStarted" / "Tutorial.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    volume, rois, _ = sample
+    exec(code, {"volumeNode": volume, "firstRoi": rois[ORGANS[0]], "secondRoi": rois[ORGANS[1]]})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(maxsplit=2)[0] for line in lines] == list(ORGANS)
+    assert all(100 < float(line.split()[-2]) < 300 for line in lines)  # millilitres of a kidney

@@ -170,7 +170,7 @@ def test_a_command_line_module_lies_apart_from_scripted_modules() -> None:
 
 
 def test_the_tutorials_pictures_exist_and_come_from_the_script() -> None:
-    tutorial = ROOT / "Docs" / "Tutorial.md"
+    tutorial = ROOT / "Docs" / "GetStarted" / "Tutorial.md"
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", tutorial.read_text(encoding="utf-8"))
     made = re.findall(r'SCREENSHOTS / "(\w+\.png)"', (ROOT / "Testing" / "pictures" / "make.py").read_text(encoding="utf-8"))
     assert len(pictures) >= 5 and {Path(picture).name for picture in pictures} == set(made)

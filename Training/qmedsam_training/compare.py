@@ -84,11 +84,11 @@ def compare(
         fields = model_fields(network, f"compared-{name.lower()}")
         exported = Model.read(write_model(folder / name.lower(), model, fields, f"# {name}\n"))
         sizes[name] = _mib(exported)
-        graphs = to_onnx(model, network.input_size, network.quantization is not None)
+        graphs = to_onnx(model, network.side, network.quantization is not None)
         networks[name] = {
             "OpenVINO": OpenVINONetwork(exported, threads),
-            "ONNX Runtime": OnnxNetwork(graphs, network.input_size, model.prompt_scale, threads),
-            "PyTorch": TorchNetwork(model, network.input_size),
+            "ONNX Runtime": OnnxNetwork(graphs, network.side, model.prompt_scale, threads),
+            "PyTorch": TorchNetwork(model, network.side),
         }
         if name == "float":
             networks["float, bf16 hint"] = {"OpenVINO": OpenVINONetwork(exported, threads, "bf16")}
@@ -120,7 +120,7 @@ def nncf_quantized(
     import nncf
 
     images, prompts = [], []
-    teacher = TorchNetwork(model, network.input_size)
+    teacher = TorchNetwork(model, network.side)
     for batch, boxes, owner in batches:
         for n, image in enumerate(batch.numpy()):
             images.append(image[None])
@@ -195,8 +195,8 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     lines += ["", "| modality or source | objects | " + " | ".join(f"{r.name}: DSC / NSD" for r in rows) + " |"]
     lines.append("|---|---|" + "---|" * len(rows))
     for group, (count, *_) in rows[0].groups.items():
-        cells = " | ".join(f"{r.groups[group][1]:.3f} / {r.groups[group][2]:.3f}" for r in rows)
-        lines.append(f"| {group} | {count} | {cells} |")
+        scores = " | ".join(f"{r.groups[group][1]:.3f} / {r.groups[group][2]:.3f}" for r in rows)
+        lines.append(f"| {group} | {count} | {scores} |")
     text = "\n".join(lines) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.md").write_text(text, encoding="utf-8")
@@ -204,9 +204,9 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
         writer = csv.writer(stream)
         writer.writerow(["form", "group", "objects", "dsc", "nsd", "mib", *(f"ms {r}" for r in runtimes)])
         for row in rows:
-            speeds = [f"{row.ms[r]:.3f}" if r in row.ms else "" for r in runtimes]
+            measured = [f"{row.ms[r]:.3f}" if r in row.ms else "" for r in runtimes]
             size = "" if row.mib is None else f"{row.mib:.3f}"
-            writer.writerow([row.name, "mean of groups", "", f"{row.dsc:.5f}", f"{row.nsd:.5f}", size, *speeds])
+            writer.writerow([row.name, "mean of groups", "", f"{row.dsc:.5f}", f"{row.nsd:.5f}", size, *measured])
             for group, (count, overlap, surface) in row.groups.items():
                 writer.writerow([row.name, group, count, f"{overlap:.5f}", f"{surface:.5f}"])
     _plot(rows, folder / "compare.png")

@@ -45,6 +45,13 @@ class NetworkConfig(Strict):
     )
     quantization: Optional[QuantizationConfig] = None
 
+    @property
+    def side(self) -> int:
+        """The input size, which :func:`_of_the_architectures_size` settled."""
+        if self.input_size is None:
+            raise QMedSAMError(f"There is no architecture '{self.architecture}'.", "Give its input_size.")
+        return self.input_size
+
     @model_validator(mode="after")
     def _of_the_architectures_size(self) -> NetworkConfig:
         from .architectures import ARCHITECTURES  # torch: a command's --help does without

@@ -52,7 +52,7 @@ PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 class _Decoder(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a Promptable, or what quantizing made of one
 
     def forward(self, embedding: Tensor, boxes: Tensor, *said: Tensor) -> Tuple[Tensor, Tensor]:
         return self.model.predict(embedding, boxes, *said)
@@ -61,7 +61,7 @@ class _Decoder(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a Promptable, or what quantizing made of one
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model.encode(image)
@@ -69,17 +69,17 @@ class _Encoder(nn.Module):
 
 def to_onnx(model: nn.Module, input_size: int, quantized: bool) -> Dict[str, onnx.ModelProto]:
     """``encoder`` and ``decoder`` as ONNX graphs (QCDQ for a quantized model), already mended for OpenVINO."""
-    model = model.eval().cpu()
+    network: Any = model.eval().cpu()
     image = torch.zeros(1, 3, input_size, input_size)
     # Traced with two *different* boxes: equal ones could be folded into one.
     boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.1, 0.3, 0.7, 0.9]])[:_TRACED_BOXES] * input_size
-    graphs = {"encoder": _traced(_Encoder(model), (image,), quantized, input_names=["image"], output_names=["embedding"])}
+    graphs = {"encoder": _traced(_Encoder(network), (image,), quantized, input_names=["image"], output_names=["embedding"])}
     with torch.no_grad():  # run, for its shape: the graph need not know it where windows are folded into the batch
-        embedding = model.encode(image)
+        embedding = network.encode(image)
     # Told something: zeros could be folded away.
-    said = tuple(part + 0.1 * torch.rand_like(part) for part in model.silence(boxes))
+    said = tuple(part + 0.1 * torch.rand_like(part) for part in network.silence(boxes))
     graphs["decoder"] = _traced(
-        _Decoder(model),
+        _Decoder(network),
         (embedding, boxes, *said),
         quantized,
         input_names=["embedding", "boxes", *(["hints", "kinds"] if said else [])],
@@ -166,7 +166,7 @@ def _clip_first(graph: onnx.ModelProto, constants: Dict[str, np.ndarray]) -> Non
         scale, zero = (constants[name] for name in quantizer.input[1:3])
         if scale.size != 1 or zero.any():
             raise ValueError(f"The quantizer {quantizer.name} of fewer than 8 bits is not symmetric.")
-        limits = []
+        limits: List[str] = []
         for name in clip.input[1:3]:
             limits.append(f"{clip.name}/{len(limits)}")
             value = np.float32(constants[name]) * scale.astype(np.float32).reshape(())
@@ -223,6 +223,13 @@ def _product_of(op: Any) -> Any:
     return op
 
 
+def _child(element: ElementTree.Element, name: str) -> ElementTree.Element:
+    found = element.find(name)
+    if found is None:
+        raise ValueError(f"This is no IR: {element.tag} has no {name}.")
+    return found
+
+
 def slim(ir: Path) -> None:
     """Drop from an IR's XML what only a reader of it needs, in place: a fifth of a small model is such text.
 
@@ -233,7 +240,7 @@ def slim(ir: Path) -> None:
         tree = ElementTree.parse(ir)
     except ElementTree.ParseError as error:  # OpenVINO does not say that a disk is full
         raise NotWhole() from error
-    layers, edges = tree.find("layers"), tree.find("edges")
+    layers, edges = (_child(tree.getroot(), name) for name in ("layers", "edges"))
     first: Dict[tuple, str] = {}
     same: Dict[str, str] = {}
     for layer in list(layers):
@@ -248,7 +255,7 @@ def slim(ir: Path) -> None:
         if kind not in _NAMED:
             layer.set("name", number)
         if kind == "Const":
-            data = layer.find("data").attrib
+            data = _child(layer, "data").attrib
             key = tuple(sorted(data.items()))
             if data["element_type"] not in ("i8", "u8") and first.setdefault(key, number) != number:
                 same[number] = first[key]

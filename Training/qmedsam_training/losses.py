@@ -6,7 +6,8 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceLoss, FocalLoss
+from monai.losses.dice import DiceLoss
+from monai.losses.focal_loss import FocalLoss
 from torch import Tensor
 
 from .config import LossConfig

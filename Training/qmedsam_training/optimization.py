@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import Callable, Iterable, Iterator
+from typing import Any, Callable, Dict, Iterable, Iterator, Tuple, cast
 
 import torch
 from torch import nn
@@ -22,10 +22,11 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind, options = {
+    kinds: Dict[str, Tuple[Any, Dict[str, Any]]] = {
         "adamw": (torch.optim.AdamW, {}),
         "sgd": (torch.optim.SGD, {"momentum": 0.9}),
-    }[config.kind]
+    }
+    kind, options = kinds[config.kind]
     if config.sharpness:
         from pytorch_optimizer import SAM
 
@@ -43,7 +44,7 @@ def step(optimizer: torch.optim.Optimizer, sharp: bool, gradients: Callable[[], 
     """
     gradients()
     if sharp:
-        optimizer.step(gradients)
+        optimizer.step(cast(Callable[[], float], gradients))  # the loss stays on its device
     else:
         optimizer.step()
 

@@ -105,8 +105,10 @@ def certificate(ir: Path) -> List[Product]:
             products.append(Product(op.get_friendly_name(), kind, reach, float(reach > 1)))
             continue
         weights, activation = (first, second) if second.values is None else (second, first)
-        reach, pairs = _of_weights(_rows(op, weights.values, weights is second), activation.shifted)
-        halved = kind in _TRANSPOSED and activation.low < 0 and bool((weights.values % 2).any())
+        values = weights.values
+        assert values is not None  # of two activations it was said above
+        reach, pairs = _of_weights(_rows(op, values, weights is second), activation.shifted)
+        halved = kind in _TRANSPOSED and activation.low < 0 and bool((values % 2).any())
         products.append(Product(op.get_friendly_name(), kind, reach, pairs, halved))
     return products
 
@@ -183,18 +185,18 @@ def _integers(output: Any) -> Optional[_Integers]:
         return None
     if inside.values is None:
         return inside
-    return _moved(op, inside)
+    return _moved(op, inside, inside.values)
 
 
-def _moved(op: Any, weights: _Integers) -> _Integers:
+def _moved(op: Any, weights: _Integers, values: np.ndarray) -> _Integers:
     """Weights behind an operation: where it moves them about, only their range is known, as of an activation in their place."""
     if op.get_type_name() in ("Multiply", "Subtract", "Convert"):
         return weights
     if op.get_type_name() == "Reshape":
-        return _Integers(weights.low, weights.high, weights.values.reshape(list(op.get_output_shape(0))))
+        return _Integers(weights.low, weights.high, values.reshape(list(op.get_output_shape(0))))
     if op.get_type_name() == "Transpose":
         order = op.input_value(1).get_node().get_data().tolist()
-        return _Integers(weights.low, weights.high, weights.values.transpose(order))
+        return _Integers(weights.low, weights.high, values.transpose(order))
     return _Integers(weights.low, weights.high)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,9 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     model.eval()
     for module in list(model.modules()):
         for conv, norm in (("conv", "norm"), ("c", "bn")):
-            pair = getattr(module, conv, None), getattr(module, norm, None)
-            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
-                setattr(module, conv, fuse_conv_bn_eval(*pair))
+            first, second = getattr(module, conv, None), getattr(module, norm, None)
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(first, second))
                 setattr(module, norm, nn.Identity())
     return model
 
@@ -177,7 +177,9 @@ def _quantized(layer: nn.Module, widths: Widths) -> nn.Module:
     from brevitas import nn as qnn
     from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
 
-    class Weight(Int8WeightPerChannelFloat if widths.per_channel else Int8WeightPerTensorFloat):
+    of_weights: Any = Int8WeightPerChannelFloat if widths.per_channel else Int8WeightPerTensorFloat
+
+    class Weight(of_weights):
         narrow_range = widths.narrow_range
         bit_width = widths.weight_bits
         if widths.overflow == "channel" and widths.weight_bits == 8:  # fewer bits fit as they are
@@ -231,7 +233,9 @@ def _transposed(layer: nn.ConvTranspose2d, shared: dict) -> nn.Module:
 
     side = layer.stride[0]
     if not (
-        layer.kernel_size == layer.stride == (side, side) and layer.groups == 1 and not any(layer.padding + layer.output_padding)
+        layer.kernel_size == layer.stride == (side, side)
+        and layer.groups == 1
+        and not any((*layer.padding, *layer.output_padding))
     ):
         raise ValueError(f"a transposed convolution of {layer.kernel_size} at stride {layer.stride} cannot be quantized")
 

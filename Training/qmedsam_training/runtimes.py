@@ -146,8 +146,8 @@ def parity(model: Promptable, folder: Path, frames: Optional[Frames] = None) -> 
             rows[name].append((deviation(there, embedding), deviation(alone, logits), same, far))
     differences = []
     for name, found in rows.items():
-        embeddings, alones, alike, sure = zip(*found)
-        differences.append(Difference(name, len(found), max(embeddings), max(alones), float(np.mean(alike)), max(sure), most))
+        embeddings, alones, alike, unsure = zip(*found)
+        differences.append(Difference(name, len(found), max(embeddings), max(alones), float(np.mean(alike)), max(unsure), most))
     return differences
 
 

@@ -47,8 +47,9 @@ def demo(
         f"(of which {result.seconds['load']:.2f} s loading {result.model}), "
         f"mean DSC {sum(scores.values()) / len(scores):.3f}"
     )
-    if before is not None:
-        console.print(f"Peak memory {peak_mib():.0f} MiB, of which the run added {peak_mib() - before:.0f} MiB")
+    after = peak_mib()
+    if before is not None and after is not None:
+        console.print(f"Peak memory {after:.0f} MiB, of which the run added {after - before:.0f} MiB")
     for name in ("phantom.seg.nrrd", "phantom.png"):
         console.print(f"[green]{escape(str(output / name))}[/]")
 

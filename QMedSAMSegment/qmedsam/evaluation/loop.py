@@ -169,7 +169,7 @@ def evaluate(
     A case that cannot be read or segmented is listed in the summary and does not stop the run.
 
     Args:
-        cases: from :func:`.cases.read_manifest`.
+        cases: from :func:`qmedsam.evaluation.cases.read_manifest`.
         segmenter: a :class:`qmedsam.segmenter.Segmenter`.
         folder: made if missing; the four files in it are replaced.
         strategy: as for ``Segmenter.segment``.
@@ -179,7 +179,7 @@ def evaluate(
         oracle: one of :data:`.prompts.ORACLES`: what the run is told of objects in volumes beyond their 3D boxes.
         not_promptable: sources to report apart.
         about: further facts for the summary's settings (the model's name, the manifest's).
-        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`.official`).
+        official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.evaluation.official`).
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 

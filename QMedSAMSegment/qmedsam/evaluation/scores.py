@@ -121,13 +121,13 @@ def bootstrap_interval(
     if sum(map(len, sums)) < 2:
         return float("nan"), float("nan")
     # scipy wants two observations at least; a single one varies as little as two equal ones.
-    patients = [np.arange(len(s)) if len(s) > 1 else np.zeros(2, int) for s in sums]
+    drawn_from: list[np.ndarray] = [np.arange(len(s)) if len(s) > 1 else np.zeros(2, int) for s in sums]
 
     def mean_of_means(*drawn: np.ndarray, axis: int) -> np.ndarray:
         return np.mean([s[d].sum(axis=axis) / n[d].sum(axis=axis) for d, s, n in zip(drawn, sums, counts)], axis=0)
 
     result = bootstrap(
-        patients,
+        drawn_from,
         mean_of_means,
         n_resamples=repeats,
         confidence_level=level,

@@ -86,9 +86,8 @@ class Reference:
 
     def compared(self, embedding: np.ndarray, logits: np.ndarray) -> Deviation:
         """An answer (whole tensors) with this one."""
-        found = samples(embedding, logits)
-        errors = (deviation(there, here) for there, here in zip(found, (self.embedding, self.logits)))
-        return Deviation(*errors, *self.most)
+        embedding_there, logits_there = samples(embedding, logits)
+        return Deviation(deviation(embedding_there, self.embedding), deviation(logits_there, self.logits), *self.most)
 
 
 def enlarged(image: np.ndarray, size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +155,7 @@ def _axes_along(long_axis: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.stack([first, np.cross(long_axis, first), long_axis], axis=1)
 
 
-def _roi(mask_kji: np.ndarray, volume: Volume, axes_ras: np.ndarray, margin: float, **attributes) -> Box:
+def _roi(mask_kji: np.ndarray, volume: Volume, axes_ras: np.ndarray, margin: float, **attributes: Any) -> Box:
     """Box along given axes (unit columns, RAS) around a mask's voxels, every side moved out by ``margin`` of its length."""
     voxels = np.argwhere(mask_kji)[:, ::-1]
     along = (voxels @ volume.ijk_to_ras[:3, :3].T + volume.ijk_to_ras[:3, 3]) @ axes_ras

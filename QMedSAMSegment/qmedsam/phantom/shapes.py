@@ -61,13 +61,13 @@ def rotation(about_r: float, about_a: float, about_s: float) -> Array:
 
 def local(p: Array, center: Sequence[float], turn: tuple[float, float, float] | None = None) -> Array:
     """Points in the coordinates of a turned shape."""
-    q = p - np.float32(center)[:, None, None]
+    q = p - np.asarray(center, np.float32)[:, None, None]
     return q if turn is None else np.tensordot(rotation(*turn).T.astype(np.float32), q, axes=1)
 
 
 def ellipsoid(p: Array, center: Sequence[float], radii: Sequence[float], turn: tuple[float, float, float] | None = None) -> Array:
     """First-order distance to an ellipsoid: its implicit function divided by the length of its gradient."""
-    shrink = (1 / np.float32(radii))[:, None, None]
+    shrink = (1 / np.asarray(radii, np.float32))[:, None, None]
     q = local(p, center, turn) * shrink
     level = np.sqrt((q**2).sum(axis=0))
     steepness = np.sqrt(((q * shrink) ** 2).sum(axis=0))
@@ -82,13 +82,14 @@ def rounded(x: Array, y: Array, a: float, b: float, power: float) -> Array:
 
 def tube(p: Array, line: Sequence[Sequence[float]], radii: Sequence[float]) -> Array:
     """Polyline with a radius at every point (2D or 3D)."""
-    best = None
-    for a, b, r0, r1 in zip(line, line[1:], radii, radii[1:]):
-        q, along = p - np.float32(a)[:, None, None], np.float32(b) - np.float32(a)
+    best = np.full(p.shape[1:], np.inf, np.float32)
+    points = np.asarray(line, np.float32)
+    for a, b, r0, r1 in zip(points, points[1:], radii, radii[1:]):
+        q, along = p - a[:, None, None], b - a
         t = np.clip(np.tensordot(along / (along @ along), q, axes=1), 0, 1)
         q -= t * along[:, None, None]
         distance = np.sqrt((q**2).sum(axis=0)) - (r0 + t * (r1 - r0))
-        best = distance if best is None else np.minimum(best, distance)
+        best = np.minimum(best, distance)
     return best
 
 

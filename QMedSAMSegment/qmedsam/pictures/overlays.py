@@ -48,12 +48,12 @@ def overlay_png(
     """
     from matplotlib.figure import Figure
 
-    segments = [(label, name, color or DEFAULT_COLORS[(label - 1) % len(DEFAULT_COLORS)]) for label, name, color in segments]
+    coloured = [(label, name, color or DEFAULT_COLORS[(label - 1) % len(DEFAULT_COLORS)]) for label, name, color in segments]
     single = volume.array_kji.shape[0] == 1
     axes_shown = (2, 1, 0)
-    areas = [] if single else [_areas(labels_kji, segments, axis) for axis in axes_shown]
+    areas = [] if single else [_areas(labels_kji, coloured, axis) for axis in axes_shown]
     panels = [Panel(volume, axis, _richest_slice(area)) for axis, area in zip(axes_shown, areas)] or [Panel(volume, 2, 0)]
-    tiles = [] if single else _key_slices(areas[0], segments, boxes)
+    tiles = [] if single else _key_slices(areas[0], coloured, boxes)
     rows, columns, size = _grid(len(tiles))
     shapes = [min(max(panel.width / panel.height, 0.4), 2.5) for panel in panels]
     gap, header = _GAP, 0.55 if title else 0.1
@@ -69,7 +69,7 @@ def overlay_png(
     for panel, shape in zip(panels, shapes):
         axes = axes_at(figure, left, header, top_row * shape, top_row)
         left += top_row * shape + gap
-        panel.draw(axes, labels_kji, segments, boxes, intensity, names=single and len(segments) <= _MAX_TILES)
+        panel.draw(axes, labels_kji, coloured, boxes, intensity, names=single and len(coloured) <= _MAX_TILES)
         if not single:
             corner(axes, f"{_VIEW_NAMES[panel.anatomical_axis]} {panel.index + 1}/{panel.view.count}", FAINT)
     for n, (segment, index, found) in enumerate(tiles):
@@ -77,7 +77,7 @@ def overlay_png(
         in_row = min(columns, len(tiles) - row * columns)
         left = (width - in_row * (size + gap) + gap) / 2 + column * (size + gap)
         axes = axes_at(figure, left, header + top_row + gap + row * (size + gap), size, size)
-        Panel(volume, 2, index).draw(axes, labels_kji, segments, boxes, intensity, focus=segment[0])
+        Panel(volume, 2, index).draw(axes, labels_kji, coloured, boxes, intensity, focus=segment[0])
         corner(axes, segment[1] + ("" if found else " (empty)"), segment[2])
     save(figure, path)
 

@@ -99,8 +99,8 @@ class Panel:
     ) -> None:
         """Draw everything, or with ``focus`` zoom in on one label and draw the others faintly."""
         labels = self.pose(self.view.slice_of(labels_kji, self.index))
-        rectangles = [(box.label, box.cut(self.view, self.index)) for box in boxes if focus in (0, box.label)]
-        rectangles = [(label, self.pose.rectangle(cut, self.shape)) for label, cut in rectangles if cut is not None]
+        cuts = [(box.label, box.cut(self.view, self.index)) for box in boxes if focus in (0, box.label)]
+        rectangles = [(label, self.pose.rectangle(cut, self.shape)) for label, cut in cuts if cut is not None]
         region = [r for r in (extent_of(labels == focus), *(r for _, r in rectangles)) if r is not None] if focus else []
         x0, x1, y0, y1 = self._around(union(region)) if region else (0, self.width, 0, self.height)
         # What is shown, no finer than a screen: every layer takes 16 bytes a pixel, and a photograph has 24 million of them.

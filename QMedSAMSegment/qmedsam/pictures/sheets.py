@@ -108,8 +108,8 @@ def tile_of(
     image = panel.pose(intensity.apply(panel.pixels[cut]))
     shape = image.shape[:2]
     if rectangle is not None:
-        edges = tuple((edge + 0.5 - start) / step - 0.5 for edge, start in zip(rectangle, (x0, y0, x0, y0)))
-        rectangle = panel.pose.rectangle(edges, shape)
+        left, top, right, bottom = ((edge + 0.5 - start) / step - 0.5 for edge, start in zip(rectangle, (x0, y0, x0, y0)))
+        rectangle = panel.pose.rectangle((left, top, right, bottom), shape)
     return Tile(image, panel.pose(masks[0][cut]), panel.pose(masks[1][cut]), rectangle, panel.pixel_mm, caption)
 
 

@@ -18,7 +18,7 @@ TAPER = 2.2
 
 @dataclass(frozen=True)
 class Options:
-    """What may be set about the strategies; the defaults are what the evidence in ``Docs/Strategies`` speaks for.
+    """What may be set about the strategies; the defaults are what the evidence in ``Docs/Evidence/Strategies`` speaks for.
 
     Attributes:
         every: ``propagate`` encodes every n-th slice and interpolates the shape between (signed distances). ``vote`` does

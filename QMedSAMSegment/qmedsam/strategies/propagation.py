@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -144,11 +145,10 @@ class Walker:
             look: finds this walker's object on a slice that was skipped.
         """
         skipped = range(self.at + self.step, index, self.step) if index != self.key else range(0)
-        if len(skipped) and not self.ended:
+        going = len(skipped) > 0 and not self.ended
+        if going:
             last = self.previous
-            alike = found is not None and last is not None and last.index == self.at
-            overlap = iou(last, found) if alike else 0.0
-            if overlap > 0 and overlap >= self.options.least_iou:
+            if found is not None and last is not None and last.index == self.at and self._alike(last, found):
                 for filled in between(self.item, last, found, skipped):
                     self.item.emit(filled)
             else:
@@ -158,6 +158,11 @@ class Walker:
                         break
                 found = None if self.ended else look(index)
         self.arrive(index, found)
+
+    def _alike(self, last: SliceMask, found: SliceMask) -> bool:
+        """Whether the shape between two masks may be interpolated."""
+        overlap = iou(last, found)
+        return overlap > 0 and overlap >= self.options.least_iou
 
     def arrive(self, index: int, found: Optional[SliceMask]) -> None:
         """Take over the mask of a slice as the start for the next, or count the slice as one without the object."""
@@ -211,7 +216,12 @@ def _advance(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -
         walker.at = index if walker.ended else walker.at
     going = [walker for walker in walkers if not walker.ended]
     for walker, found in zip(going, _look(predictor, index, going)):
-        walker.step_to(index, found, lambda at, walker=walker: next(_look(predictor, at, [walker])))
+        walker.step_to(index, found, partial(_look_alone, predictor, walker))
+
+
+def _look_alone(predictor: SlicePredictor, walker: Walker, index: int) -> Optional[SliceMask]:
+    """What one walker finds on a slice that was skipped."""
+    return next(_look(predictor, index, [walker]))
 
 
 def _look(predictor: SlicePredictor, index: int, walkers: Sequence[Walker]) -> Iterator[Optional[SliceMask]]:

@@ -203,8 +203,8 @@ class Ballot:
         item, planes = self.passed_over.item, self.passed_over.planes
         view, asked = item.view, np.array(sorted(planes))
         x_axis, y_axis = view.in_plane
-        pixels = tuple(self.crop[2 - axis].start for axis in (x_axis, y_axis))
-        pixels += tuple(self.crop[2 - axis].stop for axis in (x_axis, y_axis))
+        across, down = self.crop[2 - x_axis], self.crop[2 - y_axis]
+        pixels = (across.start, down.start, across.stop, down.stop)
         for index in self.passed_over.slices:
             n = int(np.searchsorted(asked, index))
             before, after = int(asked[n - 1]), int(asked[n])

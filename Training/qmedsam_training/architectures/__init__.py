@@ -36,23 +36,22 @@ class Architecture:
         return size % self.multiple == 0 if self.multiple else size == self.input_size
 
 
-#: The public ones see the whole slice, scaled to 0..1 by its own extremes (LiteMedSAM's and MedSAM's preparation).
-_WHOLE = {"normalization": {"kind": "minmax"}, "frame": {"kind": "slice"}}
-#: Those that were trained on photographs want ImageNet's mean and deviation.
-_PHOTO = {
-    "normalization": {"kind": "fixed", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
-    "frame": {"kind": "slice"},
-}
+#: The public ones see the whole slice ...
+_WHOLE = {"kind": "slice"}
+#: ... scaled to 0..1 by its own extremes (LiteMedSAM's and MedSAM's preparation);
+_MINMAX = {"kind": "minmax"}
+#: those that were trained on photographs want ImageNet's mean and deviation.
+_PHOTO = {"kind": "fixed", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 ARCHITECTURES: Dict[str, Architecture] = {
     "qmedsam-compact": Architecture(CompactSAM, 160, {"kind": "zscore"}, {"kind": "roi", "margin": 0.3}, 32),
-    "litemedsam": Architecture(lambda **options: Sam(TinyViT(**options), input_size=256), 256, **_WHOLE),
-    "medsam": Architecture(lambda **options: Sam(ViT(**options), input_size=1024), 1024, **_WHOLE),
-    "efficientvit-sam-l0": Architecture(lambda: efficientvit_sam((1, 1, 1, 4, 4), neck=4), 512, **_PHOTO),
-    "efficientvit-sam-l1": Architecture(lambda: efficientvit_sam((1, 1, 1, 6, 6), neck=8), 512, **_PHOTO),
-    "efficientvit-sam-l2": Architecture(lambda: efficientvit_sam((1, 2, 2, 8, 8), neck=12), 512, **_PHOTO),
-    "efficient-sam-ti": Architecture(lambda: EfficientSam(width=192, heads=3), 1024, **_PHOTO),
-    "efficient-sam-s": Architecture(lambda: EfficientSam(width=384, heads=6), 1024, **_PHOTO),
+    "litemedsam": Architecture(lambda **options: Sam(TinyViT(**options), input_size=256), 256, _MINMAX, _WHOLE),
+    "medsam": Architecture(lambda **options: Sam(ViT(**options), input_size=1024), 1024, _MINMAX, _WHOLE),
+    "efficientvit-sam-l0": Architecture(lambda: efficientvit_sam((1, 1, 1, 4, 4), neck=4), 512, _PHOTO, _WHOLE),
+    "efficientvit-sam-l1": Architecture(lambda: efficientvit_sam((1, 1, 1, 6, 6), neck=8), 512, _PHOTO, _WHOLE),
+    "efficientvit-sam-l2": Architecture(lambda: efficientvit_sam((1, 2, 2, 8, 8), neck=12), 512, _PHOTO, _WHOLE),
+    "efficient-sam-ti": Architecture(lambda: EfficientSam(width=192, heads=3), 1024, _PHOTO, _WHOLE),
+    "efficient-sam-s": Architecture(lambda: EfficientSam(width=384, heads=6), 1024, _PHOTO, _WHOLE),
 }
 
 
@@ -61,7 +60,7 @@ def names() -> List[str]:
     return sorted(ARCHITECTURES)
 
 
-def build(name: str, **options) -> Promptable:
+def build(name: str, **options: Any) -> Promptable:
     """A float network, randomly initialised. All but ours have the public checkpoints' ``state_dict``.
 
     Args:

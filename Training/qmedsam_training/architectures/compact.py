@@ -119,6 +119,7 @@ class BoxPrompt(KeptFloat, nn.Module):
 
     def __init__(self, embed: int, width: int, hints: int = 0, kinds: int = 0, fine: int = 0) -> None:
         super().__init__()
+        self.width = width
         self.dense = nn.Sequential(nn.Conv2d(9, embed, 1), nn.ReLU(inplace=True), nn.Conv2d(embed, embed, 1))
         self.corner = nn.Sequential(nn.Linear(8, width), nn.ReLU(inplace=True), nn.Linear(width, 2 * width))
         if hints:
@@ -166,7 +167,7 @@ class BoxPrompt(KeptFloat, nn.Module):
             tokens = tokens + kind[:, embed:]
             fine = self.hint_fine(hints)
         tokens = self.corner[2](self.corner[1](tokens))
-        return tokens.reshape(-1, 2, self.corner[-1].out_features // 2), last(act(flat)), fine
+        return tokens.reshape(-1, 2, self.width), last(act(flat)), fine
 
 
 class Position(KeptFloat, nn.Linear):
@@ -275,7 +276,7 @@ class CompactSAM(Promptable):
     @torch.no_grad()
     def move_logits(self, by: float) -> None:
         """See :class:`Promptable`; the last weight that a token gives to the mask is its bias."""
-        self.mask_decoder.hyper[-1].bias[-1] += by
+        self.mask_decoder.hyper[-1].get_parameter("bias")[-1] += by
 
     def predict(
         self, embedding: Tensor, boxes: Tensor, hints: Optional[Tensor] = None, kinds: Optional[Tensor] = None

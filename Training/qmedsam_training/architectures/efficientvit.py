@@ -6,7 +6,7 @@ Facts as in "EfficientViT-SAM" (Zhang et al. 2024) and "EfficientViT" (Cai et al
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -144,14 +144,14 @@ class Backbone(nn.Module):
         for n in range(1, 5):
             cin, width = WIDTHS[n - 1], WIDTHS[n]
             convs, expand = (fused_mb_conv if n <= 2 else mb_conv), (24 if n == 4 else 16)
-            steps = [Residual(convs(cin, width, expand, stride=2), shortcut=False)]
+            steps: List[nn.Module] = [Residual(convs(cin, width, expand, stride=2), shortcut=False)]
             steps += [AttentionBlock(width) if n == 4 else Residual(convs(width, width, 4)) for _ in range(depths[n])]
             stages.append(Steps(steps))
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> Sequence[Tensor]:
         """The last three stages' features, coarsest first."""
-        features = []
+        features: List[Tensor] = []
         for stage in self.stages:
             image = stage(image)
             features.insert(0, image)

@@ -47,6 +47,8 @@ def neck(width: int) -> nn.Sequential:
 class RandomPositions(nn.Module):
     """Positions as sines and cosines of random frequencies."""
 
+    positional_encoding_gaussian_matrix: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
@@ -92,7 +94,7 @@ class PromptEncoder(KeptFloat, nn.Module):
     def forward(self, boxes: Tensor) -> Tensor:
         """``N x 4`` xyxy to ``N x 2 x 256``."""
         corners = self.pe_layer((boxes.reshape(-1, 2, 2) + 0.5) / self.side)
-        return corners + torch.stack([self.point_embeddings[2].weight[0], self.point_embeddings[3].weight[0]])
+        return corners + torch.stack([embedding.get_parameter("weight")[0] for embedding in self.point_embeddings[2:]])
 
 
 class Mlp(nn.Module):
@@ -115,7 +117,7 @@ class TwoWayLayer(nn.Module):
         self.self_attn = Attention(WIDTH, 8)
         self.cross_attn_token_to_image = Attention(WIDTH, 8, WIDTH // 2)
         self.cross_attn_image_to_token = Attention(WIDTH, 8, WIDTH // 2)
-        self.mlp = Mlp(WIDTH, 2048, nn.ReLU())
+        self.mlp: nn.Module = Mlp(WIDTH, 2048, nn.ReLU())
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(WIDTH) for _ in range(4))
 
     def among_tokens(self, tokens: Tensor, token_pe: Tensor) -> Tensor:

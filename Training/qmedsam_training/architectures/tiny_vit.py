@@ -63,6 +63,8 @@ class PatchMerging(nn.Module):
 class WindowAttention(nn.Module):
     """Attention within a window, with a learned bias per distance; q, k, v are interleaved per head."""
 
+    index: Tensor
+
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.scale = heads, (width // heads) ** -0.5

@@ -25,6 +25,8 @@ class PatchEmbed(nn.Module):
 class RelativeAttention(nn.Module):
     """Attention over a square of ``side`` tokens with a bias from the query and the distance along each axis."""
 
+    distance: Tensor
+
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
         self.heads, self.side, self.scale = heads, side, (width // heads) ** -0.5

@@ -326,8 +326,8 @@ def _windowed(codes: Tensor, hounsfield: Tensor, strength: float) -> Tensor:
     if not bool(hounsfield.any()):
         return plain
     units = torch.full_like(codes, HU_KNOTS[0][0])
-    for (a, low), (b, high) in zip(HU_KNOTS[:-1], HU_KNOTS[1:]):
-        units = units + (codes.clamp(low, high) - low) * ((b - a) / (high - low))
+    for (a, first), (b, last) in zip(HU_KNOTS[:-1], HU_KNOTS[1:]):
+        units = units + (codes.clamp(first, last) - first) * ((b - a) / (last - first))
     names = ("abdomen", "abdomen", "abdomen", "mediastinum", "bone", "lung") if strength else ("abdomen",)
     table = torch.tensor([CT_WINDOWS[name] for name in names], device=codes.device)
     window = table[torch.randint(0, len(names), (len(codes),), device=codes.device)]
