@@ -81,7 +81,6 @@ def test_long_lines_in_nrrd(tmp_path: Path, line: str, name: str) -> None:
     everywhere(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["n" * 400, "a\0b", "", "/dev/zero", "."])
 def test_packed_metaimage_that_is_damaged(tmp_path: Path) -> None:
     """ITK's reader went round and round."""
     sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "a.mha"), True)
@@ -93,6 +92,7 @@ def test_packed_metaimage_that_is_damaged(tmp_path: Path) -> None:
     everywhere(tmp_path / "a.mha")
 
 
+@pytest.mark.parametrize("name", ["n" * 400, "a\0b", "", "/dev/zero", "."])
 def test_names_of_voxel_files_that_are_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.nrrd").write_bytes(
         f"NRRD0004\ntype: short\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: {name}\n\n".encode()
