@@ -81,6 +81,17 @@ def test_long_lines_in_nrrd(tmp_path: Path, line: str, name: str) -> None:
     everywhere(tmp_path / name)
 
 
+def test_packed_metaimage_that_is_damaged(tmp_path: Path) -> None:
+    """ITK's reader went round and round."""
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "a.mha"), True)
+    content = bytearray((tmp_path / "a.mha").read_bytes())
+    at = content.index(b"LOCAL\n") + 6
+    assert np.array_equal(read_volume(tmp_path / "a.mha").array_kji, GREY)
+    content[at + 1 : at + 5] = b"?\0\0\0"
+    (tmp_path / "a.mha").write_bytes(content)
+    everywhere(tmp_path / "a.mha")
+
+
 @pytest.mark.parametrize("name", ["n" * 400, "a\0b", "", "/dev/zero", "."])
 def test_names_of_voxel_files_that_are_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.nrrd").write_bytes(

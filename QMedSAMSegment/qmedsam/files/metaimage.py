@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError, shown
-from .header import ImageHeader, check_axes, check_sizes, integers_in, is_there, numbers_in
+from .header import ImageHeader, check_axes, check_sizes, cut, integers_in, is_there, numbers_in
 
 _MOST_BYTES = 1 << 20
 _LONGEST = 4000
+_CHUNK = 1 << 20
 _TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}
 _TYPES.update({"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "DOUBLE": 8})
 
@@ -83,6 +85,23 @@ def voxel_files(path: Path, fields: Dict[str, str]) -> List[Path]:
     return [path.parent / name]
 
 
+def _check_stream(path: Path, where: Path, start: int, declared: int) -> None:
+    """Whether packed voxels unpack: over a damaged stream ITK's reader never ends (seen with SimpleITK 2.5)."""
+    unpacker, count = zlib.decompressobj(47), 0  # zlib or gzip
+    try:
+        with where.open("rb") as stream:
+            stream.seek(start)
+            while count < declared and not unpacker.eof:
+                packed = unpacker.unconsumed_tail or stream.read(_CHUNK)
+                if not packed:
+                    break
+                count += len(unpacker.decompress(packed, _CHUNK))
+    except zlib.error as error:
+        raise cut(path) from error
+    if count < declared:
+        raise cut(path)
+
+
 def _check_geometry(path: Path, fields: Dict[str, str], count: int) -> None:
     for name in ("elementspacing", "elementsize"):
         spacing = numbers_in(fields.get(name, ""))
@@ -113,6 +132,7 @@ def _check_voxels(path: Path, fields: Dict[str, str], declared: int, end: int) -
         check_sizes(path, declared, stored, 8)
     elif fields.get("compresseddata", "false").lower()[:1] in ("t", "1", "y"):
         check_sizes(path, declared, stored)
+        _check_stream(path, where, end if where == path else 0, declared)
     elif where == path or stored >= declared:
         check_sizes(path, declared, stored, 1)
     else:
