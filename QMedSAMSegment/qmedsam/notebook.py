@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike as OSPath
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,28 +11,52 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from .errors import QMedSAMError
-from .files import Origin, PathLike, Segment, read_boxes, read_volume, write_segmentation
+from .files import Origin, PathLike, read_boxes, read_volume, write_segmentation
 from .files.boxes import box_of_indices
 from .geometry import Box, Volume
 from .intensity import Intensity
 from .segmenter import Segmentation, Segmenter
 
-#: Objects that a result lists on a screen.
-_LISTED = 12
 #: A path, a volume, or an array ``(k, j, i)`` or ``(j, i)``, with three or four colours last for pictures in colour.
 ImageLike = Union[str, "OSPath[str]", Volume, np.ndarray]
 #: A box, voxel indices (four or six numbers, both ends included), a path of a boxes file, or several of the first two.
 BoxesLike = Union[Box, Sequence[float], Sequence[Union[Box, Sequence[float]]], np.ndarray, str, "OSPath[str]"]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What belongs to a result that is saved and shown: the image, its file and the boxes."""
+@dataclass(repr=False)
+class Result(Segmentation):
+    """A segmentation that knows its image: it can be saved, and a notebook shows its overlay.
 
-    volume: Volume
-    boxes: Sequence[Box]
+    Attributes:
+        volume, boxes: what was segmented.
+        window: that was chosen.
+        origin: the image's file; None for an array.
+    """
+
+    volume: Volume = field(default_factory=lambda: Volume(np.zeros((1, 1, 1))))
+    boxes: Sequence[Box] = ()
     window: Optional[Tuple[float, float]] = None
     origin: Optional[Origin] = None
+
+    def save(self, path: PathLike) -> Path:
+        """Write the labels into a file whose suffix says how (``.seg.nrrd``, ``.nii.gz``, ``.dcm``...).
+
+        Raises:
+            QMedSAMError: as :func:`qmedsam.files.write_segmentation`.
+        """
+        write_segmentation(path, self.labels_kji, self.volume, self.written(self.boxes)[1], self.origin)
+        return Path(path)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay."""
+        from .pictures.overlays import overlay_png
+
+        boxes, segments = self.written(self.boxes)
+        intensity = Intensity.of(self.volume, self.modality, self.window)
+        with TemporaryDirectory(prefix="qmedsam-") as folder:
+            path = Path(folder) / "overlay.png"
+            overlay_png(path, self.volume, self.labels_kji, segments, boxes, intensity, self.volume.name)
+            return path.read_bytes()
 
 
 _segmenters: Dict[Tuple[Optional[str], int], Segmenter] = {}
@@ -47,7 +71,7 @@ def segment(
     series: Optional[str] = None,
     threads: int = 0,
     **settings: Any,
-) -> Segmentation:
+) -> Result:
     """Segment what is in boxes; the model stays loaded for the next call.
 
     Example: ``qmedsam.segment("ct.nii.gz", [60, 80, 12, 210, 190, 41]).save("liver.seg.nrrd")``
@@ -78,50 +102,8 @@ def segment(
         _segmenters[key] = Segmenter(model, threads=threads)
     result = _segmenters[key].segment(volume, drawn, **settings)
     origin = None if source is None else Origin(Path(source), series, result.model)
-    result.shown = Shown(volume, drawn, settings.get("window"), origin)
-    return result
-
-
-def save(result: Segmentation, path: PathLike) -> Path:
-    """See :meth:`Segmentation.save`."""
-    if result.shown is None:
-        raise QMedSAMError(
-            "This result does not know its image.", "Segment with qmedsam.segment, or use qmedsam.files.write_segmentation."
-        )
-    write_segmentation(path, result.labels_kji, result.shown.volume, _segments(result), result.shown.origin)
-    return Path(path)
-
-
-def described(result: Segmentation) -> str:
-    """One line for each object and note: arrays say nothing on a screen."""
-    size = " x ".join(str(n) for n in result.labels_kji.shape[::-1])
-    about = ", ".join(filter(None, [result.model, result.modality or "no modality", result.strategy]))
-    lines = [f"Segmentation of {size} voxels ({about})"]
-    for o in result.objects[:_LISTED]:
-        ml = "" if len(result.labels_kji) == 1 else f" ({o.volume_ml:.2f} ml)"  # a picture has no thickness
-        lines.append(f"  {o.label} {o.name}: {o.voxels} voxels{ml}, confidence {o.confidence:.2f}")
-    if len(result.objects) > _LISTED:
-        lines.append(f"  and {len(result.objects) - _LISTED} more")
-    return "\n".join([*lines, *(f"  Note: {message}" for message in result.messages)])
-
-
-def picture(result: Segmentation) -> Optional[bytes]:
-    """The overlay as a PNG; None for a result that does not know its image."""
-    from .pictures.overlays import overlay_png
-
-    if result.shown is None:
-        return None
-    volume, boxes = result.shown.volume, list(result.shown.boxes)
-    intensity = Intensity.of(volume, result.modality, result.shown.window)
-    with TemporaryDirectory(prefix="qmedsam-") as folder:
-        path = Path(folder) / "overlay.png"
-        overlay_png(path, volume, result.labels_kji, _segments(result), boxes, intensity, volume.name)
-        return path.read_bytes()
-
-
-def _segments(result: Segmentation) -> List[Segment]:
-    assert result.shown is not None
-    return [(o.label, o.name, box.color) for o, box in zip(result.objects, result.shown.boxes)]
+    found = {one.name: getattr(result, one.name) for one in fields(result)}
+    return Result(**found, volume=volume, boxes=drawn, window=settings.get("window"), origin=origin)
 
 
 def volume_of_array(array: np.ndarray, spacing: Optional[Sequence[float]] = None) -> Volume:

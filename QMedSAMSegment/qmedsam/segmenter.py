@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,9 +18,8 @@ from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options
 from .strategies.voting import box_slices
 
-if TYPE_CHECKING:
-    from .files import PathLike
-    from .notebook import Shown
+#: Objects that a result lists on a screen.
+_LISTED = 12
 
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Evidence/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
@@ -46,7 +44,6 @@ class Segmentation:
             every slice of every box would have taken.
         agreement_kji: with ``Options.agreement`` and ``vote``: uint8, per cent of the votes for an object (0: background
             by all views, 100: object by all, as a thin box's one view always is); the highest where boxes overlap.
-        shown: what it takes to save and show the result, see :func:`qmedsam.segment`.
     """
 
     labels_kji: np.ndarray = field(repr=False)
@@ -59,28 +56,18 @@ class Segmentation:
     cancelled: bool = False
     cost: Dict[str, int] = field(default_factory=dict)
     agreement_kji: Optional[np.ndarray] = field(default=None, repr=False)
-    shown: Optional[Shown] = None
-
-    def save(self, path: PathLike) -> Path:
-        """Write the labels into a file whose suffix says how (``.seg.nrrd``, ``.nii.gz``, ``.dcm``...).
-
-        Raises:
-            QMedSAMError: as :func:`qmedsam.files.write_segmentation`, or the result is not of :func:`qmedsam.segment`.
-        """
-        from .notebook import save
-
-        return save(self, path)
 
     def __repr__(self) -> str:
-        from .notebook import described
-
-        return described(self)
-
-    def _repr_png_(self) -> Optional[bytes]:
-        """What a notebook shows: the overlay."""
-        from .notebook import picture
-
-        return picture(self)
+        """One line for each object and note: arrays say nothing on a screen."""
+        size = " x ".join(str(n) for n in self.labels_kji.shape[::-1])
+        about = ", ".join(filter(None, [self.model, self.modality or "no modality", self.strategy]))
+        lines = [f"Segmentation of {size} voxels ({about})"]
+        for one in self.objects[:_LISTED]:
+            ml = "" if len(self.labels_kji) == 1 else f" ({one.volume_ml:.2f} ml)"  # a picture has no thickness
+            lines.append(f"  {one.label} {one.name}: {one.voxels} voxels{ml}, confidence {one.confidence:.2f}")
+        if len(self.objects) > _LISTED:
+            lines.append(f"  and {len(self.objects) - _LISTED} more")
+        return "\n".join([*lines, *(f"  Note: {message}" for message in self.messages)])
 
     @property
     def errors(self) -> List[str]:

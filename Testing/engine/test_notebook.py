@@ -72,8 +72,6 @@ def test_files_are_read_and_the_result_can_be_looked_at(tmp_path: Path) -> None:
         qmedsam.segment(tmp_path / "mr.nii.gz", NUMBERS, spacing=(1, 1, 1))
 
 
-def test_a_result_without_its_image_says_so(tmp_path: Path) -> None:
+def test_a_result_without_its_image_is_described_alone() -> None:
     result = Segmenter(network=FakeNetwork()).segment(qmedsam.Volume(ARRAY), [Box.from_voxels(NUMBERS[:3], NUMBERS[3:])])
-    assert result._repr_png_() is None and "Segment_1" in repr(result)
-    with pytest.raises(QMedSAMError, match=r"qmedsam\.segment"):
-        result.save(tmp_path / "a.nrrd")
+    assert "Segment_1" in repr(result) and len(repr(result)) < 300 and not hasattr(result, "save")

@@ -9,16 +9,13 @@ from __future__ import annotations
 import struct
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Tuple
+from typing import Any, List, Protocol, Tuple
 
 import numpy as np
 
 from .dicom_header import DicomFile
 from .header import cut
 from .rasters import jpeg_size
-
-if TYPE_CHECKING:
-    from .dicom_pixels import Pixels
 
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
@@ -65,7 +62,21 @@ def unpack_bits(data: bytes, count: int) -> np.ndarray:
     return np.frombuffer(bytes(out[:count]), np.uint8)
 
 
-def check_stream(packed: bytes, pixels: Pixels) -> None:
+class Coded(Protocol):
+    """What a decoder has to know of a file's pixels; see :class:`.dicom_pixels.Pixels`."""
+
+    file: DicomFile
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+    stored: int
+    high: int
+    signed: bool
+    color: str
+
+
+def check_stream(packed: bytes, pixels: Coded) -> None:
     """The stream's own size, which libraries make room for."""
     size: Any = None
     start = packed.find(b"\xff\x4f\xff\x51")
@@ -79,7 +90,7 @@ def check_stream(packed: bytes, pixels: Pixels) -> None:
         raise ValueError("another size")
 
 
-def by_gdcm(packed: bytes, pixels: Pixels) -> np.ndarray:
+def by_gdcm(packed: bytes, pixels: Coded) -> np.ndarray:
     """A frame of the JPEG family, out of a file of our own that says nothing but what the pixels are."""
     import SimpleITK as sitk
 
