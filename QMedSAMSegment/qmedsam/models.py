@@ -45,6 +45,7 @@ class Manifest:
     frame: Dict[str, Any]
     modalities: Tuple[str, ...]
     priority: int = 0
+    dimension: int = 0
     description: str = ""
     strategies: Dict[str, str] = field(default_factory=dict)
     scores: Dict[str, Any] = field(default_factory=dict)
@@ -237,13 +238,17 @@ class ModelStore:
         known = ", ".join(m.name for m in self.models()) or "none"
         raise QMedSAMError(f"There is no model '{name}'.", f"Models at hand: {known}.")
 
-    def route(self, modality: str) -> Model:
+    def route(self, modality: str, is_3d: bool = True) -> Model:
         """The model for a modality: one that names it before one that takes any (``*``), then by priority.
+
+        Args:
+            modality: ``""`` for an unknown one.
+            is_3d: several slices, or a picture: some models are for either alone.
 
         Raises:
             QMedSAMError: no model serves it.
         """
-        models = self.models()
+        models = [model for model in self.models() if model.manifest.dimension in (0, 3 if is_3d else 2)]
         for wanted in (modality, "*"):
             for model in models:
                 if wanted in model.manifest.modalities:
@@ -301,7 +306,7 @@ class ModelStore:
         return Model.read(target)
 
     def routes(self) -> Dict[str, str]:
-        """The name of the model that each modality gets where none is named; ``""`` (an unknown one) among the modalities.
+        """The name of the model that volumes of each modality get where none is named; ``""`` (unknown) among the modalities.
 
         A modality that no model serves is not in it.
         """

@@ -143,7 +143,7 @@ class Segmenter:
             messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
                 modality = _resolve_modality(volume, modality, window is not None, messages)
-                model = self._model(modality)
+                model = self._model(modality, len(volume.array_kji) > 1)
                 settings = _settings(model)
                 run = Run(volume, boxes, keep_masks, messages)
                 strategy = _resolve_strategy(strategy, settings, modality, volume, run.boxes, messages)
@@ -192,10 +192,10 @@ class Segmenter:
         run.forget()
         return result
 
-    def _model(self, modality: str) -> Optional[Model]:
+    def _model(self, modality: str, is_3d: bool) -> Optional[Model]:
         if self._given is not None and self._name is None:
             return None
-        return self._store.get(self._name) if self._name else self._store.route(modality)
+        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d)
 
     def _network(self, model: Optional[Model]) -> Network:
         if self._given is not None:

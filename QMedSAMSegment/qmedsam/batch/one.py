@@ -141,7 +141,7 @@ class Bench:
         volume, boxes, result, segments = done
         if self._given is None:
             store = ModelStore()
-            outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality))
+            outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality, outcome.is_3d))
         if settings.pictures:
             self._draw(case, volume, result, segments, boxes, outcome)
         return True
@@ -265,6 +265,7 @@ def _short(name: str, path: Path, case: Case) -> str:
 
 def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
     outcome.model, outcome.modality, outcome.strategy = result.model, result.modality, result.strategy
+    outcome.is_3d = len(result.labels_kji) > 1
     keys = ("label", "name", "voxels", "volume_ml", "confidence", "slices", "error")
     outcome.objects = [{key: getattr(o, key) for key in keys} for o in result.objects]
     outcome.voxels = sum(o.voxels for o in result.objects)

@@ -57,7 +57,7 @@ class Earlier:
     def _is_right(self, outcome: Outcome, case: Case) -> bool:
         output = self._folder / outcome.output
         try:
-            same_model = outcome.model_sha256 == self._model(case.model or self._settings.model, outcome.modality)
+            same_model = outcome.model_sha256 == self._model(case.model or self._settings.model, outcome.modality, outcome.is_3d)
             same_format = format_of(output) == format_of(case.output)
             whole = all(sha256(output.with_name(name)) == digest for name, digest in outcome.others)
             # The time points of a series stay where they are: another case of the same content is done anew.
@@ -66,13 +66,13 @@ class Earlier:
         except (OSError, QMedSAMError):
             return False
 
-    def _model(self, name: Optional[str], modality: str) -> str:
+    def _model(self, name: Optional[str], modality: str, is_3d: bool) -> str:
         if not self._routed:
             return ""
-        if (name, modality) not in self._models:
+        if (name, modality, is_3d) not in self._models:
             store = ModelStore()
-            self._models[name, modality] = model_sha256(store.get(name) if name else store.route(modality))
-        return self._models[name, modality]
+            self._models[name, modality, is_3d] = model_sha256(store.get(name) if name else store.route(modality, is_3d))
+        return self._models[name, modality, is_3d]
 
     def _taken_over(self, outcome: Outcome, case: Case) -> Outcome:
         source, overlay = self._folder / outcome.output, self._folder / outcome.overlay

@@ -172,6 +172,7 @@ class Outcome:
         key: SHA-256 over the contents of all inputs and the settings: cases with the same key have the same result.
         inputs: what the key was made of, to look up why a case was done again.
         sizes: bytes of the inputs; cases whose sizes differ cannot be the same.
+        is_3d: several slices, or a picture.
         model_sha256: of the model's manifest, which holds the checksums of its networks.
         output_sha256: of the segmentation.
         others: of a time series, name and SHA-256 of the segmentations of its later time points, which lie beside ``output``.
@@ -196,6 +197,7 @@ class Outcome:
     inputs: Dict[str, Any] = field(default_factory=dict)
     sizes: List[int] = field(default_factory=list)
     model_sha256: str = ""
+    is_3d: bool = True
     output_sha256: str = ""
     others: List[List[str]] = field(default_factory=list)
     worker: str = ""
