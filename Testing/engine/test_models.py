@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(QMedSAMError, match="outside"):
         Model.read(folder).verify()
+
+
+def test_some_models_are_for_volumes_or_pictures_alone(tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    make_model(shipped, "both")
+    make_model(shipped, "volumes", priority=1, dimension=3)
+    make_model(shipped, "pictures", priority=2, dimension=2)
+    s = store(tmp_path, shipped)
+    assert s.route("CT", is_3d=True).name == "volumes" and s.route("CT", is_3d=False).name == "pictures"
+    assert s.routes()["MR"] == "volumes" and s.get("pictures").name == "pictures"
+    shutil.rmtree(shipped / "both")
+    shutil.rmtree(shipped / "volumes")
+    with pytest.raises(QMedSAMError, match="No model at hand serves CT"):
+        s.route("CT")
 
 
 def test_routing_prefers_a_model_that_names_the_modality_then_priority(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Recipe(Strict):
     description: Optional[str] = None
     modalities: Optional[List[str]] = Field(None, min_length=1, description="'*' takes any")
     priority: Optional[int] = Field(None, description="of two models for the same modality the higher one is used")
-    dimension: Optional[Literal[2, 3]] = Field(None, description="3: taken for volumes alone, 2: for pictures alone, where none is named")
+    dimension: Optional[Literal[2, 3]] = Field(None, description="taken where none is named: 3 for volumes alone, 2 for pictures")
     strategies: Optional[Dict[str, Literal["fixed", "propagate", "vote"]]] = Field(None, description="'auto', by modality")
     scores: Optional[Dict[str, Any]] = Field(None, description="measured, with the command that measured them")
     data: Optional[List[DataSet]] = Field(None, description="trained on")

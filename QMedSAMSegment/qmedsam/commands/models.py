@@ -31,6 +31,7 @@ def list_models() -> None:
         m = model.manifest
         where = str(model.folder.parent)
         modalities = ", ".join("any" if x == "*" else x for x in m.modalities)
+        modalities += {0: "", 2: " (pictures)", 3: " (volumes)"}[m.dimension]
         row = (m.name, m.title, m.precision, str(m.input_size), f"{model.bytes / 2**20:.1f}", modalities, m.license, where)
         table.add_row(*map(escape, row))
     console.print(table)
