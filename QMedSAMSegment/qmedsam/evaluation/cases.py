@@ -39,7 +39,7 @@ _DIMS = {
     **dict.fromkeys(("3d", "3", "volume"), True),
 }
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_PAGE = "Docs/LabelledCases.md says what a list of labelled cases may hold."
+_PAGE = "Docs/HowTo/LabelledCases.md says what a list of labelled cases may hold."
 
 
 @dataclass(frozen=True)
