@@ -183,7 +183,7 @@ def _case(values: Mapping[str, str], path: Path) -> Case:
 
 def components(
     labels: Union[LabelMap, np.ndarray], is_3d: bool, left_out: Optional[Counter[str]] = None
-) -> Iterator[Tuple[int, np.ndarray, Tuple[slice, ...]]]:
+) -> Iterator[Tuple[int, np.ndarray, Tuple[slice, slice, slice]]]:
     """The objects that get a prompt: ``(label, mask of the crop, crop)`` for the largest components of every label.
 
     2D: 8-connected, at least 30 pixels. 3D: 26-connected, at least 100 voxels. At most 8 of each label, largest first.
