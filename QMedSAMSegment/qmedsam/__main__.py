@@ -24,7 +24,8 @@ def main() -> None:
 
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, before)
-    sys.exit(run())
+    run()
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from .errors import QMedSAMError
 
 Rectangle = Tuple[float, float, float, float]
 Pixels = Tuple[int, int, int, int]
+#: Three numbers.
+Point = Union[Sequence[float], np.ndarray]
 
 #: Slack in voxels when a plane touches a corner: keeps a box drawn from half-voxel edges stable against rounding.
 TOUCH = 1e-6
@@ -125,19 +127,19 @@ class Box:
         object.__setattr__(self, "half_axes_ijk", axes)
 
     @classmethod
-    def from_edges(cls, lower_ijk: Sequence[float], upper_ijk: Sequence[float], **attributes: Any) -> Box:
+    def from_edges(cls, lower_ijk: Point, upper_ijk: Point, **attributes: Any) -> Box:
         """Axis-aligned box from its outer edges in continuous voxel coordinates (order of the corners is free)."""
         a, b = np.asarray(lower_ijk, dtype=float), np.asarray(upper_ijk, dtype=float)
         return cls((a + b) / 2, np.diag(np.abs(b - a) / 2), **attributes)
 
     @classmethod
-    def from_voxels(cls, first_ijk: Sequence[float], last_ijk: Sequence[float], **attributes: Any) -> Box:
+    def from_voxels(cls, first_ijk: Point, last_ijk: Point, **attributes: Any) -> Box:
         """Axis-aligned box that contains the voxels ``first..last``, both included (what a mask's extent gives)."""
         a, b = np.asarray(first_ijk, dtype=float), np.asarray(last_ijk, dtype=float)
         return cls.from_edges(np.minimum(a, b) - 0.5, np.maximum(a, b) + 0.5, **attributes)
 
     @classmethod
-    def from_ras(cls, center_ras: Sequence[float], half_axes_ras: np.ndarray, ijk_to_ras: np.ndarray, **attributes: Any) -> Box:
+    def from_ras(cls, center_ras: Point, half_axes_ras: np.ndarray, ijk_to_ras: np.ndarray, **attributes: Any) -> Box:
         """Box of a ROI given in RAS mm (``half_axes_ras``: columns) on a volume; exact for rotated and sheared grids."""
         ras_to_ijk = np.linalg.inv(np.asarray(ijk_to_ras, dtype=float))
         center = (ras_to_ijk @ np.append(np.asarray(center_ras, dtype=float), 1.0))[:3]

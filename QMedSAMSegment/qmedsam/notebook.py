@@ -88,12 +88,13 @@ def segment(
     Raises:
         QMedSAMError: something about the input or the model that the user can mend.
     """
-    volume = image if isinstance(image, Volume) else None
-    source = None
-    if volume is None and isinstance(image, np.ndarray):
+    source: Optional[PathLike] = None
+    if isinstance(image, Volume):
+        volume = image
+    elif isinstance(image, np.ndarray):
         volume = volume_of_array(image, spacing)
-    elif volume is None:
-        source, volume = image, read_volume(image, series)  # type: ignore[arg-type]
+    else:
+        source, volume = image, read_volume(image, series)
     if spacing is not None and not isinstance(image, np.ndarray):
         raise QMedSAMError("A spacing is for an array; this image has its own.", "Leave it out.")
     drawn = read_boxes(boxes, volume) if isinstance(boxes, (str, OSPath)) else boxes_of_any(boxes, volume)

@@ -115,7 +115,7 @@ def _scored(name: str, best: Path, settings: TrainConfig) -> Outcome:
     model, network = load(best)
     held = make_source(settings).held_out()
     if held:
-        scores = len(held), *mean_of_groups(score(TorchNetwork(model, network.input_size), held))
+        scores = len(held), *mean_of_groups(score(TorchNetwork(model, network.side), held))
     else:  # so few patients that they were held out in folds, or none
         verdict = Verdict.read(best.parent)
         scores = verdict.objects, verdict.best.mean if verdict.best else math.nan, math.nan

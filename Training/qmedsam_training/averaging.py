@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, List, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+#: Batch normalisations of any number of dimensions.
+Norm = nn.modules.batchnorm._BatchNorm
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
@@ -17,7 +20,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(kept: Sequence[Tensor], now: Sequence[Tensor], updates: Tensor) -> None:
+    def update(kept: Any, now: Any, updates: Union[Tensor, int]) -> None:
         if not kept[0].is_floating_point():  # counters
             for one, other in zip(kept, now):
                 one.copy_(other)
@@ -28,16 +31,16 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-def learning_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> List[nn.Module]:
+def learning_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> List[Norm]:
     """The batch normalisations of a model whose statistics follow the training, without those of its frozen parts."""
     still = {id(module) for part in frozen for module in part.modules()}
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats)
+    norms = (m for m in model.modules() if isinstance(m, Norm) and m.track_running_stats)
     return [norm for norm in norms if id(norm) not in still]
 
 
 @torch.no_grad()
 def reestimated(
-    model: nn.Module, norms: Sequence[nn.Module], batches: Callable[[], Iterable[Tuple[Tensor, Tensor, Tensor]]]
+    model: nn.Module, norms: Sequence[Norm], batches: Callable[[], Iterable[Tuple[Tensor, Tensor, Tensor]]]
 ) -> nn.Module:
     """Take the statistics of batch normalisations anew, in place: those of averaged weights are not the average of statistics.
 

@@ -8,6 +8,7 @@ from typing import Callable, Optional, Tuple
 
 import typer
 from qmedsam import QMedSAMError
+from qmedsam.network import Network
 from rich.table import Table
 
 from .cli_options import CONFIG, DRY, HELD_OUT, MANIFEST, described, objects
@@ -53,7 +54,7 @@ def threshold(
     model, network = load(checkpoint)
     held = objects(described(config, network, manifest))
     thresholds = [n / 4 for n in range(-4, 5)]  # coarse: a finer one would follow chance
-    means = by_threshold(TorchNetwork(model, network.input_size), held, thresholds)
+    means = by_threshold(TorchNetwork(model, network.side), held, thresholds)
     table = Table("threshold", "DSC")
     for value, mean in zip(thresholds, means):
         table.add_row(f"{value:+.2f}", f"{mean:.4f}")
@@ -83,13 +84,14 @@ def evaluate(
     from .networks import load
 
     if network.is_dir():
-        runtime = OpenVINONetwork(Model.read(network))
-        model = runtime.model.manifest
-        frame = {"frame": model.frame["kind"], "margin": model.frame.get("margin", 0.3)}
-        own = NetworkConfig(architecture=model.architecture, input_size=model.input_size, **frame)
+        exported = Model.read(network)
+        runtime: Network = OpenVINONetwork(exported)
+        said = exported.manifest
+        frame = {"frame": said.frame["kind"], "margin": said.frame.get("margin", 0.3)}
+        own = NetworkConfig(architecture=said.architecture, input_size=said.input_size, **frame)
     else:
         model, own = load(network)
-        runtime = TorchNetwork(model, own.input_size)
+        runtime = TorchNetwork(model, own.side)
     held = objects(described(config, own, manifest), split)
     if dry_run:
         console.print(f"{len(held)} objects of {len({h.group for h in held})} groups, {len({h.patient for h in held})} patients")

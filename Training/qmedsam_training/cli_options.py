@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from qmedsam import QMedSAMError
@@ -26,7 +26,7 @@ def described(config: Path, network: NetworkConfig, manifest: Optional[Path] = N
     """A stage's data (or a manifest's instead), framed for a network that may have another size than the stage's."""
     from .networks import frame_kind
 
-    shape = {"architecture": network.architecture, "options": network.options, "frame": frame_kind(network)}
+    shape: Dict[str, Any] = {"architecture": network.architecture, "options": network.options, "frame": frame_kind(network)}
     shape.update(input_size=network.input_size, margin=network.margin)
     return TrainConfig.read(config, **shape, data__manifest=manifest)
 

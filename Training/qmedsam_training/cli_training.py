@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import typer
 from qmedsam import QMedSAMError
@@ -57,7 +57,7 @@ def train(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan, with memory and time of one real step, and stop."),
 ) -> None:
     """Train one stage: float, or quantization aware where the configuration quantizes."""
-    places = {"init": init, "data__manifest": manifest, "data__challenge": challenge, "seed": seed}
+    places: Dict[str, Any] = {"init": init, "data__manifest": manifest, "data__challenge": challenge, "seed": seed}
     if any((images, labels, modality)):
         if not all((images, labels, modality)):
             raise QMedSAMError("--images, --labels and --modality go together.", "Give all three.")
@@ -72,7 +72,7 @@ def train(
     from .selection import Verdict
     from .train import run
 
-    first = rank_zero_only.rank == 0  # Fabric runs the command again for every other process
+    first = getattr(rank_zero_only, "rank", 0) == 0  # Fabric runs the command again for every other process
     try:
         with shown("Training", quiet=not first) as tell:
             best = run(settings, output, tell)

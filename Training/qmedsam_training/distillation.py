@@ -38,7 +38,7 @@ class Teacher(nn.Module):
         normalization: of the student's images, as a manifest says it.
     """
 
-    def __init__(self, config: TeacherConfig, student: nn.Module, input_size: int, normalization: Dict[str, Any]) -> None:
+    def __init__(self, config: TeacherConfig, student: Promptable, input_size: int, normalization: Dict[str, Any]) -> None:
         super().__init__()
         known = ARCHITECTURES[config.architecture]
         self.size, self.student_size = config.input_size or known.input_size, input_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Dict, Optional, Type
+from typing import Any, Dict, Optional, Type
 
 
 class Interruption:
@@ -16,7 +16,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Dict[int, object] = {}
+        self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():

@@ -42,7 +42,7 @@ class Log:
         self.board = None
         if tensorboard:
             try:
-                from lightning_fabric.loggers import TensorBoardLogger
+                from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
                 self.board = TensorBoardLogger(folder, name="", version="tensorboard")
             except ModuleNotFoundError as error:

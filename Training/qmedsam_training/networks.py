@@ -7,7 +7,7 @@ input size and which parts are quantized how. Nothing else is needed to load, ex
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple, cast
 
 import torch
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ def _tried(model: Promptable, network: NetworkConfig) -> None:
     Raises:
         QMedSAMError: it does not.
     """
-    size = network.input_size
+    size = network.side
     try:
         boxes = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * size
         model.eval()(torch.zeros(1, 3, size, size), boxes, torch.zeros(1, dtype=torch.long))
@@ -196,7 +196,7 @@ def post_training_quantized(
     if network.quantization:
         raise QMedSAMError(f"'{Path(checkpoint).name}' is quantized already.", "Give the float checkpoint.")
     quantize_parts(model, how, how.parts)
-    return calibrated(model, samples), network.model_copy(update={"quantization": how})
+    return cast(Promptable, calibrated(model, samples)), network.model_copy(update={"quantization": how})
 
 
 def _alike(before: QuantizationConfig, now: QuantizationConfig) -> bool:

@@ -87,14 +87,14 @@ def read_recipe(path: Optional[Path], network: NetworkConfig, name: str) -> Tupl
     try:
         recipe = Recipe.model_validate(read_yaml(path) if path else {})
     except ValidationError as error:
-        raise invalid(path, error) from error
+        raise invalid(path or Path("recipe"), error) from error
     fields = recipe.model_dump(mode="json", exclude_none=True, exclude=_OF_THE_CARD)
     chosen = checked_name(fields.pop("name", name))
-    card = f"# {chosen}\n"
+    card, place = f"# {chosen}\n", path or Path("recipe")
     if recipe.card_file:
-        card = _text(path, recipe.card_file)
+        card = _text(place, recipe.card_file)
     for table in recipe.card_tables:  # one heading deeper, without their pictures
-        page = re.sub(r"^!\[.*\n+", "", _text(path, table), flags=re.MULTILINE)
+        page = re.sub(r"^!\[.*\n+", "", _text(place, table), flags=re.MULTILINE)
         card += "\n" + re.sub("^#", "##", page, flags=re.MULTILINE)
     return model_fields(network, chosen, **fields), card
 

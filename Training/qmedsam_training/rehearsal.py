@@ -13,12 +13,16 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Any, Callable, Dict, cast
 
 from qmedsam import QMedSAMError
 
 from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from .architectures.promptable import Promptable
 
 #: Held-out objects that are scored for their time.
 _SCORED = 2
@@ -80,7 +84,7 @@ def measure(config: TrainConfig) -> Measured:
     from .trainer import Trainer
 
     share = config.batch_size // (config.devices * config.nodes)
-    changes = {"devices": 1, "nodes": 1, "batch_size": max(share, 1), "tensorboard": False}
+    changes: Dict[str, Any] = {"devices": 1, "nodes": 1, "batch_size": max(share, 1), "tensorboard": False}
     if config.quantization:
         changes["quantization"] = config.quantization.model_copy(update={"calibration_images": 8})
     config = config.model_copy(update=changes)
@@ -94,11 +98,11 @@ def measure(config: TrainConfig) -> Measured:
         batches = iter(fabric.setup_dataloaders(make_loader(trainer.plan, workers), use_distributed_sampler=False))
         learning = 0.0
         for _ in range(min(2, trainer.plan.batches)):
-            batch = next(batches)
-            learning = _seconds(lambda batch=batch: trainer._learn(batch))
+            batch: Any = next(batches)
+            learning = _seconds(partial(trainer._learn, batch))
         own = _workers_own()
         few = trainer.held[:_SCORED]
-        network = TorchNetwork(trainer.averaged.module, config.input_size)
+        network = TorchNetwork(cast("Promptable", trainer.averaged.module), config.side)
         scoring = _seconds(lambda: score(network, few, with_nsd=False)) / max(len(few), 1) * len(trainer.held)
         if trainer.norms:
             images = min(config.batch_size, config.statistics_images)
@@ -140,7 +144,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _rng(key: int):
+def _rng(key: int) -> Any:
     import numpy as np
 
     return np.random.default_rng(int(key))

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import QMedSAMError
@@ -263,6 +263,7 @@ class Verdict:
         try:
             values = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             estimates = ("best", "last", "start", "ellipse", "gain")
-            return cls(**{k: Estimate(**v) if k in estimates and v else v for k, v in values.items()})
+            told: Dict[str, Any] = {k: Estimate(**v) if k in estimates and v else v for k, v in values.items()}
+            return cls(**told)
         except (OSError, ValueError, TypeError) as error:
             raise QMedSAMError(f"'{folder}' holds no finished run.", "Go on with it: the command that started it.") from error

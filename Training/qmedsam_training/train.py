@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Optional, Tuple
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from qmedsam import QMedSAMError
 
 from .config import TrainConfig

@@ -9,7 +9,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .architectures.promptable import Promptable
 from .averaging import averaged, learning_norms, reestimated
 from .config import LossConfig, TrainConfig
 from .data import Plan, calibration_batches, fixed_batches, make_loader, make_source, told
+from .data.loading import Batch
 from .distillation import Teacher
 from .evaluation import TorchNetwork, score, score_ellipse
 from .interruption import Interruption
@@ -103,7 +104,7 @@ class Trainer:
         self.teacher = None
         if config.teacher:
             normalization = ARCHITECTURES[config.architecture].normalization
-            self.teacher = Teacher(config.teacher, self.student, config.input_size, normalization)
+            self.teacher = Teacher(config.teacher, self.student, config.side, normalization)
         self.frozen = [child(self.student, name) for name in config.freeze]
         for part in self.frozen:
             part.requires_grad_(False)
@@ -111,7 +112,7 @@ class Trainer:
             raise QMedSAMError("Everything is frozen: nothing is left to train.", "Take a part out of 'freeze'.")
         if fabric.device.type == "cuda" and fabric.world_size > 1:  # there is none for CPUs
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
-        self.student.to(memory_format=torch.channels_last)
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # known to torch, not to its stubs
         self.averaged = averaged(self.student, config.ema)
         parts = [child(self.averaged.module, name) for name in config.freeze]
         self.norms = [] if config.freeze_norms else learning_norms(self.averaged.module, parts)
@@ -150,7 +151,7 @@ class Trainer:
             for batch in loader:
                 if self._over():
                     break
-                dsc = self._learn(batch)
+                dsc = self._learn(cast(Batch, batch))
                 best = f", held out {self.at.best:.3f}" if self.at.best >= 0 else ""
                 progress(self.share, f"epoch {self.at.epoch + 1}, DSC {dsc:.2f}{best}")
                 if time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes:
@@ -165,12 +166,16 @@ class Trainer:
     def _stop_if_asked(self, interruption: Interruption) -> None:
         """Save and stop, all processes at the same batch: a signal reaches them at different ones."""
         asked = torch.tensor(float(interruption.asked), device=self.fabric.device)
-        if self.fabric.all_reduce(asked, reduce_op="sum") > 0:
+        if self._sum(asked).item() > 0:
             self.checkpoint()
             raise KeyboardInterrupt
 
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        return cast(Tensor, self.fabric.all_reduce(values, reduce_op="sum"))
+
     def _over(self) -> bool:
-        out_of_time = bool(self.config.minutes) and self.at.seconds >= 60 * self.config.minutes
+        out_of_time = self.config.minutes is not None and self.at.seconds >= 60 * self.config.minutes
         return self.at.epoch >= (self.config.epochs if self.until is None else self.until) or out_of_time
 
     def _learn(self, batch: Tuple[Tensor, Tensor, Tensor, Tensor]) -> float:
@@ -219,7 +224,7 @@ class Trainer:
                 f"Lower the learning rate and go on in a new folder: --init {self.folder / 'best.pt'} -o NEW.",
             ) from error
         self.averaged.update_parameters(self.student)
-        sums = self.fabric.all_reduce(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown]), reduce_op="sum").tolist()
+        sums = self._sum(torch.stack([shown[0].new_tensor(float(len(boxes))), *shown])).tolist()
         self.at.sums = [a + b for a, b in zip(self.at.sums, sums)]
         self.at.step, self.at.batch = self.at.step + 1, self.at.batch + 1
         self._look_at_the_clock()
@@ -243,9 +248,9 @@ class Trainer:
                 )
         mine = torch.zeros(len(self.held), device=self.fabric.device)
         share = slice(self.fabric.global_rank, None, self.fabric.world_size)
-        results = score(TorchNetwork(self.averaged.module, config.input_size), self.held[share], with_nsd=False)
+        results = score(TorchNetwork(cast(Promptable, self.averaged.module), config.side), self.held[share], with_nsd=False)
         mine[share] = torch.tensor([result.dsc for result in results], device=self.fabric.device)
-        values = self.fabric.all_reduce(mine, reduce_op="sum").cpu().double().numpy()
+        values = self._sum(mine).cpu().double().numpy()
         flat, mean = float(values.mean()) if self.held else math.nan, self.scores.mean(values)
         if self.at.step and config.optimizer.schedule == "plateau":
             before = self.optimizer.param_groups[0]["lr"]

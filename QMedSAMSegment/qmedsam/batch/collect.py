@@ -107,8 +107,8 @@ class _Finder:
         cases = []
         for pair in pairs:
             output = self.folder / f"{pair.name}{suffix_of(self.format, pair.image)}"
-            about = {"segmentation": pair.mask.absolute(), "modality": pair.modality or None, "names": pair.names}
-            cases.append(Case(pair.name, pair.image.absolute(), output, **about))
+            mask, modality = pair.mask.absolute(), pair.modality or None
+            cases.append(Case(pair.name, pair.image.absolute(), output, segmentation=mask, modality=modality, names=pair.names))
         return cases
 
     def _volumes(self, path: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Dict, Generator, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Tuple
 
 from .. import __version__
 from ..errors import QMedSAMError
@@ -220,8 +220,9 @@ def _unsettled(
 
 def _share(workers: int, threads: int, memory: Optional[int]) -> Tuple[int, Optional[int]]:
     """Threads and memory of one of the workers that have something to do; of this process for 0."""
-    if memory is None and machine_memory():
-        memory = int(machine_memory() * _SHARE / max(workers, 1))
+    machine = machine_memory() if memory is None else None
+    if machine:
+        memory = int(machine * _SHARE / max(workers, 1))
     return max((threads or available_cores()) // max(workers, 1), 1), memory
 
 
@@ -266,7 +267,12 @@ def _sweep(folder: Path, cases: Sequence[Case]) -> None:
 def _in_words(settings: Settings) -> Dict[str, str]:
     """What of the settings is not the default."""
     default = Settings()
-    values = {"model": settings.model, "modality": settings.modality, "strategy": settings.strategy, "frame": settings.frame}
+    values: Dict[str, Any] = {
+        "model": settings.model,
+        "modality": settings.modality,
+        "strategy": settings.strategy,
+        "frame": settings.frame,
+    }
     values.update(window=settings.window, margin=settings.margin, format=settings.format)
     values.update({f.name: getattr(settings.options, f.name) for f in fields(settings.options)})
     plain = {**default.to_json(), **default.to_json()["options"]}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 from rich.markup import escape
 from rich.table import Table
 
-from ..geometry import Volume
+from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..segmenter import Segmentation
 from .terminal import console
+
+if TYPE_CHECKING:
+    from ..files import Segment
 
 #: Mean predicted IoU below which a result is worth a look: 10 of 79 objects of the validation's volumes, with a mean DSC of
 #: 0.35 and none above 0.8.
@@ -50,7 +53,15 @@ def print_objects(objects: list, scores: Optional[dict] = None, flat: bool = Fal
         console.print(f"Voxels found in a box that belong to a smaller one over it, not counted above: {', '.join(covered)}.")
 
 
-def draw(path: Path, image: Volume, result, segments, prompts, window, title: str) -> None:
+def draw(
+    path: Path,
+    image: Volume,
+    result: Segmentation,
+    segments: Sequence[Segment],
+    prompts: Sequence[Box],
+    window: Optional[Tuple[float, float]],
+    title: str,
+) -> None:
     """The overlay of a result, windowed as the network saw it."""
     from ..pictures.overlays import overlay_png
 

@@ -132,8 +132,8 @@ def segment(
         done = segment_all(frames, prompts_on, run, write)
         if report:
             with writing(report) as beside:
-                content = {"volume": str(volume), "version": __version__, "time_points": done}
-                beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                told = {"volume": str(volume), "version": __version__, "time_points": done}
+                beside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return
     image = read_volume(volume, series, number)
     for path in filter(None, (output, agreement)):
@@ -148,7 +148,7 @@ def segment(
     if agreement:
         _write_agreement(agreement, image, result, volume)
     if report:
-        content = {
+        content: Dict[str, Any] = {
             "volume": str(volume),
             "output": str(output),
             "model": result.model,
@@ -196,7 +196,7 @@ def _reported(one: ObjectResult, flat: bool) -> Dict[str, Any]:
     return {**values, "volume_ml": None} if flat else values
 
 
-def _write_agreement(path: Path, image: Volume, result, source: Path) -> None:
+def _write_agreement(path: Path, image: Volume, result: Any, source: Path) -> None:
     from ..files import write_image
 
     if result.agreement_kji is None:

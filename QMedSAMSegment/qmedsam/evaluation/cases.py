@@ -39,7 +39,7 @@ _DIMS = {
     **dict.fromkeys(("3d", "3", "volume"), True),
 }
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_PAGE = "Docs/LabelledCases.md says what a list of labelled cases may hold."
+_PAGE = "Docs/HowTo/LabelledCases.md says what a list of labelled cases may hold."
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _case(values: Mapping[str, str], path: Path) -> Case:
 
 def components(
     labels: Union[LabelMap, np.ndarray], is_3d: bool, left_out: Optional[Counter[str]] = None
-) -> Iterator[Tuple[int, np.ndarray, Tuple[slice, ...]]]:
+) -> Iterator[Tuple[int, np.ndarray, Tuple[slice, slice, slice]]]:
     """The objects that get a prompt: ``(label, mask of the crop, crop)`` for the largest components of every label.
 
     2D: 8-connected, at least 30 pixels. 3D: 26-connected, at least 100 voxels. At most 8 of each label, largest first.

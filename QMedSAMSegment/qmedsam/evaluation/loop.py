@@ -18,7 +18,6 @@ import numpy as np
 from ..errors import Cancelled, QMedSAMError
 from ..files import PathLike, writing
 from ..files.tables import finite
-from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
 from .cases import Case
@@ -36,7 +35,8 @@ MOST_INWARD = -0.25
 class SegmentsBoxes(Protocol):
     """What an evaluation needs of a ``Segmenter``."""
 
-    def segment(self, volume: Volume, boxes: Sequence[Box], **settings: Any) -> Any: ...
+    @property
+    def segment(self) -> Callable[..., Any]: ...
 
 
 @dataclass
@@ -124,7 +124,7 @@ def score_case(
     for p, found in zip(prompts, answers):
         parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels.shape)]
         truth, predicted, ellipse = _on_common_crop(parts, flat)
-        masks = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
+        first, second, spacing = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
             case.patient_id,
@@ -137,7 +137,7 @@ def score_case(
             int(p.truth.sum()),
             float(p.truth.sum(axis=(1, 2)).max()) / (labels.shape[1] * labels.shape[2]),
             dsc(truth, predicted),
-            nsd(*masks, NSD_TOLERANCE),
+            nsd(first, second, spacing, NSD_TOLERANCE),
             dsc(truth, ellipse),
             found.confidence,
             seconds / len(prompts),
@@ -224,7 +224,13 @@ def evaluate(
                 raise Cancelled
             first, findings = len(rows), Findings()
             try:
-                options = {"strategy": strategy, "frame": frame, "prompt": prompt, "jitter": jitter, "oracle": oracle}
+                options: dict[str, Any] = {
+                    "strategy": strategy,
+                    "frame": frame,
+                    "prompt": prompt,
+                    "jitter": jitter,
+                    "oracle": oracle,
+                }
                 options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")

@@ -19,6 +19,7 @@ from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from ..geometry import Point
 from .scores import dsc, nsd
 
 #: mm in 3D, pixels in 2D.
@@ -48,7 +49,7 @@ def official_score(
     source: str,
     truth_kji: np.ndarray,
     labels_kji: np.ndarray,
-    spacing_xyz: Sequence[float],
+    spacing_xyz: Point,
     is_3d: bool,
 ) -> OfficialScore:
     """Score a label array.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..geometry import Box, Pixels, Rectangle
+from ..geometry import Box, Pixels, Point, Rectangle
 
 
 def dsc(a: np.ndarray, b: np.ndarray) -> float:
@@ -22,7 +22,7 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * int(np.count_nonzero(a & b)) / total if total else float("nan")
 
 
-def nsd(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float], tolerance: float) -> float:
+def nsd(a: np.ndarray, b: np.ndarray, spacing_mm: Point, tolerance: float) -> float:
     """Share of both masks' surfaces that lies within ``tolerance`` of the other's (Nikolov et al. 2018, "surface Dice").
 
     Args:

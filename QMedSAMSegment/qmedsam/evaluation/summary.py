@@ -202,8 +202,8 @@ def _choose(rows: Sequence[Score], pool: Sequence[int], columns: int) -> list[tu
     )
     for name, key in orders:
         ranked = sorted((n for n in pool if n not in taken), key=key)
-        seen: set[str] = set()
-        fresh = [n for n in ranked if not (rows[n].group in seen or seen.add(rows[n].group))]
+        first_of = {rows[n].group: n for n in reversed(ranked)}
+        fresh = [n for n in ranked if first_of[rows[n].group] == n]
         chosen = sorted((fresh + [n for n in ranked if n not in fresh])[:count], key=key)
         taken.update(chosen)
         result.append((name, chosen))

@@ -56,13 +56,14 @@ class Reader:
         if is_vouched(Path(path), series):
             return read_volume(path, series, frame_index)
         with tempfile.TemporaryDirectory(prefix="qmedsam-") as folder:
-            asked = {"path": str(path), "series": series, "frame_index": frame_index, "array": str(Path(folder) / "array.npy")}
+            array = Path(folder) / "array.npy"
+            asked = {"path": str(path), "series": series, "frame_index": frame_index, "array": str(array)}
             answer = self._ask(asked, Path(path).name)
             if "message" in answer:
                 raise QMedSAMError(answer["message"], answer["hint"])
             about = answer["volume"]
             about.update(ijk_to_ras=np.array(about["ijk_to_ras"]), notes=tuple(about["notes"]))
-            return Volume(np.load(asked["array"]), **about)
+            return Volume(np.load(array), **about)
 
     def close(self) -> None:
         """End the process."""
@@ -91,7 +92,8 @@ class Reader:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ENGINE, os.environ.get("PYTHONPATH")]))},
             )
-        process, lines = self._process, []  # type: ignore[var-annotated]
+        process = self._process
+        lines: List[bytes] = []
         try:
             process.stdin.write(json.dumps(values).encode() + b"\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]

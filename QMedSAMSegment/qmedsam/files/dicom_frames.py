@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 
@@ -115,7 +115,8 @@ def frames_of(file: DicomFile) -> List[Frame]:
     keys = {name: file.get(name, _key, None) for name, _ in _KEYS}
     if count == 1:
         return [Frame(file, 0, position, axes, spacing, scale, keys, order)]
-    vectors = {name: file.get(name, lambda v: [int(n) for n in v], []) for name in (*_VECTORS, "SliceVector")}
+    none: List[int] = []
+    vectors = {name: file.get(name, _integers, none) for name in (*_VECTORS, "SliceVector")}
     vectors = {name: values for name, values in vectors.items() if len(values) == count and len(set(values)) > 1}
     step = depth_of(file).step
     frames = []
@@ -128,9 +129,14 @@ def frames_of(file: DicomFile) -> List[Frame]:
     return frames
 
 
+def _integers(values: Iterable[Any]) -> List[int]:
+    return [int(value) for value in values]
+
+
 def depth_of(file: DicomFile) -> Depth:
     """How the frames of a file lie that do not say where each of them is."""
-    pointer = file.get("FrameIncrementPointer", lambda v: [int(t) for t in (v if hasattr(v, "__iter__") else [v])], [])
+    none: List[int] = []
+    pointer = file.get("FrameIncrementPointer", lambda v: _integers(v if hasattr(v, "__iter__") else [v]), none)
     modality = file.get("Modality", str, "").strip().upper()
     between = file.get("SpacingBetweenSlices", _positive, None)
     if set(pointer) & _TIMES or (modality in _MOVING and not between):

@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .contours import filled
+from .grids import LPS_TO_RAS
 from .paths import reason_of
-from .volumes import LPS_TO_RAS
 
 _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"

@@ -169,8 +169,8 @@ class Pixels:
         if self.samples == 3:
             planar = self.file.get("PlanarConfiguration", int, 0) == 1
             shape = (3, self.rows, self.columns) if planar else (self.rows, self.columns, 3)
-            values = values.reshape(shape)
-            return self._rgb(np.moveaxis(values, 0, -1) if planar else values)
+            shaped = values.reshape(shape)
+            return self._rgb(np.moveaxis(shaped, 0, -1) if planar else shaped)
         return self._cleaned(values.reshape(self.rows, self.columns))
 
     def _rgb(self, array: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -143,8 +144,8 @@ def _placeless(frames: Sequence[Frame], name: str) -> Stack:
 
 def _common_axes(frames: Sequence[Frame], name: str) -> np.ndarray:
     if any(frame.axes is None for frame in frames):
-        odd = next(frame for frame in frames if frame.axes is None)
-        raise QMedSAMError(f"'{odd.file.path.name}' in '{name}' does not say how it is turned.", "Export the series again.")
+        one = next(frame for frame in frames if frame.axes is None)
+        raise QMedSAMError(f"'{one.file.path.name}' in '{name}' does not say how it is turned.", "Export the series again.")
     axes = np.array([frame.axes for frame in frames])
     middle = axes[len(axes) // 2]
     groups = [np.abs(axes - reference).max(axis=(1, 2)) <= _SAME_AXES for reference in (axes[0], middle, axes[-1])]
@@ -185,7 +186,7 @@ def _common_spacing(frames: Sequence[Frame], name: str) -> Tuple[float, float]:
 
 def _time_points(frames: Sequence[Frame], normal: np.ndarray, name: str) -> Tuple[List[List[Frame]], str]:
     """Frames by time point, and what the time points are."""
-    along = np.array([frame.position @ normal for frame in frames])  # type: ignore[operator]
+    along = np.array([frame.position @ normal for frame in frames])
     order = np.argsort(along, kind="stable")
     places: List[List[Frame]] = []
     last = -np.inf
@@ -210,13 +211,17 @@ def _time_points(frames: Sequence[Frame], normal: np.ndarray, name: str) -> Tupl
         if None in sets[0] or any(len(s) != count or s != sets[0] for s in sets):
             continue
         rank = {value: n for n, value in enumerate(sorted(sets[0], key=lambda v: (isinstance(v, str), v)))}
-        return _ranked(places, lambda frame, rank=rank, key=key: rank[frame.keys[key]], count), what
+        return _ranked(places, partial(_rank_of, rank, key), count), what
     varying = [{k for k in place[0].keys if len({f.keys.get(k) for f in place}) > 1} for place in places]
     what = next((KEY_NAMES[k] for k in KEY_NAMES if all(k in v for v in varying)), "time points")
     return _ranked(places, lambda frame: frame.order, count), what
 
 
-def _ranked(places: List[List[Frame]], rank, count: int) -> List[List[Frame]]:
+def _rank_of(rank: Dict[Any, int], key: str, frame: Frame) -> int:
+    return rank[frame.keys[key]]
+
+
+def _ranked(places: List[List[Frame]], rank: Callable[[Frame], Any], count: int) -> List[List[Frame]]:
     ordered = [sorted(place, key=rank) for place in places]
     times = [[place[n] for place in ordered] for n in range(count)]
     return [sorted(time, key=lambda frame: frame.order) for time in times]
@@ -224,7 +229,7 @@ def _ranked(places: List[List[Frame]], rank, count: int) -> List[List[Frame]]:
 
 def _in_order(times: List[List[Frame]], normal: np.ndarray) -> List[List[Frame]]:
     """By position; the frames of one file in their own order where that runs against the normal at every time point."""
-    along = [np.array([frame.position @ normal for frame in frames]) for frames in times]  # type: ignore[operator]
+    along = [np.array([frame.position @ normal for frame in frames]) for frames in times]
     files = {frame.file.path for frames in times for frame in frames}
     if len(files) == 1 and all(len(places) > 1 and (np.diff(places) < 0).all() for places in along):
         return times

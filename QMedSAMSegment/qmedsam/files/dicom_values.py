@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -75,10 +75,10 @@ def _table(pixels: Pixels) -> Optional[Tuple[int, np.ndarray]]:
     """The Modality LUT: first value that it maps, and what the values become."""
     for item in items_of(pixels.file.dataset, "ModalityLUTSequence")[:1]:
         count, first, bits = value_of(item, "LUTDescriptor", lambda v: [int(n) for n in v], [0, 0, 0])[:3]
-        data = value_of(item, "LUTData", lambda v: v if isinstance(v, bytes) else np.array(v, np.int64), b"")
-        if isinstance(data, bytes):
-            width = 2 if bits > 8 else 1
-            data = np.frombuffer(data[: len(data) // width * width], f"<u{width}")
+        stored: Any = value_of(item, "LUTData", lambda v: v, b"")
+        width = 2 if bits > 8 else 1
+        packed = isinstance(stored, bytes)
+        data = np.frombuffer(stored[: len(stored) // width * width], f"<u{width}") if packed else np.array(stored, np.int64)
         entries = data[: count or 65536].astype(np.uint16)
         first -= 65536 if pixels.signed and first > 32767 else 0
         return (first, entries) if entries.ndim == 1 and len(entries) else None  # no table: the values stay as they are stored

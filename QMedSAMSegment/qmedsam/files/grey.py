@@ -106,7 +106,7 @@ def _soft(labels: np.ndarray, top: int) -> bool:
     if noisy and _inside(labels, noise) > _INSIDE_NOISE:
         return False
     near = maximum_filter(full, size=(1, 2 * _NEAR + 1, 2 * _NEAR + 1))
-    return np.count_nonzero(soft & near) >= 0.95 * border and (not border or _inside(labels, soft) < _INSIDE_BORDER)
+    return bool(np.count_nonzero(soft & near) >= 0.95 * border) and (not border or bool(_inside(labels, soft) < _INSIDE_BORDER))
 
 
 def _inside(labels: np.ndarray, where: np.ndarray) -> float:

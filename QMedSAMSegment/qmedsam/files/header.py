@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def check_fits_memory(path: Path, declared: int) -> None:
         )
 
 
-def check_axes(path: Path, axes: Sequence[Sequence[float]]) -> None:
+def check_axes(path: Path, axes: Union[Sequence[Sequence[float]], np.ndarray]) -> None:
     """Look whether voxel axes span the space that they lie in.
 
     Args:

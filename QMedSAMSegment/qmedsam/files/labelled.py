@@ -49,7 +49,7 @@ class LabelMap:
     @property
     def shape(self) -> Tuple[int, int, int]:
         """Slices, rows and columns."""
-        return self.layers[0].shape  # type: ignore[return-value]
+        return self.layers[0].shape
 
 
 def read_label_map(path: PathLike, volume: Volume, source: Optional[PathLike] = None) -> LabelMap:

@@ -110,7 +110,7 @@ def check_nifti(path: Path) -> ImageHeader:
         raise QMedSAMError(f"The header of '{path.name}' does not say where its voxels begin.", "Export it again.")
     voxels = math.prod(header.dim) * bits // 8
     _check_voxels(path, header, voxels)
-    notes = ()
+    notes: Tuple[str, ...] = ()
     if header.version == 0:
         notes = (
             f"'{path.name}' is in the old Analyze format, which does not say how it lies in the patient: left and right, "

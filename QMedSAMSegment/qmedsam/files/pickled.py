@@ -76,6 +76,7 @@ def plain_pickle(content: bytes) -> List[Any]:
     if not dtype.hasobject:
         raise ValueError("no array of objects")
     start = stream.tell()
+    argument: Any
     for code, argument, _ in pickletools.genops(stream):
         # The unpickler makes room for the highest number that it is to remember.
         if code.name in ("PUT", "LONG_BINPUT") and int(argument) > _MOST_MEMO:

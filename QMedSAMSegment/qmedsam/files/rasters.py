@@ -6,7 +6,7 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO, Tuple
+from typing import Any, BinaryIO, Optional, Tuple
 
 from ..errors import QMedSAMError
 from .header import ImageHeader, check_sizes, cut
@@ -81,9 +81,10 @@ def _jpeg(path: Path) -> Tuple[int, int, int, int, int]:
     return width, height, channels, 1, _JPEG_MOST * channels
 
 
-def jpeg_size(content) -> Tuple[object, int]:
+def jpeg_size(content: Any) -> Tuple[Optional[Tuple[int, int, int, int]], int]:
     """(bits, height, width, channels) of a JPEG stream, None where it does not say; and where its head ends."""
-    place, size = 2, None
+    place = 2
+    size: Optional[Tuple[int, int, int, int]] = None
     while content[place : place + 1] == b"\xff":
         marker = content[place + 1 : place + 2]
         if marker == b"\xff" or not marker:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Generator, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -57,10 +58,8 @@ def read_volume(path: PathLike, series: Optional[str] = None, frame_index: Optio
             complex numbers; geometry that is not a regular grid; a DICOM folder with no series, several, or with missing
             slices; an image that the machine's memory cannot hold.
     """
-    frames = read_frames(path, series, frame_index)
-    first = next(frames)
-    frames.close()
-    return first
+    with closing(read_frames(path, series, frame_index)) as frames:
+        return next(frames)
 
 
 def count_frames(path: PathLike, series: Optional[str] = None) -> int:
@@ -77,7 +76,7 @@ def count_frames(path: PathLike, series: Optional[str] = None) -> int:
     return 1 if kind == "npz" else header_of(path).frames
 
 
-def read_frames(path: PathLike, series: Optional[str] = None, frame_index: Optional[int] = -1) -> Iterator[Volume]:
+def read_frames(path: PathLike, series: Optional[str] = None, frame_index: Optional[int] = -1) -> Generator[Volume, None, None]:
     """Every time point of what :func:`read_volume` reads, in their order; the file is read once.
 
     Args:

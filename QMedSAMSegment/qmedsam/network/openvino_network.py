@@ -70,7 +70,7 @@ class OpenVINONetwork:
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
         kept = kept_deviation(self._cache)
-        if not self._compared and kept:
+        if not self._compared and kept and self._reference is not None:
             self._judge(Deviation(*kept, *self._reference.most))
 
     def _compiled(self, path: Path, shapes: Dict[str, list]) -> Any:
@@ -111,6 +111,7 @@ class OpenVINONetwork:
     def _compare(self, decoder: Any, count: int) -> Deviation:
         """With whatever number of boxes a decoder takes: compiling another one takes longer than all the rest."""
         reference = self._reference
+        assert reference is not None, "a network without one is never compared"
         embedding = self._encoder(reference.image[None])[0]
         boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
         logits = [decoder([embedding, boxes[n : n + count], *self.silence(count)])[0] for n in range(0, len(boxes), count)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
+from typing import Any, Iterator, Tuple, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def calibration_samples(atlas: Atlas, model: Promptable, count: int, seed: int =
         prompts = prompts_of(drawn)
         hints = prompts.hints
         if number % 2:
-            logits, _ = model.predict(model.encode(image), prompts.boxes, hints, prompts.kinds)
+            logits, _ = cast(Any, model).predict(model.encode(image), prompts.boxes, hints, prompts.kinds)
             found = logits[:, 0] > 0
             hints = corrected(hints, found, next_stroke(found, prompts.truth > 0.5))
         yield image, prompts.boxes, torch.arange(len(image)), hints, prompts.kinds

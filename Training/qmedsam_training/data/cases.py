@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Union, cast
 
 import numpy as np
 from qmedsam import QMedSAMError, Volume
 from qmedsam.evaluation.cases import Case, case_of, components, read_manifest
+from qmedsam.files.labelled import LabelMap
 from qmedsam.files.layouts import Pair
 from qmedsam.files.layouts import paired as pairs_of_folders
 from qmedsam.frames import Frame
@@ -74,7 +75,9 @@ class Cases:
 
     def __init__(self, cases: Sequence[Case], slices_per_object: int = 24, cache_mib: float = 1024) -> None:
         self.cases = list(cases)
-        self.cache: VolumeCache[Loaded] = VolumeCache(lambda n: Loaded.of(self.cases[n]), lambda loaded: loaded.bytes, cache_mib)
+        self.cache: VolumeCache[Loaded] = VolumeCache(
+            lambda n: Loaded.of(self.cases[cast(int, n)]), lambda loaded: loaded.bytes, cache_mib
+        )
         self._bytes = 0
         self.targets: Dict[str, List[List[Target]]] = {}
         self.skipped: List[Tuple[str, str]] = []
@@ -149,7 +152,7 @@ class Cases:
 _SEARCHED: Dict[Tuple[Case, int], List[Tuple[np.ndarray, Tuple[int, ...], Tuple[slice, ...]]]] = {}
 
 
-def _parts_of(case: Case, labels: np.ndarray) -> List[Tuple[np.ndarray, Tuple[slice, ...]]]:
+def _parts_of(case: Case, labels: Union[LabelMap, np.ndarray]) -> List[Tuple[np.ndarray, Tuple[slice, ...]]]:
     """The objects of a label map; searched for once, as every label costs a pass over the volume."""
     key = (replace(case, split=""), case.mask.stat().st_mtime_ns)
     if key not in _SEARCHED:
@@ -210,7 +213,8 @@ def patients_of(cases: Sequence[Case]) -> Dict[str, List[str]]:
 def split_off(cases: Sequence[Case], config: DataConfig) -> Tuple[List[Case], List[Case]]:
     """Cut a part of the training cases off by patient, to select checkpoints on. Deterministic."""
     away = held_out(patients_of(cases), config)
-    kept, held = [], []
+    kept: List[Case] = []
+    held: List[Case] = []
     for case in cases:
         (held if (case.source, case.patient_id) in away else kept).append(case)
     return kept, held

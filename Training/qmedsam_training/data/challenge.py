@@ -112,8 +112,8 @@ class ChallengeData:
     def _draw(self, clips: Clips, clip: int, rng: np.random.Generator) -> Optional[Sample]:
         size = self.preparation.size
         if rng.random() < self.config.synthetic:
-            image, masks = random_scene(rng, size)
-            return self._finished(image, np.ones((size, size), bool), masks, rng)
+            image, scene = random_scene(rng, size)
+            return self._finished(image, np.ones((size, size), bool), scene, rng)
         pixels, labels, view, intensity = self._slice(*clips.locate(clip))
         masks = list(_objects(labels).values())
         mask = masks[rng.integers(len(masks))]
@@ -121,7 +121,9 @@ class ChallengeData:
             frame = Frame.whole_slice(view, size)
         else:
             margin = self.preparation.margin * rng.uniform(0.5, 1.8)
-            frame = Frame.around(extent_of(mask), view, size, margin)
+            extent = extent_of(mask)
+            assert extent is not None, "an object has pixels"
+            frame = Frame.around(extent, view, size, margin)
         drawn, valid = frame.sample(pixels, intensity.apply)
         drawn, valid, drawn_masks = flipped(drawn, valid, frame.sample(mask.astype(np.float32))[0][None], rng)
         return self._finished(drawn, valid, drawn_masks, rng)

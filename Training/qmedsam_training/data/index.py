@@ -78,7 +78,7 @@ class ChallengeIndex:
                 if isinstance(outcome, int):
                     modality[name] = outcome
                 else:
-                    broken.append((name, outcome))
+                    broken.append((name, str(outcome)))
                 progress(done, len(paths))
         modalities = {
             modality: Clips(tuple(files), np.cumsum(list(files.values()), dtype=np.int64)) for modality, files in counts.items()

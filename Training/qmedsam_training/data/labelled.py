@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -69,8 +70,8 @@ class LabelledData:
     def _draw(self, rng: np.random.Generator) -> Optional[Sample]:
         size, config = self.preparation.size, self.config
         if rng.random() < config.synthetic:
-            image, masks = random_scene(rng, size)
-            return self._finished(image, np.ones(image.shape[:2], bool), masks, masks, rng)
+            image, scene = random_scene(rng, size)
+            return self._finished(image, np.ones(image.shape[:2], bool), scene, scene, rng)
         cases = self.cases.targets[self.groups[rng.choice(len(self.groups), p=self.weights)]]
         targets = cases[rng.integers(len(cases))]
         target = targets[rng.integers(len(targets))]
@@ -104,7 +105,15 @@ class LabelledData:
         ended = [not mask.any() for mask in masks]
         return self._finished(drawn, valid, drawn_masks[: len(masks)], drawn_masks[len(masks) :], rng, ended)
 
-    def _finished(self, image, valid, masks, prompts, rng, ended: Sequence[bool] = ()) -> Optional[Sample]:
+    def _finished(
+        self,
+        image: np.ndarray,
+        valid: np.ndarray,
+        masks: np.ndarray,
+        prompts: np.ndarray,
+        rng: np.random.Generator,
+        ended: Sequence[bool] = (),
+    ) -> Optional[Sample]:
         return finished(image, valid, masks, prompts, self.preparation, rng, self.config.box_shift, ended)
 
     def _as_propagated(self, target: Target, view: View, rng: np.random.Generator) -> Tuple[Target, np.ndarray, np.ndarray]:
@@ -156,7 +165,7 @@ def objects_of(rows: Sequence[Case], config: DataConfig, preparation: Preparatio
 
 
 def calibration_samples(
-    architecture: Architecture, count: int, manifest: Optional[str] = None, seed: int = 0
+    architecture: Architecture, count: int, manifest: Optional[Path] = None, seed: int = 0
 ) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
     """Images, boxes and owners as an imported network will see them, one image at a time.
 
@@ -179,6 +188,7 @@ def calibration_samples(
             target = targets[rng.integers(len(targets))]
             view = cases.view(target)
             on_slice = extent_of(cases.mask(target, view))
+            assert on_slice is not None, "a target has pixels"
             frame = framed(view, on_slice, preparation)
             (drawn, valid), rectangle = cases.draw(target, view, frame), frame.to_network(on_slice)
         image = preparation.normalise(np.clip(drawn, 0, 1), valid)

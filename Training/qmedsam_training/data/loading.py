@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class Drawn(torch.utils.data.Dataset):
 class Loader(torch.utils.data.DataLoader):
     """Raises what a worker handed on: raised there, it would come back as the text of a traceback."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             if isinstance(batch, QMedSAMError):
                 raise batch
@@ -125,7 +125,8 @@ class Loader(torch.utils.data.DataLoader):
 
 
 def _collated(samples: List[Union[Sample, QMedSAMError]]) -> Union[Batch, QMedSAMError]:
-    return next((sample for sample in samples if isinstance(sample, QMedSAMError)), None) or collate(samples)
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    return next((sample for sample in samples if isinstance(sample, QMedSAMError)), None) or collate(good)
 
 
 def make_loader(plan: Plan, workers: int) -> Loader:

@@ -77,6 +77,15 @@ class Source(Protocol):
     """Where samples come from. What is drawn depends on epoch, position and seed alone, never on who draws it."""
 
     @property
+    def preparation(self) -> Preparation:
+        """How images are framed and normalised."""
+        ...
+
+    def describe(self) -> List[Tuple[str, int, int]]:
+        """Name, cases and prompts of every part of the data."""
+        ...
+
+    @property
     def skipped(self) -> List[Tuple[str, str]]:
         """Cases or files that could not be used, with the reason."""
         ...
