@@ -20,7 +20,10 @@ def write_examples(folder: Path) -> None:
     (folder / "Resources").symlink_to(ROOT / "Resources")
     (folder / "QMedSAMBatch").symlink_to(ROOT / "QMedSAMBatch")
     _liver(folder)
-    _polyp(folder / "polyp.jpg")
+    _photo(folder / "polyp.jpg", (215, 150), (90, 105))
+    (folder / "photos").mkdir()
+    _photo(folder / "photos" / "p001.jpg", (426, 304), (110, 92))
+    _photo(folder / "photos" / "p002.jpg", (285, 233), (130, 138))
     _series(folder)
     _scans(folder)
     _model(folder / "MODELS" / "mine")
@@ -53,11 +56,11 @@ def _liver(folder: Path) -> None:
         write_segmentation(folder / "labels" / f"{name}.nii.gz", labels, thin, [(1, "liver", None)])
 
 
-def _polyp(path: Path) -> None:
+def _photo(path: Path, center_xy, radii_xy) -> None:
     import SimpleITK as sitk
 
-    y, x = np.mgrid[:400, :480]
-    inside = ((x - 215) / 90) ** 2 + ((y - 150) / 105) ** 2 <= 1
+    y, x = np.mgrid[:440, :600]
+    inside = ((x - center_xy[0]) / radii_xy[0]) ** 2 + ((y - center_xy[1]) / radii_xy[1]) ** 2 <= 1
     colour = np.where(inside[..., None], (200, 90, 80), (150, 110, 100)).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(path))
 
