@@ -422,7 +422,8 @@ def test_evaluate_reports_names_notes_and_what_was_left_out(tmp_path: Path) -> N
             from qmedsam.evaluation.scores import ellipsoid_mask
 
             crops = [ellipsoid_mask(box, volume.array_kji.shape)[1] for box in boxes]
-            return N(objects=[N(mask_kji_crop=volume.array_kji[c] > 0, crop=c, confidence=1.0) for c in crops], seconds={})
+            found = [N(mask_kji_crop=volume.array_kji[c] > 0, crop=c, confidence=1.0) for c in crops]
+            return N(objects=found, seconds={}, errors=[])
 
     shifted = VOLUME.ijk_to_ras @ _shifted(3, 0, 0)
     small = TRUTH.copy()

@@ -80,7 +80,7 @@ def _boxes(path: Path) -> None:
 def _list(path: Path) -> None:
     from qmedsam.batch.lists import read_list
 
-    for case in read_list(path, path.parent, ".seg.nrrd"):
+    for case in read_list(path, path.parent, "auto"):
         assert case.name
 
 
