@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import locale
 import os
 import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # pytest puts this folder on the path, and slicer-core takes every folder named "slicer" on it for a part of its own.
@@ -24,3 +27,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same examples in every run, however loaded the machine is: what fails, fails again, and for whoever changed it.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _the_same_locale() -> Iterator[None]:
+    """ITK leaves the process in the locale "C" once it has written a DICOM file: what the next test reads is then ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
