@@ -249,11 +249,8 @@ def test_folds_go_on_where_they_were_stopped(folded: Path, few: Path, tmp_path: 
 
 
 def test_where_nothing_is_learned_the_start_is_kept_and_it_is_said(folded: Path, few: Path, tmp_path: Path) -> None:
-    ruinous = {"learning_rate": 10.0, "warmup_epochs": 0, "kind": "sgd", "clip": None, "weight_decay": 0}
-    try:
-        best = train.run(_config(few, init=folded / "best.pt", epochs=1, optimizer=ruinous), tmp_path)
-    except QMedSAMError as error:  # pragma: no cover - depends on how far the weights fly
-        pytest.skip(str(error))
+    ruinous = {"learning_rate": 0.3, "warmup_epochs": 0}
+    best = train.run(_config(few, init=folded / "best.pt", epochs=1, optimizer=ruinous), tmp_path)
     assert torch.load(best, weights_only=True)["epoch"] == 0
     assert "nothing was learned" in Verdict.read(tmp_path).sentences()[0] and Verdict.read(tmp_path).learned is False
     start, kept = (torch.load(path, weights_only=True)["model"] for path in (folded / "best.pt", best))
