@@ -134,7 +134,7 @@ def test_both_runtimes_equal_the_fake_quantized_network(exported) -> None:
     """From image to mask, OpenVINO under the f32 hint, and each half alone."""
     torch_model, model = exported
     for row in parity(torch_model, model.folder):
-        assert not row.too_far and row.embedding < 0.03 and row.logits < 0.1 and row.same_mask > 0.99, str(row)
+        assert not row.too_far and row.embedding < 0.05 and row.logits < 0.1 and row.same_mask > 0.98, str(row)
 
 
 def test_parity_sees_an_encoder_that_is_off(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

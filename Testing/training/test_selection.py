@@ -87,6 +87,18 @@ def test_what_is_reported_of_a_patient_is_of_the_epoch_that_the_others_chose() -
     assert np.isnan(unseen(Scores(["a"], ["p"], {0: np.array([0.5]), 1: np.array([0.9])}))).all()
 
 
+def test_sources_of_one_patient_each_have_an_interval_too() -> None:
+    """Drawn within their sources they would not vary: 27 patients of 27 sources once were worth 0.833 (0.833 to 0.833)."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.8, 0.1, 27)
+    scores = Scores([f"g{n}" for n in range(27)], [f"p{n}" for n in range(27)], {})
+    low, high = scores.interval(values)
+    assert low < values.mean() - 0.02 and high > values.mean() + 0.02
+    mixed = Scores(["a"] * 9 + ["b"], [f"p{n}" for n in range(10)], {})
+    low, high = mixed.interval(np.array([*values[:9], 0.2]))
+    assert low < mixed.mean(np.array([*values[:9], 0.2])) < high
+
+
 def test_the_last_epoch_is_kept_unless_another_is_better_by_more_than_chance() -> None:
     """The largest of five means that differ by chance once sent a run back to its start."""
     patients = [f"p{n}" for n in range(8)]
@@ -237,11 +249,8 @@ def test_folds_go_on_where_they_were_stopped(folded: Path, few: Path, tmp_path: 
 
 
 def test_where_nothing_is_learned_the_start_is_kept_and_it_is_said(folded: Path, few: Path, tmp_path: Path) -> None:
-    ruinous = {"learning_rate": 10.0, "warmup_epochs": 0, "kind": "sgd", "clip": None, "weight_decay": 0}
-    try:
-        best = train.run(_config(few, init=folded / "best.pt", epochs=1, optimizer=ruinous), tmp_path)
-    except QMedSAMError as error:  # pragma: no cover - depends on how far the weights fly
-        pytest.skip(str(error))
+    ruinous = {"learning_rate": 0.3, "warmup_epochs": 0}
+    best = train.run(_config(few, init=folded / "best.pt", epochs=1, optimizer=ruinous), tmp_path)
     assert torch.load(best, weights_only=True)["epoch"] == 0
     assert "nothing was learned" in Verdict.read(tmp_path).sentences()[0] and Verdict.read(tmp_path).learned is False
     start, kept = (torch.load(path, weights_only=True)["model"] for path in (folded / "best.pt", best))

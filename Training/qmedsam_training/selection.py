@@ -54,11 +54,21 @@ class Scores:
         return float(np.mean(means)) if means else math.nan
 
     def interval(self, values: np.ndarray) -> Tuple[float, float]:
-        """95 % bootstrap interval of :meth:`mean`; patients are drawn, within their groups."""
+        """95 % bootstrap interval of :meth:`mean`; patients are drawn, within their groups.
+
+        A group of one patient does not vary within itself. Where there is such a group, patients are drawn from all groups
+        together, and the interval is moved to the mean over groups.
+        """
         drawn: Dict[str, Dict[str, List[float]]] = {}
         for group, patient, value in zip(self.groups, self.patients, values):
             drawn.setdefault(group, {}).setdefault(patient, []).append(float(value))
-        return bootstrap_interval(*(list(patients.values()) for _, patients in sorted(drawn.items())))
+        groups = [list(patients.values()) for _, patients in sorted(drawn.items())]
+        if all(len(patients) > 1 for patients in groups):
+            return bootstrap_interval(*groups)
+        means = [float(np.mean(patient)) for patients in groups for patient in patients]
+        low, high = bootstrap_interval([[mean] for mean in means])
+        offset = self.mean(values) - float(np.mean(means)) if means else 0.0
+        return low + offset, high + offset
 
     def save(self, path: Path) -> None:
         """As CSV, a row per object and epoch."""
