@@ -19,6 +19,7 @@ ELSEWHERE = {
     "Changelog.md": ROOT / "CHANGELOG.md",
     "Contributing.md": ROOT / "CONTRIBUTING.md",
     "ModelCard.md": ROOT / "Resources" / "Models" / "qmedsam-compact" / "MODEL_CARD.md",
+    "VolumeCard.md": ROOT / "Resources" / "Models" / "qmedsam-volume" / "MODEL_CARD.md",
 }
 DECISIONS = "Decisions"
 
