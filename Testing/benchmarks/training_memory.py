@@ -79,7 +79,7 @@ def stage(name: str, data: Dict[str, Path]) -> TrainConfig:
     values.update(threads=1, epochs=1, minutes=None, statistics_images=24)
     if lite:
         values.update(init=None, batch_size=2, minutes=0.5)
-        values["data"]["held_out"] = 0.2
+        values["data"].update(held_out=0.2, held_out_least=2)
         values.get("teacher", {}).update(checkpoint=None)
     else:
         values.update(init=str(CHECKPOINT))
