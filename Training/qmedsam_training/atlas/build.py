@@ -36,24 +36,24 @@ def packed(case: Case, regions: bool = True) -> Packed:
     is_3d = case.is_3d and len(labels) > 1
     if is_3d and volume.is_rgb:
         raise QMedSAMError(f"'{case.case_id}' is a volume in colours.", "Leave it out: channels are colours or slices.")
-    if not is_3d:  # one picture; a second one of the same file is nobody's neighbour
-        labels = labels[:1]
-    numbered = np.zeros(labels.shape, np.int16)
+    array = volume.array_kji
+    numbered = np.zeros(array.shape[:3], np.int16)
     count = 0
-    for count, (_, mask, crop) in enumerate(islice(components(labels, is_3d), _MOST_OBJECTS), start=1):
-        numbered[crop][mask] = count
+    for _, mask, crop in islice(components(labels, is_3d), _MOST_OBJECTS):
+        if not numbered[crop][mask].any():  # of objects that overlap the first one alone would be whole
+            count += 1
+            numbered[crop][mask] = count
     if not count:
         raise QMedSAMError(f"'{case.case_id}' holds no object.", "Leave it out.")
-    array = volume.array_kji
-    hounsfield = case.modality == "CT" and is_3d and bool(array.min() < -100)
+    hounsfield = volume.modality == "CT" and is_3d and bool(array.min() < -100)
     units, codes = zip(*HU_KNOTS)
-    intensity = Intensity.of(volume, case.modality)
+    intensity = Intensity.of(volume, volume.modality)
 
     def coded(plane: np.ndarray) -> np.ndarray:
         grey = np.interp(plane, units, codes) if hounsfield else intensity.apply(plane) * 255
         return grey.round().astype(np.uint8)
 
-    values = np.stack([coded(plane) for plane in (array if is_3d else array[:1])])  # by slices: floats take eight times the room
+    values = np.stack([coded(plane) for plane in array])  # by slices: floats take eight times the room
     if not is_3d:
         values = np.moveaxis(values[0], -1, 0) if volume.is_rgb else values[0]
         numbered = numbered[0]
@@ -84,7 +84,7 @@ def _coding(values: np.ndarray, is_3d: bool) -> str:
 def packed_cases(
     cases: Iterable[Case], regions: bool = True, told: Optional[Callable[[int, str], None]] = None
 ) -> Tuple[List[Packed], List[Tuple[str, str]]]:
-    """Every case that can be read, and the others with the reason; ``told`` gets the number of cases done and the last one's name."""
+    """Every case that can be read, and the others with the reason; ``told`` gets how many are done and the last one's name."""
     done, skipped = [], []
     for number, case in enumerate(cases, start=1):
         try:
