@@ -183,7 +183,7 @@ def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tup
 
 
 def post_training_quantized(
-    checkpoint: Path, how: QuantizationConfig, samples: Iterable[Tuple[Tensor, Tensor, Tensor]]
+    checkpoint: Path, how: QuantizationConfig, samples: Iterable[Tuple[Tensor, ...]]
 ) -> Tuple[Promptable, NetworkConfig]:
     """A float checkpoint of ours, quantized with calibrated scales and untouched weights.
 

@@ -84,7 +84,6 @@ def fit(
 ) -> None:
     """Train the compact network on frames that are drawn on the device; best.pt is the averaged network."""
     import torch
-
     from qmedsam.network import HINTS, KINDS
 
     from .. import networks

@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from qmedsam import QMedSAMError
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..architectures.compact import CompactSAM
 from ..architectures.promptable import Promptable
+from ..averaging import averaged, learning_norms, reestimated
 from ..interruption import Interruption
 from .corrections import corrected, next_stroke
 from .drawing import Drawn, Habits, chosen, draw
 from .looks import normalised, repainted
-from .prompts import deformed, prompts_of, split
+from .prompts import Prompts, deformed, prompts_of
 from .scenes import joined, scenes
 from .store import Atlas
+
+#: Batches that the averaged network's batch normalisations are measured on.
+_STATISTICS = 40
 
 
 @dataclass(frozen=True)
@@ -135,30 +139,6 @@ def step_loss(logits: Tensor, quality: Tensor, truth: Tensor, config: FitConfig)
     return loss + config.quality * F.mse_loss(quality, iou)
 
 
-class Average:
-    """Running mean of weights and statistics, slow only once there is something to average."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.count = decay, 0
-        self.state = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.count += 1
-        keep = min(self.decay, (1 + self.count) / (10 + self.count))
-        new = [value.detach() for value in model.state_dict().values()]
-        real = [(old, value) for old, value in zip(self.state.values(), new) if value.is_floating_point()]
-        torch._foreach_lerp_([old for old, _ in real], [value.float() for _, value in real], 1 - keep)
-        for old, value in zip(self.state.values(), new):
-            if not value.is_floating_point():
-                old.copy_(value)
-
-    def into(self, model: nn.Module) -> None:
-        """Load the mean into a network."""
-        own = model.state_dict()
-        model.load_state_dict({name: value.to(own[name].dtype) for name, value in self.state.items()})
-
-
 def fit(
     model: CompactSAM,
     sampler: Sampler,
@@ -183,7 +163,7 @@ def fit(
     cuda = device.type == "cuda"
     model.train()
     optimizer = torch.optim.AdamW(_parameters(model, config.decay), lr=config.rate, fused=cuda)
-    average = Average(model, config.average)
+    average = averaged(model, config.average)
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "last.pt")
     step, before = state.resume(model, optimizer, average)
@@ -199,7 +179,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate * _rate(share, config.warmup)
             losses.append(_step(model, sampler, config, optimizer, cuda))
-            average.update(model)
+            average.update_parameters(model)
             step += 1
             now = time.monotonic()
             if now - shown > 15:
@@ -215,17 +195,27 @@ def fit(
                 raise KeyboardInterrupt
     # Before the averages take the weights' place: a run that is given more steps goes on from the weights.
     state.save(model, optimizer, average, step, before + time.monotonic() - start)
-    average.into(model)
-    refresh_statistics(model, sampler, config)
+    model.load_state_dict(average.module.state_dict())
+
+    def batches() -> Iterator[Tuple[Tensor, ...]]:
+        for _ in range(_STATISTICS):
+            image, prompts = _batch(sampler, config)
+            said = (prompts.hints, prompts.kinds) if model.hints else ()
+            yield (image, prompts.boxes, torch.arange(len(image), device=device), *said)
+
+    reestimated(model, learning_norms(model), batches)
     return model.eval()
 
 
-def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
+def _batch(sampler: Sampler, config: FitConfig) -> Tuple[Tensor, Prompts]:
+    """Normalised images and what is asked about them."""
     drawn = sampler.draw()
-    image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
-    prompts = prompts_of(drawn)
-    boxes, hints, kinds = split(prompts)
-    truth = prompts.truth
+    return normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid), prompts_of(drawn)
+
+
+def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
+    image, prompts = _batch(sampler, config)
+    boxes, hints, kinds, truth = prompts.boxes, prompts.hints, prompts.kinds, prompts.truth
     wanted = truth > 0.5
     rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
     total = truth.new_zeros(())
@@ -253,24 +243,6 @@ def _next_hints(logits: Tensor, wanted: Tensor, hints: Tensor, number: int) -> T
         foreign = deformed(wanted[:, None], torch.zeros(count, dtype=torch.bool, device=logits.device))[:, 0]
         predicted = torch.where(chosen(0.15, count, logits).view(-1, 1, 1), foreign, predicted)
     return corrected(hints, predicted, next_stroke(predicted, wanted))
-
-
-@torch.no_grad()
-def refresh_statistics(model: CompactSAM, sampler: Sampler, config: FitConfig, batches: int = 40) -> None:
-    """Batch normalisations' statistics of the network as it is: averaged weights have other ones than averaged statistics."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative mean
-    model.train()
-    for _ in range(batches):
-        drawn = sampler.draw()
-        image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
-        asked(model, model.encode(image), *split(prompts_of(drawn)))
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    model.eval()
 
 
 @torch.no_grad()
@@ -373,27 +345,23 @@ class _State:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> Tuple[int, float]:
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel) -> Tuple[int, float]:
         if not self.path.exists():
             return 0, 0.0
         content = torch.load(self.path, map_location=next(model.parameters()).device, weights_only=True)
         try:
             model.load_state_dict(content["model"])
             optimizer.load_state_dict(content["optimizer"])
+            average.load_state_dict(content["average"])
         except (RuntimeError, ValueError) as error:
-            raise QMedSAMError(
-                f"'{self.path}' is of a run with another network.", "Give another folder, or delete it."
-            ) from error
-        average.count = content["count"]
-        average.state = content["average"]
+            raise QMedSAMError(f"'{self.path}' is of another network.", "Give another folder, or delete it.") from error
         return content["step"], content["seconds"]
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, step: int, seconds: float) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel, step: int, seconds: float) -> None:
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "average": average.state,
-            "count": average.count,
+            "average": average.state_dict(),
             "step": step,
             "seconds": seconds,
         }

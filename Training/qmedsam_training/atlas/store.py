@@ -267,9 +267,10 @@ def _add(
 
     Columns: ``case``, ``group``, ``is_3d``, ``hounsfield``, ``region``; how many ``levels`` the values have, where each begins
     (``at_0`` ...) with its rows and columns (``rows_0``, ``columns_0`` ...) and what lies between two colours there
-    (``colour_0`` ..., 0 for grey); what lies between two slices (``area``); ``ni``, ``nj``, ``nk`` and the spacing ``mm_i`` ...; of its labels where they begin (``labels_at``), their
-    ``label_rows`` and ``label_columns``, how many label pixels a pixel has (``ratio_x``, ``ratio_y``), the object's ``label``
-    and its bounds ``i0`` (first) to ``i1`` (one beyond the last), ``j0`` ..., in pixels of the labels.
+    (``colour_0`` ..., 0 for grey); what lies between two slices (``area``); ``ni``, ``nj``, ``nk`` and the spacing ``mm_i`` ...;
+    of its labels where they begin (``labels_at``), their ``label_rows`` and ``label_columns``, how many label pixels a pixel
+    has (``ratio_x``, ``ratio_y``), the object's ``label`` and its bounds ``i0`` (first) to ``i1`` (one beyond the last),
+    ``j0`` ..., in pixels of the labels.
     """
     from scipy import ndimage
 
