@@ -47,7 +47,7 @@ def reestimated(model: nn.Module, norms: Sequence[nn.Module], batches: Callable[
     Args:
         model: any part of it may be frozen or quantized; only the norms' buffers change.
         norms: whose statistics are taken, as plain means over the batches.
-        batches: images, boxes, owners (and what else the model takes), of the size of a training batch; only called when there are norms.
+        batches: images, boxes, owners (and what else the model takes), as large as in training; only called when there are norms.
     """
     model.eval()
     if not norms:
