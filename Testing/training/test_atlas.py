@@ -53,11 +53,11 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / max(a.sum() + b.sum(), 1)
 
 
-@pytest.mark.parametrize("coding", ["zlib", "webp", "webp-slices"])
-@pytest.mark.parametrize("shape", [(40, 56), (3, 40, 56), (7, 40, 56)])
+@pytest.mark.parametrize(
+    ("coding", "shape"),
+    [("zlib", (40, 56)), ("zlib", (7, 40, 56)), ("webp", (40, 56)), ("webp", (3, 40, 56)), ("webp-slices", (7, 40, 56))],
+)
 def test_what_is_packed_comes_back(coding, shape) -> None:
-    if coding != "zlib" and (coding == "webp") == (shape == (7, 40, 56)) and len(shape) == 3:
-        pytest.skip("not packed so")
     array = (smooth(np.random.default_rng(1), shape) * 200 + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))).astype(np.uint8)
     back = unpack(pack(array, coding), "uint8")
     assert back.shape == array.shape and back.dtype == np.uint8
@@ -138,7 +138,7 @@ def test_what_is_drawn_is_what_the_engine_draws(atlas, watched, kind) -> None:
     Masks come from the nearest of four points a pixel, the engine's from linear interpolation: borders may differ by a pixel.
     """
     torch.manual_seed(0)
-    rows = rows_where(atlas, region=0).repeat(12)
+    rows = rows_where(atlas, region=0).repeat(6)
     drawn = draw(atlas, rows, STILL, torch.full_like(rows, kind))
     seen = watched.last
     assert set(seen.axis[seen.walks].tolist()) == {0, 1, 2}
@@ -220,25 +220,26 @@ def test_regions_of_a_coarser_map_lie_where_they_were_found(atlas, watched) -> N
     st.tuples(*[st.integers(4, 18)] * 3),
     st.tuples(*[st.floats(0.5, 4)] * 3),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_boxes_lie_in_the_right_pixels(tmp_path_factory, first, size, spacing) -> None:
     """Cuboids anywhere, voxels of any shape: tight boxes to 0.75 of a network pixel, cuts of the 3D box to 0.05."""
     labels = np.zeros((40, 40, 40), np.int16)
     labels[tuple(slice(a, a + n) for a, n in zip(first, size))] = 1
     atlas = atlas_of([case(labels * 100 + 50, labels, spacing_mm=spacing)], tmp_path_factory.mktemp("a"))
-    rows = torch.zeros(12, dtype=torch.long)
+    rows = torch.zeros(6, dtype=torch.long)
+    habits = Habits(size=96, strength=0.0, wide=0.0, flat=1.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "Slices", Watched)
         patch.setattr(drawing, "_growth", lambda kind, walks, like: like.new_zeros(len(kind), 4))
         for kind, tolerance in ((0, 0.75), (1, 0.05)):
-            drawn = draw(atlas, rows, STILL, torch.full_like(rows, kind))
+            drawn = draw(atlas, rows, habits, torch.full_like(rows, kind))
             seen = Watched.last
             boxes = prompts_of(drawn, neighbours=False).boxes
             for n in range(len(rows)):
                 x, y = (2 - axis for axis in seen.view(n).in_plane)
                 truth = (first[x] - 0.5, first[y] - 0.5, first[x] + size[x] - 0.5, first[y] + size[y] - 0.5)
                 if drawn.kind[n] == kind:
-                    assert boxes[n].tolist() == pytest.approx(seen.frame(n, STILL.size).to_network(truth), abs=tolerance)
+                    assert boxes[n].tolist() == pytest.approx(seen.frame(n, 96).to_network(truth), abs=tolerance)
 
 
 def test_neighbouring_slices_are_before_and_behind_at_the_networks_distance(tmp_path, watched) -> None:
@@ -258,7 +259,7 @@ def test_neighbouring_slices_are_before_and_behind_at_the_networks_distance(tmp_
 
 def test_the_slice_beside_shows_the_object_there_or_counts_as_none(atlas, watched) -> None:
     torch.manual_seed(0)
-    rows = rows_where(atlas, is_3d=1).repeat(30)
+    rows = rows_where(atlas, is_3d=1).repeat(12)
     drawn = draw(atlas, rows, STILL, torch.ones_like(rows))
     seen = watched.last
     assert torch.equal(drawn.neighbour, seen.z != seen.z_beside) and drawn.neighbour.float().mean() > 0.8
@@ -271,10 +272,9 @@ def test_the_slice_beside_shows_the_object_there_or_counts_as_none(atlas, watche
 
 def test_turned_and_bent_frames_keep_image_and_mask_together(tmp_path) -> None:
     """An object that is brighter than all else is its own mask, however it is drawn."""
-    rng = np.random.default_rng(0)
     inside = ellipse((20, 48, 48), (10, 24, 24), (6, 14, 16))
     atlas = atlas_of([case(inside * 200 + 20, inside)], tmp_path)
-    torch.manual_seed(int(rng.integers(9)))
+    torch.manual_seed(0)
     drawn = draw(atlas, torch.zeros(64, dtype=torch.long), Habits(strength=1.0, flat=1.0))
     bright = drawn.image[:, 0] > 120 / 255
     large = drawn.mask.flatten(1).sum(1) > 800
@@ -370,8 +370,8 @@ def test_deformed_masks_are_about_the_object_a_neighbours_less_changed() -> None
 
 def test_prompts_say_what_the_walks_say(atlas) -> None:
     torch.manual_seed(0)
-    rows = rows_where(atlas, region=0).repeat(24)
-    drawn = draw(atlas, rows, Habits(strength=0.5))
+    rows = rows_where(atlas, region=0).repeat(16)
+    drawn = draw(atlas, rows, Habits(size=96, strength=0.5))
     prompts = prompts_of(drawn)
     kind = prompts.kinds.argmax(1)
     assert torch.equal(prompts.kinds.sum(1), torch.ones(len(rows))) and set(kind.tolist()) == {0, 1, 2}
@@ -379,9 +379,9 @@ def test_prompts_say_what_the_walks_say(atlas) -> None:
     said = prompts.hints[:, 0].flatten(1).any(1)
     assert said[kind == 0].float().mean() < 0.35 < 0.7 < said[kind == 2].float().mean()
     sides = prompts.boxes[:, 2:] - prompts.boxes[:, :2]
-    assert (sides > 0).all() and (prompts.boxes >= -0.5).all() and (prompts.boxes <= 159.5).all()
+    assert (sides > 0).all() and (prompts.boxes >= -0.5).all() and (prompts.boxes <= 95.5).all()
     propagated = prompts.boxes[kind == 2]
-    outer = drawn.outer[kind == 2].clamp(-0.5, 159.5)
+    outer = drawn.outer[kind == 2].clamp(-0.5, 95.5)
     assert (propagated[:, :2] >= outer[:, :2] - 1e-3).all() and (propagated[:, 2:] <= outer[:, 2:] + 1e-3).all()
     edges, some = extent(drawn.mask > 0.5)
     tight = (kind == 0) & some
@@ -394,16 +394,16 @@ def test_nobody_draws_a_tight_box_around_nothing(tmp_path) -> None:
     inside = ellipse((40, 40, 40), (20, 20, 20), (4, 10, 10))
     atlas = atlas_of([case(inside * 100, inside, spacing_mm=SPACING)], tmp_path)
     torch.manual_seed(0)
-    drawn = draw(atlas, torch.zeros(80, dtype=torch.long), STILL, torch.zeros(80, dtype=torch.long))
+    habits = Habits(size=64, strength=0.0, wide=0.0)
+    drawn = draw(atlas, torch.zeros(60, dtype=torch.long), habits, torch.zeros(60, dtype=torch.long))
     empty = drawn.mask.flatten(1).amax(1) <= 0.5
     assert empty.any() and (prompts_of(drawn).kinds[empty, 0] == 0).all()
 
 
 def test_a_scenes_target_lies_in_its_box() -> None:
-    torch.manual_seed(0)
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
-        drawn = scenes(16, Habits(size=96), torch.device("cpu"))
+        drawn = scenes(12, Habits(size=64), torch.device("cpu"))
         edges, some = extent(drawn.mask > 0.5)
         low, high = drawn.outer[:, :2] <= edges[:, :2] + 1e-3, drawn.outer[:, 2:] >= edges[:, 2:] - 1e-3
         assert (low & high)[some].all() and some.float().mean() > 0.5

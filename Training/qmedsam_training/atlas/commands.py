@@ -100,10 +100,10 @@ def fit(
     config = FitConfig(seconds=seconds, steps=steps, batch=batch, rate=rate, seed=seed)
     settings = {"network": network.model_dump(mode="json"), "batch": batch, "rate": rate, "seed": seed, "flat": flat}
     settings.update(without=sorted(without), hold_out=hold_out, init=str(init) if init else None)
-    _own(output, settings)
     where = _device(device)
     atlas = _opened(file).to(where)
     rows = _rows(atlas, hold_out, without, held=False)
+    _own(output, settings)
     torch.manual_seed(seed)
     model: Any = networks.make(network)
     if init:

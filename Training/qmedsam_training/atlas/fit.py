@@ -33,9 +33,6 @@ from .prompts import Prompts, deformed, prompts_of
 from .scenes import joined, scenes
 from .store import Atlas
 
-#: Batches that the averaged network's batch normalisations are measured on.
-_STATISTICS = 40
-
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -57,6 +54,7 @@ class FitConfig:
         strength: of augmentation.
         seed: of everything that is drawn.
         save_every: seconds between checkpoints.
+        statistics: batches that the averaged network's batch normalisations are measured on.
     """
 
     seconds: float = 0.0
@@ -74,6 +72,7 @@ class FitConfig:
     strength: float = 0.5
     seed: int = 0
     save_every: float = 600.0
+    statistics: int = 40
 
 
 class Sampler:
@@ -199,7 +198,7 @@ def fit(
     model.load_state_dict(average.module.state_dict())
 
     def batches() -> Iterator[Tuple[Tensor, ...]]:
-        for _ in range(_STATISTICS):
+        for _ in range(config.statistics):
             image, prompts = _batch(sampler, config)
             said = (prompts.hints, prompts.kinds) if model.hints else ()
             yield (image, prompts.boxes, torch.arange(len(image), device=device), *said)
