@@ -53,7 +53,7 @@ class Listening(FakeNetwork):
         return [KINDS[int(kinds.argmax())] if kinds.any() else "" for _, _, kinds, _ in self.told]
 
 
-def predictor_of(network: FakeNetwork, volume: Volume, axis: int = 2, center=(20.0, 18.0), side_mm: float = 40.0) -> SlicePredictor:
+def predictor_of(network: FakeNetwork, volume: Volume, axis: int = 2, center=(20.0, 18.0), side_mm=40.0) -> SlicePredictor:
     view = View.of(volume, axis)
     frame = Frame.square(center, side_mm, view.pixel_mm, network.input_size)
     plain = {"kind": "fixed", "mean": (0, 0, 0), "std": (1, 1, 1)}

@@ -1,4 +1,4 @@
-"""Cases for an atlas, made here: ellipsoids in anisotropic volumes and ellipses on pictures, and what the engine makes of them."""
+"""Cases for an atlas, made here: ellipsoids in anisotropic volumes, ellipses on pictures; and what was drawn of them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def rectangles(drawn: drawing.Drawn, watched: Watched, size: int) -> Iterator[Tu
     """The boxes that frames are around, in slice coordinates."""
     for n, (u0, v0, u1, v1) in enumerate(drawn.outer.tolist()):
         f = watched.frame(n, size)
-        yield tuple(
-            (edge + 0.5) / scale + start
-            for edge, scale, start in ((u0, f.scale_x, f.left), (v0, f.scale_y, f.top), (u1, f.scale_x, f.left), (v1, f.scale_y, f.top))
+        (x0, x1), (y0, y1) = (
+            ((low + 0.5) / scale + start, (high + 0.5) / scale + start)
+            for low, high, scale, start in ((u0, u1, f.scale_x, f.left), (v0, v1, f.scale_y, f.top))
         )
+        yield x0, y0, x1, y1

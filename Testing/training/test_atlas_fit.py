@@ -80,7 +80,7 @@ def grown() -> Dict[str, CompactSAM]:
 
 
 def test_a_grown_network_begins_with_what_it_grew_from(grown) -> None:
-    """Its first candidate is 0.4.0's mask, the others are nearly it; silence, and so far anything that is said, changes nothing."""
+    """Its first candidate is 0.4.0's mask, the others are nearly it; silence, or so far anything else, changes nothing."""
     torch.manual_seed(0)
     image, boxes = torch.randn(1, 3, 160, 160), torch.tensor([[30.0, 40.0, 120.0, 110.0], [5.0, 9.0, 60.0, 70.0]])
     before, after = grown["before"], grown["after"]
@@ -206,7 +206,12 @@ def test_the_commands_from_cases_to_int8(manifest: Path, tmp_path: Path) -> None
     text = _invoke("atlas", "fit", tmp_path / "a.atlas", "-o", tmp_path / "run", "--steps", 2, *common)
     assert "best.pt" in text
     model, network = networks.load(tmp_path / "run" / "best.pt")
-    assert model.hints == 4 and model.candidates == 3 and model.hint_side == SIZE // 2 and network.options["widths"] == TINY["widths"]
+    assert (
+        model.hints == 4
+        and model.candidates == 3
+        and model.hint_side == SIZE // 2
+        and network.options["widths"] == TINY["widths"]
+    )
     with pytest.raises(QMedSAMError, match="another seed"):
         _invoke("atlas", "fit", tmp_path / "a.atlas", "-o", tmp_path / "run", "--steps", 4, "--seed", 1, *common)
     table = _invoke("atlas", "score", tmp_path / "a.atlas", tmp_path / "run" / "best.pt", "--hold-out", 0.3, "--most", 4)
