@@ -12,6 +12,7 @@ from qmedsam.geometry import View
 from qmedsam_training.atlas import drawing
 from qmedsam_training.atlas.store import HU_KNOTS, Atlas, Packed, pack, read_atlas, write_atlas
 
+torch.set_num_threads(1)  # of tensors this small threads wait for each other: many times slower on a busy machine
 SPACING = (0.8, 1.1, 2.5)
 
 

@@ -39,7 +39,7 @@ def learning_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> List[N
 
 
 @torch.no_grad()
-def reestimated(model: nn.Module, norms: Sequence[nn.Module], batches: Callable[[], Iterable[Tuple[Tensor, ...]]]) -> nn.Module:
+def reestimated(model: nn.Module, norms: Sequence[Norm], batches: Callable[[], Iterable[Tuple[Tensor, ...]]]) -> nn.Module:
     """Take the statistics of batch normalisations anew, in place: those of averaged weights are not the average of statistics.
 
     Measured on 80 steps from random weights: DSC 0.400 with averaged statistics, 0.833 with these.

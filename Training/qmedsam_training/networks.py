@@ -32,7 +32,7 @@ def make(network: NetworkConfig) -> Promptable:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
     options = dict(network.options)
     if options.get("hints"):  # maps of the logits' resolution
-        options.setdefault("input_size", network.input_size)
+        options.setdefault("input_size", network.side)
     try:
         model = build(network.architecture, **options)
     except Exception as error:  # widths that do not fit each other bring out anything

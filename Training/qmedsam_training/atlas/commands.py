@@ -108,7 +108,7 @@ def fit(
     model: Any = networks.make(network)
     if init:
         grown_from(networks.load(init)[0].state_dict(), model)
-    habits = Habits(size=network.input_size or 0, margin=network.margin, strength=config.strength, flat=flat)
+    habits = Habits(size=network.side, margin=network.margin, strength=config.strength, flat=flat)
     sampler = Sampler(atlas, config, habits, rows)
     console.print(f"{len(rows)} objects and regions of {len(atlas.groups)} groups, on {where}")
     try:
@@ -140,7 +140,7 @@ def score(
     rows = _spread(atlas, rows[atlas.columns["region"][rows] == 0], most)
     if not len(rows):
         raise QMedSAMError("Nobody of this atlas is held out.", "Raise --hold-out, or give 0 to score on everybody.")
-    habits = Habits(size=network.input_size or 0, margin=network.margin)
+    habits = Habits(size=network.side, margin=network.margin)
     found = scored(model.to(where), atlas, rows, habits, clicks)
     names = list(found)
     counts = Counter(atlas.groups[g] for g in atlas.group[rows].tolist())
@@ -170,7 +170,7 @@ def ptq(
 
     float_model, network = _compact(checkpoint)
     atlas = _opened(file)
-    habits = Habits(size=network.input_size or 0, margin=network.margin)
+    habits = Habits(size=network.side, margin=network.margin)
     rows = _rows(atlas, hold_out, [], held=False)
     samples = calibration_samples(atlas, float_model, images, seed, habits, rows)
     how = QuantizationConfig(calibration_images=images)
