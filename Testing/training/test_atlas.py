@@ -274,12 +274,24 @@ def test_the_slice_beside_shows_the_object_there_or_counts_as_none(atlas, watche
             assert dsc(expected, drawn.beside[n].numpy() > 0.5) > 0.96
 
 
+def test_at_a_volumes_end_a_slice_is_not_its_own_neighbour(tmp_path, watched) -> None:
+    """The truth itself would be told as the neighbour's mask."""
+    inside = np.zeros((16, 24, 24), bool)
+    inside[:3, 6:18, 6:18] = True
+    torch.manual_seed(0)
+    rows = torch.zeros(80, dtype=torch.long)
+    drawn = draw(atlas_of([case(inside * 100, inside)], tmp_path), rows, Habits(size=32, strength=0.0))
+    alone = watched.last.z == watched.last.z_beside
+    assert alone.any() and not alone.all() and torch.equal(drawn.neighbour, ~alone)
+
+
 def test_turned_and_bent_frames_keep_image_and_mask_together(tmp_path) -> None:
     """An object that is brighter than all else is its own mask, however it is drawn."""
     inside = ellipse((20, 48, 48), (10, 24, 24), (6, 14, 16))
     atlas = atlas_of([case(inside * 200 + 20, inside)], tmp_path)
     torch.manual_seed(0)
-    drawn = draw(atlas, torch.zeros(64, dtype=torch.long), Habits(strength=1.0, flat=1.0))
+    rows = torch.zeros(64, dtype=torch.long)  # cuts of the 3D box: tight ones would show slices of a voxel or two as large
+    drawn = draw(atlas, rows, Habits(strength=1.0, flat=1.0), torch.ones_like(rows))
     bright = drawn.image[:, 0] > 120 / 255
     large = drawn.mask.flatten(1).sum(1) > 800
     overlap = (
