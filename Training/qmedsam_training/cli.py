@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import cli_networks, cli_training
+from .atlas import commands as atlas
 from .cli_options import DRY, MANIFEST, described, objects
 from .config import NetworkConfig, QuantizationConfig
 from .recipes import read_recipe
@@ -23,6 +24,7 @@ for command in (cli_training.index, cli_training.train, cli_training.ablate, cli
     app.command()(command)
 for command in (cli_networks.ptq, cli_networks.threshold, cli_networks.evaluate, cli_networks.compare):
     app.command()(command)
+app.add_typer(atlas.app, name="atlas")
 
 
 @app.command()

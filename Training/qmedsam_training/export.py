@@ -292,7 +292,7 @@ def model_fields(network: NetworkConfig, name: str, **others: Any) -> Dict[str, 
         "modalities": ["*"],
     }
     if network.options.get("hints"):
-        asked = {"hints": list(HINTS), "kinds": list(KINDS), "candidates": network.options["candidates"]}
+        asked = {"hints": list(HINTS), "kinds": list(KINDS), "candidates": network.options.get("candidates", 1)}
         # Slices before and behind as channels lost on volumes what they won on slices: see Docs/Decisions.
         fields["prompts"] = {**asked, "depth_px": 0.0}
     return {**fields, **others}

@@ -30,8 +30,11 @@ def make(network: NetworkConfig) -> Promptable:
     """
     if network.architecture not in ARCHITECTURES:
         raise QMedSAMError(f"There is no architecture '{network.architecture}'.", f"Known: {', '.join(names())}.")
+    options = dict(network.options)
+    if options.get("hints"):  # maps of the logits' resolution
+        options.setdefault("input_size", network.side)
     try:
-        model = build(network.architecture, **network.options)
+        model = build(network.architecture, **options)
     except Exception as error:  # widths that do not fit each other bring out anything
         raise QMedSAMError(f"{network.architecture} cannot be built with its options {network.options}.", f"{error}.") from error
     if network.options and network.input_size:
@@ -180,7 +183,7 @@ def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tup
 
 
 def post_training_quantized(
-    checkpoint: Path, how: QuantizationConfig, samples: Iterable[Tuple[Tensor, Tensor, Tensor]]
+    checkpoint: Path, how: QuantizationConfig, samples: Iterable[Tuple[Tensor, ...]]
 ) -> Tuple[Promptable, NetworkConfig]:
     """A float checkpoint of ours, quantized with calibrated scales and untouched weights.
 

@@ -35,7 +35,7 @@ def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -
 
     Arguments and result as for :func:`fixed`.
     """
-    return _each_slice(rounds, items, tick, lambda item, index: Prompt(tapered(item, index), "volume"))
+    return _each_slice(rounds, items, tick, lambda item, index: Prompt(tapered(item, index), kind_of(item)))
 
 
 def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
@@ -55,7 +55,12 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
 
 def whole(item: Item, index: int) -> Prompt:
     """The box's own rectangle on a slice."""
-    return Prompt(item.rectangle(index), "tight" if item.flat else "volume")
+    return Prompt(item.rectangle(index), kind_of(item))
+
+
+def kind_of(item: Item) -> str:
+    """What a box's rectangle is to the network: on a single slice it was drawn around the object there."""
+    return "tight" if item.flat else "volume"
 
 
 def tapered(item: Item, index: int) -> Rectangle:

@@ -4,9 +4,3 @@ A loader of processes draws some tens of frames a second and core; here thousand
 operations, on whatever device the network is trained on. What is drawn is what the engine's walks ask (:mod:`.prompts`),
 with the slices before and behind as colours, and corrected by simulated strokes (:mod:`.corrections`).
 """
-
-from __future__ import annotations
-
-from .store import Atlas, read_atlas, write_atlas
-
-__all__ = ["Atlas", "read_atlas", "write_atlas"]

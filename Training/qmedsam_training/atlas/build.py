@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Callable, Iterable, List, Optional, Tuple
 
 import numpy as np
@@ -17,6 +18,10 @@ _REGION_SIDE = 256
 _SCALES = (60, 300)
 #: Slices of a volume that get a map of regions.
 _REGION_SLICES = 6
+#: Most rows and columns of a WebP.
+_LARGEST_WEBP = 16383
+#: Most objects of a case: what their numbers hold.
+_MOST_OBJECTS = np.iinfo(np.int16).max
 #: Shares of the picture that a region worth a prompt covers.
 _LEAST_REGION, _LARGEST_REGION = 0.002, 0.35
 
@@ -25,27 +30,34 @@ def packed(case: Case, regions: bool = True) -> Packed:
     """A case for the file.
 
     Raises:
-        QMedSAMError: it cannot be read, or it holds no object.
+        QMedSAMError: it cannot be read, it holds no object, or it is a volume in colours.
     """
     volume, labels = case.load()
     is_3d = case.is_3d and len(labels) > 1
-    numbered = np.zeros(labels.shape, np.int16)
+    if is_3d and volume.is_rgb:
+        raise QMedSAMError(f"'{case.case_id}' is a volume in colours.", "Leave it out: channels are colours or slices.")
+    array = volume.array_kji
+    numbered = np.zeros(array.shape[:3], np.int16)
     count = 0
-    for count, (_, mask, crop) in enumerate(components(labels, is_3d), start=1):
-        numbered[crop][mask] = count
+    for _, mask, crop in islice(components(labels, is_3d), _MOST_OBJECTS):
+        if not numbered[crop][mask].any():  # of objects that overlap the first one alone would be whole
+            count += 1
+            numbered[crop][mask] = count
     if not count:
         raise QMedSAMError(f"'{case.case_id}' holds no object.", "Leave it out.")
-    array = volume.array_kji
-    hounsfield = case.modality == "CT" and is_3d and array.min() < -100
-    if hounsfield:
-        units, codes = zip(*HU_KNOTS)
-        values = np.interp(array, units, codes).round().astype(np.uint8)
-    else:
-        values = (Intensity.of(volume, case.modality).apply(array) * 255).round().astype(np.uint8)
+    hounsfield = volume.modality == "CT" and is_3d and bool(array.min() < -100)
+    units, codes = zip(*HU_KNOTS)
+    intensity = Intensity.of(volume, volume.modality)
+
+    def coded(plane: np.ndarray) -> np.ndarray:
+        grey = np.interp(plane, units, codes) if hounsfield else intensity.apply(plane) * 255
+        return grey.round().astype(np.uint8)
+
+    values = np.stack([coded(plane) for plane in array])  # by slices: floats take eight times the room
     if not is_3d:
         values = np.moveaxis(values[0], -1, 0) if volume.is_rgb else values[0]
         numbered = numbered[0]
-    spacing = tuple(float(s) for s in volume.spacing_mm) if is_3d else (1.0, 1.0, 1.0)
+    i, j, k = (float(s) for s in volume.spacing_mm) if is_3d else (1.0, 1.0, 1.0)
     maps = _regions(values, is_3d) if regions else []
     return Packed(
         case.group,
@@ -53,31 +65,34 @@ def packed(case: Case, regions: bool = True) -> Packed:
         pack(values, _coding(values, is_3d)),
         pack(numbered),
         [(k, pack(found)) for k, found in maps],
-        spacing,  # type: ignore[arg-type]
-        bool(hounsfield),
+        (i, j, k),
+        hounsfield,
         is_3d,
     )
 
 
 def _coding(values: np.ndarray, is_3d: bool) -> str:
     """Small volumes lose more by WebP than they cost; its pictures have at most 16,383 rows."""
+    rows = values.shape[0] * values.shape[1] if is_3d else values.shape[-2]
+    if max(rows, values.shape[-1]) > _LARGEST_WEBP:
+        return "zlib"
     if not is_3d:
         return "webp"
-    return "webp-slices" if values.size > 300_000 and values.shape[0] * values.shape[1] < 16384 else "zlib"
+    return "webp-slices" if values.size > 300_000 else "zlib"
 
 
-def all_packed(
-    cases: Iterable[Case], progress: Optional[Callable[[str], None]] = None
+def packed_cases(
+    cases: Iterable[Case], regions: bool = True, told: Optional[Callable[[int, str], None]] = None
 ) -> Tuple[List[Packed], List[Tuple[str, str]]]:
-    """Every case that can be read, and the others with the reason."""
+    """Every case that can be read, and the others with the reason; ``told`` gets how many are done and the last one's name."""
     done, skipped = [], []
-    for case in cases:
+    for number, case in enumerate(cases, start=1):
         try:
-            done.append(packed(case))
+            done.append(packed(case, regions))
         except QMedSAMError as error:
             skipped.append((case.case_id, str(error)))
-        if progress:
-            progress(case.case_id)
+        if told:
+            told(number, case.case_id)
     return done, skipped
 
 

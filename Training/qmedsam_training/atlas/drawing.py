@@ -166,17 +166,18 @@ class Slices:
         found = self.atlas.labels[start + at[..., 0] * sx + at[..., 1] * sy]
         return (found == c["label"][:, None, None]) & on
 
-    def values(self, xy: Tensor, spacing: Tensor, apart: Tensor) -> Tensor:
-        """Codes at points, linear between pixels: ``B x 3 x h x w``.
+    def values(self, xy: Tensor, spacing: Tensor, apart: Tensor, shown: Tensor) -> Tensor:
+        """Grey values or colours at points, linear between pixels: ``B x 3 x h x w`` in 0..1.
 
         Args:
             xy: ``B x h x w x 2``.
             spacing: of the points in pixels, ``B``: pictures are read from the level whose pixels are about as large.
             apart: slices between the colours, ``B``; 0 shows the slice three times.
+            shown: what a code stands for, ``B x 256``: windowed before it is interpolated, as in the engine.
         """
         c = self.c
         flat = c["is_3d"] == 0
-        level = torch.where(flat, torch.log2(spacing.clamp(min=1e-3)).round().clamp(0, LEVELS - 1).long(), 0)
+        level = torch.log2(spacing.clamp(min=1e-3)).round().clamp(min=0).long().minimum(c["levels"] - 1)
 
         def at_level(name: str) -> Tensor:
             return torch.stack([c[f"{name}_{n}"] for n in range(LEVELS)], 1).gather(1, level[:, None])[:, 0]
@@ -198,9 +199,12 @@ class Slices:
             slice_ = (self.z + n * apart).clamp(torch.zeros_like(self.z), self.nz - 1)
             colours.append(at_level("at") + (n + 1) * at_level("colour") + torch.where(flat, 0, slice_ * self.stride[2]))
         start = torch.stack(colours, 1)[..., None, None] + (x0 * sx + y0 * sy)[:, None]
-        read = self.atlas.values
-        upper = read[start].float() * (1 - fx) + read[start + right].float() * fx
-        lower = read[start + below].float() * (1 - fx) + read[start + below + right].float() * fx
+
+        def read(at: Tensor) -> Tensor:
+            return shown.gather(1, self.atlas.values[at].flatten(1).long()).view(at.shape)
+
+        upper = read(start) * (1 - fx) + read(start + right) * fx
+        lower = read(start + below) * (1 - fx) + read(start + below + right) * fx
         return upper * (1 - fy) + lower * fy
 
 
@@ -256,14 +260,14 @@ def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = No
     spacing = side / size / slices.mm.amin(1)
     apart = (habits.depth_px * side / size / slices.mm_z).round().clamp(min=1).long()
     apart = torch.where((slices.c["is_3d"] == 1) & ~chosen(habits.flat, count, like), apart, 0)
-    codes = slices.values(xy, spacing, apart)
-    values = _windowed(codes, slices.c["hounsfield"] == 1, strength)
+    values = slices.values(xy, spacing, apart, _windows(slices.c["hounsfield"] == 1, strength))
     fine = F.interpolate(xy.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=False)
     fine = fine.permute(0, 2, 3, 1)
     mask = F.avg_pool2d(slices.labels(fine, slices.z).float()[:, None], 2)[:, 0] * valid
     beside = F.avg_pool2d(slices.labels(fine, slices.z_beside).float()[:, None], 2)[:, 0] * valid
     box = ((outer - center.repeat(1, 2)) / side[:, None] + 0.5) * size - 0.5
-    return Drawn(values * valid[:, None], valid, mask, beside, slices.walks, slices.c["is_3d"] == 1, kind, box, growth)
+    neighbour = slices.walks & (slices.z_beside != slices.z)  # at a volume's end there may be none
+    return Drawn(values * valid[:, None], valid, mask, beside, neighbour, slices.c["is_3d"] == 1, kind, box, growth)
 
 
 def _grid(size: int, like: Tensor) -> Tensor:
@@ -320,17 +324,19 @@ def _bend(count: int, size: int, strength: float, like: Tensor) -> Tensor:
     return F.interpolate(knots, size=(size, size), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
 
 
-def _windowed(codes: Tensor, hounsfield: Tensor, strength: float) -> Tensor:
-    """Codes to 0..1; those that stand for HU through a window, mostly the abdomen's."""
-    plain = codes / 255
+def _windows(hounsfield: Tensor, strength: float) -> Tensor:
+    """What the 256 codes stand for in 0..1, ``B x 256``; those that mean HU through a window, mostly the abdomen's."""
+    device, count = hounsfield.device, len(hounsfield)
+    codes = torch.arange(256, device=device, dtype=torch.float32)
+    plain = (codes / 255).expand(count, 256)
     if not bool(hounsfield.any()):
         return plain
     units = torch.full_like(codes, HU_KNOTS[0][0])
     for (a, first), (b, last) in zip(HU_KNOTS[:-1], HU_KNOTS[1:]):
         units = units + (codes.clamp(first, last) - first) * ((b - a) / (last - first))
     names = ("abdomen", "abdomen", "abdomen", "mediastinum", "bone", "lung") if strength else ("abdomen",)
-    table = torch.tensor([CT_WINDOWS[name] for name in names], device=codes.device)
-    window = table[torch.randint(0, len(names), (len(codes),), device=codes.device)]
-    width = window[:, 0] * torch.exp(torch.randn(len(codes), device=codes.device) * 0.3 * strength)
-    low = (window[:, 1] - width / 2)[:, None, None, None]
-    return torch.where(hounsfield[:, None, None, None], ((units - low) / width[:, None, None, None]).clamp(0, 1), plain)
+    table = torch.tensor([CT_WINDOWS[name] for name in names], device=device)
+    window = table[torch.randint(0, len(names), (count,), device=device)]
+    width = window[:, 0] * torch.exp(torch.randn(count, device=device) * 0.3 * strength)
+    low = window[:, 1] - width / 2
+    return torch.where(hounsfield[:, None], ((units - low[:, None]) / width[:, None]).clamp(0, 1), plain)

@@ -2,7 +2,8 @@
 
 Everything but the file's reading happens on the device of the network. A step encodes a batch once and decodes it several
 times: what was asked first, then corrections of the answer. Progress is a share of the time or steps that are given, so that
-the rate ends at zero wherever the run does.
+the rate ends at zero wherever the run does. What is drawn in a step depends on the seed and the step's number alone: a run that
+was stopped goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
+from qmedsam import QMedSAMError
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..architectures.compact import CompactSAM
+from ..architectures.promptable import Promptable
+from ..averaging import averaged, learning_norms, reestimated
+from ..interruption import Interruption
 from .corrections import corrected, next_stroke
 from .drawing import Drawn, Habits, chosen, draw
 from .looks import normalised, repainted
-from .prompts import deformed, prompts_of, split
+from .prompts import Prompts, deformed, prompts_of
 from .scenes import joined, scenes
 from .store import Atlas
 
@@ -48,6 +54,7 @@ class FitConfig:
         strength: of augmentation.
         seed: of everything that is drawn.
         save_every: seconds between checkpoints.
+        statistics: batches that the averaged network's batch normalisations are measured on.
     """
 
     seconds: float = 0.0
@@ -65,6 +72,7 @@ class FitConfig:
     strength: float = 0.5
     seed: int = 0
     save_every: float = 600.0
+    statistics: int = 40
 
 
 class Sampler:
@@ -77,9 +85,9 @@ class Sampler:
         region, is_3d = atlas.columns["region"] == 1, atlas.columns["is_3d"] == 1
         kinds = (allowed & ~region & ~is_3d, allowed & ~region & is_3d, allowed & region)
         shares = [share if bool(kind.any()) else 0.0 for share, kind in zip(config.shares, kinds)] + [config.shares[3]]
-        exact = [share / sum(shares) * config.batch for share in shares]
-        self.counts = [round(n) for n in exact[:3]]
-        self.counts.append(config.batch - sum(self.counts))
+        if not sum(shares):
+            raise QMedSAMError("There is nothing to draw: no object is left, and no scene is asked for.", "Leave less out.")
+        self.counts = _dealt(config.batch, shares)
         self.weights = [atlas.weight * kind for kind in kinds]
 
     def draw(self) -> Drawn:
@@ -89,6 +97,21 @@ class Sampler:
         if self.counts[3] > 0:
             parts.append(scenes(self.counts[3], self.habits, self.atlas.group.device))
         return joined(tuple(parts))
+
+
+def _dealt(count: int, shares: List[float]) -> List[int]:
+    """Whole numbers in about these shares that add up; what is left over goes to the largest remainders."""
+    exact = [share / sum(shares) * count for share in shares]
+    whole = [int(n) for n in exact]
+    for n in sorted(range(len(shares)), key=lambda n: whole[n] - exact[n])[: count - sum(whole)]:
+        whole[n] += 1
+    return whole
+
+
+def asked(model: Promptable, embedding: Tensor, boxes: Tensor, hints: Tensor, kinds: Tensor) -> Tuple[Tensor, Tensor]:
+    """Logits ``N x C x m x m`` and IoU ``N x C`` of any network: one without hints is asked with boxes alone."""
+    logits, quality = model.predict(embedding, boxes * model.prompt_scale, *((hints, kinds) if model.hints else ()))
+    return logits.reshape(len(boxes), model.candidates, *logits.shape[-2:]), quality.reshape(len(boxes), model.candidates)
 
 
 def mask_loss(logits: Tensor, truth: Tensor, pixel: float) -> Tensor:
@@ -116,30 +139,6 @@ def step_loss(logits: Tensor, quality: Tensor, truth: Tensor, config: FitConfig)
     return loss + config.quality * F.mse_loss(quality, iou)
 
 
-class Average:
-    """Running mean of weights and statistics, slow only once there is something to average."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.count = decay, 0
-        self.state = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.count += 1
-        keep = min(self.decay, (1 + self.count) / (10 + self.count))
-        new = [value.detach() for value in model.state_dict().values()]
-        real = [(old, value) for old, value in zip(self.state.values(), new) if value.is_floating_point()]
-        torch._foreach_lerp_([old for old, _ in real], [value.float() for _, value in real], 1 - keep)
-        for old, value in zip(self.state.values(), new):
-            if not value.is_floating_point():
-                old.copy_(value)
-
-    def into(self, model: nn.Module) -> None:
-        """Load the mean into a network."""
-        own = model.state_dict()
-        model.load_state_dict({name: value.to(own[name].dtype) for name, value in self.state.items()})
-
-
 def fit(
     model: CompactSAM,
     sampler: Sampler,
@@ -155,58 +154,75 @@ def fit(
         config: of the run.
         folder: for ``last.pt`` and ``fit.jsonl``.
         told: gets a line now and then.
+
+    Raises:
+        QMedSAMError: the folder's checkpoint is of another network.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the step, with everything saved.
     """
     device = sampler.atlas.group.device
     cuda = device.type == "cuda"
     model.train()
     optimizer = torch.optim.AdamW(_parameters(model, config.decay), lr=config.rate, fused=cuda)
-    average = Average(model, config.average)
+    average = averaged(model, config.average)
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "last.pt")
     step, before = state.resume(model, optimizer, average)
     start = saved = shown = time.monotonic()
     losses: List[Tensor] = []
-    while True:
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        elapsed = before + time.monotonic() - start
-        share = elapsed / config.seconds if config.seconds else step / config.steps
-        if share >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate * _rate(share, config.warmup)
-        loss = _step(model, sampler, config, optimizer, cuda)
-        losses.append(loss)
-        average.update(model)
-        step += 1
-        now = time.monotonic()
-        if now - shown > 15:
-            mean = float(torch.stack(losses).mean())
-            told(f"step {step}, {share:.1%}, loss {mean:.4f}, {step * config.batch / max(elapsed, 1e-6):.0f} frames/s")
-            with (folder / "fit.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, "share": share, "loss": mean, "seconds": elapsed}) + "\n")
-            losses, shown = [], now
-        if now - saved > config.save_every:
-            state.save(model, optimizer, average, step, elapsed)
-            saved = now
-    average.into(model)
-    refresh_statistics(model, sampler, config)
+    with Interruption() as interruption:
+        while True:
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            elapsed = before + time.monotonic() - start
+            share = elapsed / config.seconds if config.seconds else step / config.steps
+            if share >= 1:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * _rate(share, config.warmup)
+            losses.append(_step(model, sampler, config, optimizer, cuda))
+            average.update_parameters(model)
+            step += 1
+            now = time.monotonic()
+            if now - shown > 15:
+                mean = float(torch.stack(losses).mean())
+                told(f"step {step}, {share:.1%}, loss {mean:.4f}, {step * config.batch / max(elapsed, 1e-6):.0f} frames/s")
+                with (folder / "fit.jsonl").open("a") as log:
+                    log.write(json.dumps({"step": step, "share": share, "loss": mean, "seconds": elapsed}) + "\n")
+                losses, shown = [], now
+            if now - saved > config.save_every or interruption.asked:
+                state.save(model, optimizer, average, step, before + now - start)
+                saved = now
+            if interruption.asked:
+                raise KeyboardInterrupt
+    # Before the averages take the weights' place: a run that is given more steps goes on from the weights.
     state.save(model, optimizer, average, step, before + time.monotonic() - start)
+    model.load_state_dict(average.module.state_dict())
+
+    def batches() -> Iterator[Tuple[Tensor, ...]]:
+        for _ in range(config.statistics):
+            image, prompts = _batch(sampler, config)
+            said = (prompts.hints, prompts.kinds) if model.hints else ()
+            yield (image, prompts.boxes, torch.arange(len(image), device=device), *said)
+
+    reestimated(model, learning_norms(model), batches)
     return model.eval()
 
 
-def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
+def _batch(sampler: Sampler, config: FitConfig) -> Tuple[Tensor, Prompts]:
+    """Normalised images and what is asked about them."""
     drawn = sampler.draw()
-    image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
-    prompts = prompts_of(drawn)
-    boxes, hints, kinds = split(prompts)
-    truth = prompts.truth
+    return normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid), prompts_of(drawn)
+
+
+def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
+    image, prompts = _batch(sampler, config)
+    boxes, hints, kinds, truth = prompts.boxes, prompts.hints, prompts.kinds, prompts.truth
     wanted = truth > 0.5
     rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
     total = truth.new_zeros(())
     with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda):
         embedding = model.encode(image.contiguous(memory_format=torch.channels_last) if cuda else image)
         for number in range(rounds + 1):
-            logits, quality = model.predict(embedding, boxes, hints, kinds)
+            logits, quality = asked(model, embedding, boxes, hints, kinds)
             total = total + step_loss(logits, quality, truth, config) / (rounds + 1)
             if number < rounds:
                 with torch.no_grad():
@@ -230,66 +246,46 @@ def _next_hints(logits: Tensor, wanted: Tensor, hints: Tensor, number: int) -> T
 
 
 @torch.no_grad()
-def refresh_statistics(model: CompactSAM, sampler: Sampler, config: FitConfig, batches: int = 40) -> None:
-    """Batch normalisations' statistics of the network as it is: averaged weights have other ones than averaged statistics."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative mean
-    model.train()
-    for _ in range(batches):
-        drawn = sampler.draw()
-        image = normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid)
-        model.predict(model.encode(image), *split(prompts_of(drawn)))
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    model.eval()
-
-
-@torch.no_grad()
 def scored(
-    model: CompactSAM, atlas: Atlas, rows: Tensor, habits: Habits, clicks: int = 3, batch: int = 256, seed: int = 1
+    model: Promptable, atlas: Atlas, rows: Tensor, habits: Habits, clicks: int = 3, batch: int = 256, seed: int = 1
 ) -> Dict[str, Dict[str, float]]:
     """DSC by group for fixed draws: a tight box, the cut of a 3D box, that with the neighbour's mask, and 1 to ``clicks`` clicks.
 
-    ``best``: of the candidates for the tight box. A network without hints is asked with boxes alone.
+    Frames are drawn as the engine does it. ``best``: of the candidates for the tight box. The neighbour's mask is the truth's,
+    and asked of volumes alone. A network without hints is asked with boxes alone.
+
+    Returns:
+        By prompt and group.
     """
-    still = Habits(**{**asdict(habits), "strength": 0.0, "wide": 0.0, "flat": 0.0})
+    still = replace(habits, strength=0.0, wide=0.0, flat=1.0)
     torch.manual_seed(seed)
     sums: Dict[str, Dict[str, List[float]]] = {}
-    hinted = hasattr(model.mask_decoder.prompt, "hint")
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
         names = [atlas.groups[g] for g in atlas.group[some].tolist()]
         for kind, neighbours in ((0, False), (1, False), (1, True)):
+            if neighbours and not model.hints:
+                continue
             drawn = draw(atlas, some, still, torch.full_like(some, kind))
             prompts = prompts_of(drawn, neighbours)
-            if neighbours and hinted:
-                beside = F.avg_pool2d(drawn.beside[:, None], 2)[:, 0] > 0.5
-                given = (beside.flatten(1).any(1)).view(-1, 1, 1)
-                prompts.hints[:, 0] = torch.where(given, beside.float() * 2 - 1, 0.0)
+            beside = F.avg_pool2d(drawn.beside[:, None], 2)[:, 0] > 0.5
+            known = drawn.neighbour & beside.flatten(1).any(1)
+            if neighbours:
+                prompts.hints[:, 0] = torch.where(known.view(-1, 1, 1), beside.float() * 2 - 1, 0.0)
             embedding = model.encode(normalised(drawn.image, drawn.valid))
             wanted = prompts.truth > 0.5
             name = ("tight", "volume")[kind] + ("+neighbour" if neighbours else "")
             hints = prompts.hints
-            for click in range(clicks + 1 if kind == 0 and hinted else 1):
-                logits, _ = _ask(model, embedding, prompts.boxes, hints, prompts.kinds)
+            for click in range(clicks + 1 if kind == 0 and model.hints else 1):
+                logits, _ = asked(model, embedding, prompts.boxes, hints, prompts.kinds)
                 found = logits[:, 0] > 0
-                _note(sums, name + (f" {click}" if kind == 0 else ""), names, found, wanted)
+                counted = known if neighbours else torch.ones_like(known)
+                _note(sums, name + (f" {click}" if kind == 0 else ""), names, _dsc(found, wanted), counted)
                 if kind == 0 and click == 0:
-                    every = torch.stack([_dsc(mask > 0, wanted) for mask in logits.unbind(1)]).amax(0)
-                    for group, value in zip(names, every.tolist()):
-                        sums.setdefault("best", {}).setdefault(group, []).append(value)
+                    every = torch.stack([_dsc(mask > 0, wanted) for mask in logits.unbind(1)])
+                    _note(sums, "best", names, every.amax(0), counted)
                 hints = corrected(hints, found, next_stroke(found, wanted, exact=True))
     return {name: {g: sum(v) / len(v) for g, v in groups.items()} for name, groups in sums.items()}
-
-
-def _ask(model: CompactSAM, embedding: Tensor, boxes: Tensor, hints: Tensor, kinds: Tensor) -> Tuple[Tensor, Tensor]:
-    if hasattr(model.mask_decoder.prompt, "hint"):
-        return model.predict(embedding, boxes, hints, kinds)
-    logits, quality = model.predict(embedding, boxes)
-    return logits[:, None], quality[:, None]
 
 
 def _dsc(found: Tensor, wanted: Tensor) -> Tensor:
@@ -298,26 +294,29 @@ def _dsc(found: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
 
 
-def _note(sums: Dict[str, Dict[str, List[float]]], name: str, groups: List[str], found: Tensor, wanted: Tensor) -> None:
-    for group, value in zip(groups, _dsc(found, wanted).tolist()):
-        sums.setdefault(name, {}).setdefault(group, []).append(value)
+def _note(sums: Dict[str, Dict[str, List[float]]], name: str, groups: List[str], values: Tensor, counted: Tensor) -> None:
+    for group, value, counts in zip(groups, values.tolist(), counted.tolist()):
+        if counts:
+            sums.setdefault(name, {}).setdefault(group, []).append(value)
 
 
 def grown_from(state: Dict[str, Tensor], model: CompactSAM, noise: float = 0.02) -> None:
     """Fill a network with the weights of a smaller, larger or earlier one, as far as both have them.
 
-    Candidates begin as copies of the one mask (with a little noise, or they would stay copies); what is new stays as it is.
+    Candidates that it lacks begin as copies of its first (with a little noise, or they would stay copies); what else is new
+    stays as it is.
     """
     own = model.state_dict()
     tokens = state["mask_decoder.output_tokens"]
-    count = model.mask_decoder.candidates
+    had, count = len(tokens) - 1, model.mask_decoder.candidates
+    source = [n if n < had else 0 for n in range(count)]
     filled = dict(state)
     apart = noise * tokens.std() * torch.randn(count, tokens.shape[1])
-    apart[0] = 0
-    filled["mask_decoder.output_tokens"] = torch.cat([tokens[:1] + apart, tokens[-1:]])
+    apart[:had] = 0
+    filled["mask_decoder.output_tokens"] = torch.cat([tokens[source] + apart, tokens[-1:]])
     for name in ("weight", "bias"):
         key = f"mask_decoder.iou.2.{name}"
-        filled[key] = state[key][:1].repeat(count, *[1] * (state[key].dim() - 1))
+        filled[key] = state[key][source]
     for name, value in filled.items():
         if name in own:
             common = tuple(slice(0, min(a, b)) for a, b in zip(own[name].shape, value.shape))
@@ -333,10 +332,10 @@ def _rate(share: float, warmup: float) -> float:
 
 def _parameters(model: nn.Module, decay: float) -> List[Dict[str, object]]:
     """Weights decay; biases, norms and tokens do not."""
-    weights = [p for p in model.parameters() if p.dim() > 1]
+    decays = {name: p.dim() > 1 and not name.endswith("tokens") for name, p in model.named_parameters()}
     return [
-        {"params": weights, "weight_decay": decay},
-        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for name, p in model.named_parameters() if decays[name]], "weight_decay": decay},
+        {"params": [p for name, p in model.named_parameters() if not decays[name]], "weight_decay": 0.0},
     ]
 
 
@@ -346,22 +345,23 @@ class _State:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> Tuple[int, float]:
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel) -> Tuple[int, float]:
         if not self.path.exists():
             return 0, 0.0
         content = torch.load(self.path, map_location=next(model.parameters()).device, weights_only=True)
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        average.count = content["count"]
-        average.state = content["average"]
+        try:
+            model.load_state_dict(content["model"])
+            optimizer.load_state_dict(content["optimizer"])
+            average.load_state_dict(content["average"])
+        except (RuntimeError, ValueError) as error:
+            raise QMedSAMError(f"'{self.path}' is of another network.", "Give another folder, or delete it.") from error
         return content["step"], content["seconds"]
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, step: int, seconds: float) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel, step: int, seconds: float) -> None:
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "average": average.state,
-            "count": average.count,
+            "average": average.state_dict(),
             "step": step,
             "seconds": seconds,
         }

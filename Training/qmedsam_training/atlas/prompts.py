@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +97,3 @@ def deformed(mask: Tensor, neighbour: Tensor) -> Tensor:
     copy = F.grid_sample(like, (source - away[:, None, None] + 0.5) / side * 2 - 1, align_corners=False) > 0.5
     joined = chosen(0.08, count, like) & ~(neighbour & chosen(0.5, count, like))
     return found | (copy & joined.view(-1, 1, 1, 1))
-
-
-def split(prompts: Prompts) -> Tuple[Tensor, Tensor, Tensor]:
-    """Boxes, hints and kinds, as a network takes them."""
-    return prompts.boxes, prompts.hints, prompts.kinds

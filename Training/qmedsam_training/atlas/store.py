@@ -9,18 +9,23 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 import torch
+from qmedsam import QMedSAMError
 from torch import Tensor
 
-#: Hounsfield units of the 256 codes: a fifth of a unit of the abdomen's window per code and coarse outside, for any window.
+from ..data.splitting import Patient, chance_of
+
+#: Hounsfield units of the 256 codes: 3 HU a code about the abdomen's window and coarse outside, for any window.
 HU_KNOTS = ((-1024.0, 0.0), (-200.0, 50.0), (300.0, 215.0), (1500.0, 255.0))
 #: Pictures also lie here halved, again and again, so that a large object on a large picture is averaged and not picked at.
 LEVELS = 3
-#: Fewest rows and columns of a slice that a box can be drawn on.
-_LEAST_SIDE = 8
+#: A picture is halved while its shorter side has this many pixels.
+_LEAST_HALVED = 16
+#: A source of fewer patients holds nobody out.
+_LEAST_PATIENTS = 5
 
 
 @dataclass
@@ -38,7 +43,7 @@ class Packed:
 
     Attributes:
         group: modality and source.
-        patient: whose it is.
+        patient: whose it is, ``source/name``.
         values: grey values or colours as codes of a byte.
         labels: objects, numbered from 1.
         regions: homogeneous regions of single slices, numbered from 1: ``(slice, map)``; a map may be coarser.
@@ -124,9 +129,10 @@ class Atlas:
     Attributes:
         values: ``uint8``, all cases one after another.
         labels: ``int16``, likewise.
-        columns: of the table of objects, each a tensor with a row per object; see :meth:`_Builder.add`.
+        columns: of the table of objects, each a tensor with a row per object; see :func:`_add`.
         group: of every object, an index into ``groups``.
         groups: their names.
+        patients: of every case (the column ``case``), ``source/name``.
         weight: with which an object is drawn: groups by the root of their number of cases, cases and objects evenly.
     """
 
@@ -135,13 +141,31 @@ class Atlas:
     columns: Dict[str, Tensor]
     group: Tensor
     groups: List[str]
+    patients: List[str]
     weight: Tensor
 
     def to(self, device: torch.device) -> Atlas:
         """The same on a device."""
         columns = {name: column.to(device) for name, column in self.columns.items()}
         moved = (self.values.to(device), self.labels.to(device), columns, self.group.to(device))
-        return Atlas(*moved, self.groups, self.weight.to(device))
+        return Atlas(*moved, self.groups, self.patients, self.weight.to(device))
+
+    def of_patients(self, patients: Set[str]) -> Tensor:
+        """Which rows of the table are theirs, boolean."""
+        cases = torch.tensor([patient in patients for patient in self.patients], device=self.group.device)
+        return cases[self.columns["case"]]
+
+
+def held_out(patients: Sequence[str], share: float) -> Set[str]:
+    """The patients that are not trained on: of every source of five or more about a share, by what their names hash to.
+
+    The same on every machine; a case that is added moves nobody else.
+    """
+    sources: Dict[str, Set[str]] = {}
+    for patient in patients:
+        sources.setdefault(_parted(patient)[0], set()).add(patient)
+    large = [own for own in sources.values() if len(own) >= _LEAST_PATIENTS]
+    return {patient for own in large for patient in own if chance_of(_parted(patient)) < share}
 
 
 @dataclass
@@ -165,11 +189,28 @@ class _Builder:
         return start
 
 
+def _parted(patient: str) -> Patient:
+    source, _, name = patient.partition("/")
+    return source, name
+
+
 def read_atlas(path: Path, threads: int = 4) -> Atlas:
-    """Unpack a file of :func:`write_atlas`, on the CPU."""
+    """Unpack a file of :func:`write_atlas`, on the CPU.
+
+    Raises:
+        QMedSAMError: it is none, is damaged, or holds nothing.
+    """
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
-    index, start = json.loads(content[8 : 8 + size]), 8 + size
+    try:
+        return _read(json.loads(content[8 : 8 + size]), content, 8 + size, threads)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, zlib.error) as error:
+        raise QMedSAMError(
+            f"'{path.name}' is no atlas, or is damaged.", "Make it again with: qmedsam-train atlas build."
+        ) from error
+
+
+def _read(index: List[Dict[str, Any]], content: bytes, start: int, threads: int) -> Atlas:
 
     def plane(entry: Dict[str, Any]) -> Plane:
         at = start + entry["at"]
@@ -189,6 +230,8 @@ def read_atlas(path: Path, threads: int = 4) -> Atlas:
             group = groups.index(entry["group"])
             counts[group] = counts.get(group, 0) + 1
             _add(builder, entry, number, group, values, labels, regions)
+    if not builder.rows:
+        raise ValueError("no object")
     names = list(builder.rows[0])
     table = {name: torch.tensor(np.array([row[name] for row in builder.rows], np.float64)) for name in names}
     columns = {name: column if name in _REAL else column.long() for name, column in table.items()}
@@ -203,7 +246,8 @@ def read_atlas(path: Path, threads: int = 4) -> Atlas:
         dtype=torch.float64,
     )
     values_ = torch.from_numpy(np.concatenate(builder.values))
-    return Atlas(values_, torch.from_numpy(np.concatenate(builder.labels)), columns, group_of, groups, weight)
+    labels_ = torch.from_numpy(np.concatenate(builder.labels))
+    return Atlas(values_, labels_, columns, group_of, groups, [str(entry["patient"]) for entry in index], weight)
 
 
 #: Columns that are no whole numbers.
@@ -221,11 +265,12 @@ def _add(
 ) -> None:
     """Rows of a case's objects and regions.
 
-    Columns: ``case``, ``group``, ``is_3d``, ``hounsfield``, ``region``; where the values begin at every level (``at_0`` ...)
-    with rows and columns there (``rows_0``, ``columns_0`` ...), what lies between two colours (``colour``, 0 for grey) and two
-    slices (``area``); ``ni``, ``nj``, ``nk`` and the spacing ``mm_i`` ...; of its labels where they begin (``labels_at``), their
-    ``label_rows`` and ``label_columns``, how many label pixels a pixel has (``ratio_x``, ``ratio_y``), the object's ``label``
-    and its bounds ``i0`` (first) to ``i1`` (one beyond the last), ``j0`` ..., in pixels of the labels.
+    Columns: ``case``, ``group``, ``is_3d``, ``hounsfield``, ``region``; how many ``levels`` the values have, where each begins
+    (``at_0`` ...) with its rows and columns (``rows_0``, ``columns_0`` ...) and what lies between two colours there
+    (``colour_0`` ..., 0 for grey); what lies between two slices (``area``); ``ni``, ``nj``, ``nk`` and the spacing ``mm_i`` ...;
+    of its labels where they begin (``labels_at``), their ``label_rows`` and ``label_columns``, how many label pixels a pixel
+    has (``ratio_x``, ``ratio_y``), the object's ``label`` and its bounds ``i0`` (first) to ``i1`` (one beyond the last),
+    ``j0`` ..., in pixels of the labels.
     """
     from scipy import ndimage
 
@@ -242,16 +287,16 @@ def _add(
         "area": ni * nj,
     }
     common.update({f"mm_{axis}": mm for axis, mm in zip("ijk", entry["spacing_mm"])})
-    level = values
-    for n in range(LEVELS):
+    pyramid = [values]
+    while len(pyramid) < LEVELS and not entry["is_3d"] and min(pyramid[-1].shape[-2:]) >= _LEAST_HALVED:
+        pyramid.append(_halved(pyramid[-1]))
+    common["levels"] = len(pyramid)
+    for n, level in enumerate(pyramid):
         rows, across = level.shape[-2:]
-        common.update({f"at_{n}": builder.put(level), f"rows_{n}": rows, f"columns_{n}": across, f"colour_{n}": rows * across})
-        if not colour:
-            common[f"colour_{n}"] = 0
-        if not entry["is_3d"] and min(rows, across) >= 16:
-            level = level[..., : rows // 2 * 2, : across // 2 * 2]
-            quarters = level.reshape(*level.shape[:-2], rows // 2, 2, across // 2, 2).astype(np.uint16)
-            level = ((quarters.sum(axis=(-3, -1)) + 2) // 4).astype(np.uint8)
+        between = rows * across if colour else 0
+        common.update({f"at_{n}": builder.put(level), f"rows_{n}": rows, f"columns_{n}": across, f"colour_{n}": between})
+    for n in range(len(pyramid), LEVELS):  # never looked at; a table has every column
+        common.update({f"{name}_{n}": common[f"{name}_0"] for name in ("at", "rows", "columns", "colour")})
 
     def objects(found: np.ndarray, region: bool, k: int) -> None:
         start = builder.put_labels(found)
@@ -280,3 +325,10 @@ def _add(
     objects(labels, False, 0)
     for k, found in regions:
         objects(found, True, k)
+
+
+def _halved(picture: np.ndarray) -> np.ndarray:
+    """Means of two by two pixels; an odd last row or column is left out."""
+    rows, columns = (n // 2 for n in picture.shape[-2:])
+    quarters = picture[..., : rows * 2, : columns * 2].reshape(*picture.shape[:-2], rows, 2, columns, 2).astype(np.uint16)
+    return ((quarters.sum(axis=(-3, -1)) + 2) // 4).astype(np.uint8)
