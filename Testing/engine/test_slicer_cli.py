@@ -266,7 +266,17 @@ def test_a_cohort_with_a_bad_case(tmp_path, kidneys, slicers_python, workers: in
     done = run(*line, env=slicers_python)
     assert done.returncode == 1 and "1 of 2 cases failed" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert "a: done" in done.stdout and "b: failed" in done.stdout and "<filter-progress>1.00" in done.stdout
-    direct = run("--volume", PHANTOM, "--boxes", cases / "a.mrk.json", "--output", tmp_path / "o.nrrd", *line[4:8])
+    direct = run(
+        "--volume",
+        PHANTOM,
+        "--boxes",
+        cases / "a.mrk.json",
+        "--output",
+        tmp_path / "o.nrrd",
+        *line[4:8],
+        "--model",
+        "qmedsam-compact",
+    )
     assert direct.returncode == 0 and np.array_equal(read_labels(out / "a.seg.nrrd"), read_labels(tmp_path / "o.nrrd"))
     results = dict(text.split(" = ") for text in (tmp_path / "r.params").read_text().splitlines())
     assert results["objects"] == "1" and int(results["voxels"]) == np.count_nonzero(read_labels(out / "a.seg.nrrd"))
