@@ -220,7 +220,7 @@ def test_the_command_line_writes_it_by_its_suffix(tmp_path, cube, axes) -> None:
         assert done.returncode == code, done.stderr
     assert "refers to DICOM images" in " ".join(done.stderr.split()) and not (tmp_path / "plain.nrrd.dcm").exists()
     seg = hd.seg.segread(tmp_path / "ct.dcm")
-    assert seg.pixel_array.any() and seg.DeviceSerialNumber == "qmedsam-compact"
+    assert seg.pixel_array.any() and seg.DeviceSerialNumber == "qmedsam-volume"
 
 
 def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, cube, axes) -> None:

@@ -183,7 +183,7 @@ def test_int8_in_the_engine_follows_the_float_network(imported) -> None:
         right, wrong = (float_model.decode(embedding, torch.from_numpy(b)).numpy() for b in (boxes, boxes / 2))
     assert np.corrcoef(network.encode(image[0].numpy()).ravel(), embedding.numpy().ravel())[0, 1] > 0.995
     ours, confidence = network.decode(embedding.numpy(), boxes)
-    assert ours.shape == (2, 256, 256) and np.isfinite(confidence).all()
+    assert ours.shape == (2, 1, 256, 256) and np.isfinite(confidence).all()
     for n in range(2):
         here, elsewhere = (np.corrcoef(ours[n].ravel(), logits[n].ravel())[0, 1] for logits in (right, wrong))
         assert here > 0.99 and here > elsewhere, (here, elsewhere)
