@@ -236,6 +236,9 @@ class ModelStore:
         if (Path(name) / MANIFEST).is_file():
             return Model.read(name)
         known = ", ".join(m.name for m in self.models()) or "none"
+        if Path(name).is_file():
+            hint = "A model is a folder. One is made of a checkpoint with 'qmedsam-train import-checkpoint' (needs torch). "
+            raise QMedSAMError(f"'{name}' is no model.", f"{hint}Models at hand: {known}.")
         raise QMedSAMError(f"There is no model '{name}'.", f"Models at hand: {known}.")
 
     def route(self, modality: str, is_3d: bool = True) -> Model:

@@ -270,6 +270,8 @@ def test_series_by_number_name_and_beginning(tmp_path: Path) -> None:
     for name in ("10", "late", "1.2.10", "1.2.10.7"):
         assert read_volume(tmp_path, series=name).name == "Late"
     assert "are called 1.2" in said(lambda: read_volume(tmp_path, series="1.2"))
+    # Who writes a DICOM SEG asks for the files first: the same sentence, not that this is no DICOM.
+    assert "2: Early" in said(lambda: series_files(tmp_path)) and "2: Early" in said(lambda: series_files(tmp_path, "portal"))
 
 
 def test_frames_in_the_order_of_slices(tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
         Model.read(folder).verify()
 
 
+def test_a_checkpoint_is_no_model_and_says_how_it_becomes_one(tmp_path: Path) -> None:
+    make_model(tmp_path / "shipped", "any")
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    with pytest.raises(QMedSAMError, match=r"is no model\..*import-checkpoint.*Models at hand: any"):
+        store(tmp_path, tmp_path / "shipped").get(str(tmp_path / "mine.pth"))
+
+
 def test_some_models_are_for_volumes_or_pictures_alone(tmp_path: Path) -> None:
     shipped = tmp_path / "shipped"
     make_model(shipped, "both")

@@ -146,12 +146,22 @@ def series_files(source: Path, series: Optional[str] = None, time_point: int = 0
     """Files of the series that :func:`~qmedsam.files.read_volume` makes of a folder or file, in the order of its slices.
 
     Empty where the source is no DICOM.
+
+    Raises:
+        QMedSAMError: a folder holds several series, or none of that name.
     """
-    if not source.is_dir() and known_kind(source) != "dicom":
-        return ()
-    try:
+    if source.is_dir():
+        try:
+            _series_in(source)
+        except QMedSAMError:
+            return ()
         files = _files(source, series)
-    except QMedSAMError:
+    elif known_kind(source) == "dicom":
+        try:
+            files = _files(source, series)
+        except QMedSAMError:
+            return ()
+    else:
         return ()
     try:
         return tuple(dict.fromkeys(str(frame.file.path) for frame in _time(files, source, time_point)))
@@ -242,7 +252,8 @@ def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[st
         if len(found) == 1:
             return next(iter(found.values()))
         raise QMedSAMError(
-            f"The folder '{folder}' holds {len(found)} DICOM series.", f"Name one with --series. {_listing(found)}"
+            f"The folder '{folder}' holds {len(found)} DICOM series.",
+            f"Name one with --series (in a list of cases: its column series). {_listing(found)}",
         )
     wanted = series.strip()
 
