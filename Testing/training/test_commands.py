@@ -66,7 +66,7 @@ def test_what_the_commands_import_is_installed_with_them() -> None:
     tables = [tomllib.loads((root / place / "pyproject.toml").read_text())["project"] for place in (".", "Training")]
     listed = {re.split(r"[^\w-]", line)[0].lower() for table in tables for line in table["dependencies"]}
     own = {"qmedsam_training", "nncf", "openvino"}  # the last two: see requirements-nncf.txt and requirements.txt
-    names = {"yaml": "pyyaml"}
+    names = {"yaml": "pyyaml", "skimage": "scikit-image", "PIL": "pillow"}
     for path in (root / "Training" / "qmedsam_training").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             found = [a.name for a in node.names] if isinstance(node, ast.Import) else []

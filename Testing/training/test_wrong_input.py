@@ -156,7 +156,7 @@ def test_runs_that_cannot_be(manifest: Path, tmp_path: Path, monkeypatch: pytest
     if not torch.cuda.is_available():
         with pytest.raises(QMedSAMError, match="1 x 'cuda' cannot be used"):
             train.run(_stage(manifest, accelerator="cuda"), tmp_path / "cuda")
-    monkeypatch.setitem(sys.modules, "lightning_fabric.loggers", None)
+    monkeypatch.setitem(sys.modules, "lightning_fabric.loggers.tensorboard", None)
     with pytest.raises(QMedSAMError, match=r"not installed\. pip install tensorboardX"):
         train.run(_stage(manifest, tensorboard=True), tmp_path / "board")
 
