@@ -18,6 +18,7 @@ from typing import Any, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from .errors import QMedSAMError
+from .marks import SliceRectangle, Stroke
 
 Rectangle = Tuple[float, float, float, float]
 Pixels = Tuple[int, int, int, int]
@@ -110,6 +111,8 @@ class Box:
         label: value of the object in the label array, from 1; 0 means "number me by position".
         name: of the segment.
         color: RGB in 0..1, or None for a default.
+        strokes: of the user, that correct what is found in the box.
+        rectangles: around the object on single slices.
     """
 
     center_ijk: np.ndarray
@@ -117,6 +120,8 @@ class Box:
     label: int = 0
     name: str = ""
     color: Optional[Tuple[float, float, float]] = None
+    strokes: Tuple[Stroke, ...] = ()
+    rectangles: Tuple[SliceRectangle, ...] = ()
 
     def __post_init__(self) -> None:
         center = np.asarray(self.center_ijk, dtype=float).reshape(-1)
