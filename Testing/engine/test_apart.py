@@ -56,6 +56,7 @@ def test_what_checks_vouch_for_is_read_here(tmp_path: Path) -> None:
             reader.read(tmp_path / "none.png")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_the_end_of_the_process_is_a_sentence(tmp_path: Path, reader: Reader, monkeypatch) -> None:
     """A reader of C that a file ends, and one that never comes back."""
@@ -89,6 +90,7 @@ def test_too_much_memory_is_a_sentence(tmp_path: Path, monkeypatch) -> None:
         small.read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_batch_without_workers_survives_a_file_that_ends_its_reader(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "in").mkdir()

@@ -191,6 +191,7 @@ def test_without_highdicom_the_hint_says_what_to_install(tmp_path, cube, axes, m
     assert "qmedsam[dicom]" in error.value.hint and not (tmp_path / "o.dcm").exists()
 
 
+@pytest.mark.slow
 def test_a_cohort_of_series(tmp_path, cube, axes) -> None:
     """The series lies in a folder of its own; what is no DICOM fails with a sentence, before it is segmented."""
     from qmedsam.batch import Case, Settings, run_batch

@@ -38,6 +38,7 @@ def turned(plane: Plane, degrees: float) -> Plane:
     return replace(plane, rows=plane.rows @ rotation((angle, 0, 0)))
 
 
+@pytest.mark.slow
 @FAST
 @given(ANGLES, st.integers(2, 9), st.floats(0.4, 6), st.randoms(), st.integers(1, 3), st.booleans())
 def test_any_order_of_frames_is_the_same_place(tmp_path: Path, angles, count, step, random, times, series: bool) -> None:
@@ -65,6 +66,7 @@ def test_any_order_of_frames_is_the_same_place(tmp_path: Path, angles, count, st
         assert "no time point" in said(lambda: read_volume(source, frame_index=times))
 
 
+@pytest.mark.slow
 @FAST
 @given(ANGLES, st.sampled_from(["skip", "tilt", "turned", "size", "double", "shuffled skip"]), st.booleans())
 def test_what_is_no_stack_is_refused(tmp_path: Path, angles, fault: str, series: bool) -> None:

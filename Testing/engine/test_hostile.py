@@ -470,6 +470,7 @@ def test_zips_that_are_no_models(tmp_path: Path, monkeypatch) -> None:
 # The fuzzer itself, a few inputs of every reader; ``python Testing/fuzz/run.py`` runs as many as wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reader",
     [

@@ -115,6 +115,7 @@ def test_pictures_of_results_are_as_viewers_show_them(tmp_path: Path, orientatio
     assert dsc(drawn > 90, shown(tmp_path / "a.jpg") > 60) > 0.95
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     path = tmp_path / "a.jpg"

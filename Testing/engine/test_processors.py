@@ -86,6 +86,7 @@ def _picture(size: int) -> np.ndarray:
     return (2 * disc - 0.6 + np.random.default_rng(7).normal(0, 0.3, (3, size, size))).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "SSE41"])
 @pytest.mark.parametrize("model", SHIPPED, ids=lambda m: m.name)
 def test_a_lesser_processor_answers_as_this_one(model: Model, kind: str, tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def misled(tmp_path: Path) -> Model:
     return Model.read(folder)
 
 
+@pytest.mark.slow
 def test_a_machine_that_differs_is_named_with_the_runtimes_version(misled: Model, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QMEDSAM_CACHE", str(tmp_path / "cache"))
     openvino = import_openvino()
@@ -153,6 +155,7 @@ def test_a_machine_that_differs_is_named_with_the_runtimes_version(misled: Model
     assert "computes something else" in network.doubt
 
 
+@pytest.mark.slow
 def test_verify_fails_where_the_answer_differs(misled: Model, monkeypatch, capsys) -> None:
     from qmedsam.commands.app import main
 

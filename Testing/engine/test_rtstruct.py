@@ -206,6 +206,7 @@ def test_a_thousand_points_and_more(tmp_path: Path) -> None:
     assert np.array_equal(read_rtstruct(tmp_path / "a.rtstruct.dcm", volume)[0], labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.rtstruct.dcm", "a.dcm"])
 def test_a_disk_that_is_full(tmp_path: Path, axes, name: str) -> None:
     if name == "a.dcm":
@@ -300,6 +301,7 @@ def test_the_name_says_which_object_it_is(tmp_path: Path, axes, name: str) -> No
     assert pydicom.dcmread(tmp_path / name).Modality == "RTSTRUCT"
 
 
+@pytest.mark.slow
 def test_the_command_line_and_a_cohort_write_it(tmp_path: Path, axes) -> None:
     from qmedsam import Segmenter
     from qmedsam.batch import Case, Settings, run_batch

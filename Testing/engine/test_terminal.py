@@ -71,6 +71,7 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_blames_nobody(tmp_path: 
     assert (done.stdout.strip(), done.stderr.strip()) == ("130 True", "Stopped by you.")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_costs_no_file(scan: Path, tmp_path: Path) -> None:
     """``| head -1``"""
     names = ("a.nrrd", "a.json", "a.png")
@@ -83,6 +84,7 @@ def test_a_reader_that_leaves_costs_no_file(scan: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text())["objects"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_standard_output_is_named_and_costs_no_file(scan: Path, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:

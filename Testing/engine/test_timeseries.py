@@ -89,6 +89,7 @@ def series(path: Path, masks: list) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_segment_writes_every_time_point(tmp_path: Path, monkeypatch) -> None:
     masks = truths(3)
     path = series(tmp_path / "heart.nii.gz", masks)

@@ -96,6 +96,7 @@ def _boxes(path: Path) -> None:
     write_boxes(path, [Box.from_voxels((1, 2, 3), (9, 8, 7), name=f"box {n}") for n in range(40)], VOLUME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, make", [("a.png", _picture), ("a.mrk.json", _boxes)])
 def test_pictures_and_boxes_that_do_not_fit(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     path = tmp_path / name
@@ -295,6 +296,7 @@ def _command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, encoding="utf-8", check=False, cwd=SHIPPED, env=ENVIRONMENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["-o", "--agreement"])
 def test_the_command_line_on_a_full_disk(tmp_path: Path, disk: Path, what: str) -> None:
     """Exit code 2, a sentence, and the older result: whichever of its files does not fit."""
@@ -313,6 +315,7 @@ def test_the_command_line_on_a_full_disk(tmp_path: Path, disk: Path, what: str) 
     assert _files(disk) == before
 
 
+@pytest.mark.slow
 def test_the_command_line_module_on_a_full_disk(tmp_path: Path, disk: Path) -> None:
     pytest.importorskip("openvino")
     _noisy_case(tmp_path)
