@@ -226,3 +226,26 @@ class Run:
             out.voxels = sum(int(np.count_nonzero(plane == out.label)) for plane in self.labels_kji[out.crop])
             out.covered = own - out.voxels
             out.volume_ml = out.voxels * self._voxel_ml
+
+
+def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequence[Box], volume: Volume) -> None:
+    """Labels and counts anew from the objects' own masks (kept), smaller boxes on top.
+
+    Args:
+        labels_kji: of the run; overwritten.
+        objects: with their masks.
+        boxes: as many, in the same order.
+        volume: the image.
+    """
+    labels_kji[...] = 0
+    pairs = sorted(zip(objects, boxes), key=lambda pair: -pair[1].volume_voxels)
+    voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
+    for found, _ in pairs:
+        if found.mask_kji_crop is not None and not found.error:
+            labels_kji[found.crop][found.mask_kji_crop] = found.label
+    for found in objects:
+        if found.mask_kji_crop is None or found.error:
+            continue
+        own = int(np.count_nonzero(found.mask_kji_crop))
+        found.voxels = int(np.count_nonzero(labels_kji[found.crop] == found.label))
+        found.covered, found.volume_ml = own - found.voxels, found.voxels * voxel_ml

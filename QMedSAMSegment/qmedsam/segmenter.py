@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .choices import by_frame, resolved_modality, resolved_strategy, settings_of
+from .correction import Correction, Corrector, correct, holding
 from .errors import QMedSAMError, says_what_is_missing
-from .frames import Frame
-from .geometry import Box, View, Volume
-from .intensity import MODALITIES, Intensity, known_modality, looks_like_ct
+from .geometry import Box, Volume
+from .intensity import Intensity
 from .models import Model, ModelStore
 from .network import Network
-from .painting import Cancelled, ObjectResult, Progress, Run, labelled, thinnest
+from .painting import Cancelled, ObjectResult, Progress, Run, labelled, repaint
 from .predictor import Clock, SlicePredictor
 from .strategies import STRATEGIES, Item, Options
 from .strategies.voting import box_slices
 
 #: Objects that a result lists on a screen.
 _LISTED = 12
-
-#: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Evidence/Strategies``.
-AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}
-
-#: Projections and photographs: slices of one image are frames in time. Nothing is to be followed from one to the next, and
-#: ``propagate``, which ends objects before the box does, loses the first and last ones (12 equal frames: DSC 0.872, alone 0.996).
-FRAMES_IN_TIME = ("XRay", "Mammography", "Endoscopy", "Dermoscopy", "Fundus")
 
 
 @dataclass(repr=False)
@@ -36,7 +30,8 @@ class Segmentation:
     Attributes:
         labels_kji: uint8 (uint16 above 255 boxes), 0 = background. Where boxes overlap the smaller one lies on top.
         objects: one per box, in the order given.
-        seconds: per stage (``prepare``, ``load``, ``frame``, ``encode``, ``decode``, ``restore``) and ``total``.
+        seconds: per stage (``prepare``, ``load``, ``frame``, ``encode``, ``decode``, ``restore``) and ``total``;
+            ``correct`` after it, where boxes have strokes.
         model, modality, strategy: what was used.
         messages: sentences for the user (an assumption made, a box cut at the volume's border).
         cancelled: true when stopped early; the labels then hold what was done so far.
@@ -101,6 +96,7 @@ class Segmenter:
         self._name, self._store, self._threads = model, store or ModelStore(), threads
         self._given = network
         self._networks: Dict[str, Network] = {}
+        self._warm: Dict[Tuple[Any, ...], SlicePredictor] = {}
 
     @says_what_is_missing
     def segment(
@@ -140,13 +136,14 @@ class Segmenter:
         clock = Clock()
         with clock.stage("total"):
             boxes = labelled(boxes)
+            keep_all, keep_masks = keep_masks, keep_masks or any(box.strokes for box in boxes)
             messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
-                modality = _resolve_modality(volume, modality, window is not None, messages)
+                modality = resolved_modality(volume, modality, window is not None, messages)
                 model = self._model(modality, len(volume.array_kji) > 1)
-                settings = _settings(model)
+                settings = settings_of(model)
                 run = Run(volume, boxes, keep_masks, messages)
-                strategy = _resolve_strategy(strategy, settings, modality, volume, run.boxes, messages)
+                strategy = resolved_strategy(strategy, settings, modality, volume, run.boxes, messages)
                 options = options or Options()
                 intensity = Intensity.of(volume, modality, window)
                 if options.agreement and strategy == "vote":
@@ -159,13 +156,13 @@ class Segmenter:
 
             def rounds(items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
                 margin = settings["frame"].get("margin", 0.3)
-                for (view, square), group in _by_frame(items, kind, network.input_size, margin).items():
+                for (view, square), group in by_frame(items, kind, network.input_size, margin).items():
                     yield SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock), group
 
             run.total = sum(box_slices(i, options) if strategy == "vote" else len(i.slices) for i in run.items)
             finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
-        groups = _by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))
+        groups = by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))
         single = sum(len({index for item in group for index in item.slices}) for group in groups.values())
         if finished:
             run.explain_empty(groups)
@@ -190,7 +187,127 @@ class Segmenter:
             run.agreement_kji,
         )
         run.forget()
+        if finished and any(box.strokes for box in boxes):
+            self._heard(result, volume, boxes, frame, window, keep_all)
         return result
+
+    def _heard(
+        self,
+        result: Segmentation,
+        volume: Volume,
+        boxes: Sequence[Box],
+        frame: Optional[str],
+        window: Optional[Tuple[float, float]],
+        keep_masks: bool,
+    ) -> None:
+        """Correct the objects whose boxes have strokes, and paint all anew, smaller boxes on top."""
+        for box, found in zip(boxes, result.objects):
+            if not box.strokes or found.error:
+                continue
+            present_kji = np.zeros(result.labels_kji.shape, bool)
+            present_kji[found.crop] = found.mask_kji_crop
+            done = self.correct(volume, box, present_kji, result.modality or "auto", frame, window)
+            found.crop, found.mask_kji_crop = done.crop, done.mask_kji_crop
+            result.messages.extend(message for message in done.messages if message not in result.messages)
+            result.seconds["correct"] = result.seconds.get("correct", 0.0) + done.seconds["total"]
+        repaint(result.labels_kji, result.objects, boxes, volume)
+        if not keep_masks:
+            for found in result.objects:
+                found.mask_kji_crop = None
+
+    @says_what_is_missing
+    def correct(
+        self,
+        volume: Volume,
+        box: Box,
+        present_kji: Optional[np.ndarray] = None,
+        modality: str = "auto",
+        frame: Optional[str] = None,
+        window: Optional[Tuple[float, float]] = None,
+        shown: Optional[Tuple[int, int]] = None,
+        kept: Collection[Tuple[int, int]] = (),
+        candidate: int = 0,
+        progress: Optional[Progress] = None,
+        cancelled: Optional[Cancelled] = None,
+    ) -> Correction:
+        """Go on from an object with the strokes of a user.
+
+        Slices with a stroke that the object does not obey yet, and the last stroke's, are asked anew, told of the mask there and
+        of all strokes on them; their neighbours follow (:mod:`qmedsam.correction`). Every stroke holds: what it adds is in,
+        what it takes away is out, and the later one wins. The slices' embeddings stay for the next call on the same volume
+        (32 MiB a view at most; :meth:`forget`), so that one more stroke costs a decoder call.
+
+        Args:
+            volume, modality, frame, window, progress, cancelled: as for :meth:`segment`.
+            box: with all ``strokes`` so far, in order. One outside makes the box larger.
+            present_kji: the object as it is, boolean, of the volume's shape, wherever it comes from; None: what the box gives.
+            shown: ``(axis, index)``: answer this slice alone, for the one in view.
+            kept: slices that nothing but strokes may change, ``(axis, index)``.
+            candidate: 0 for the surest answer on the last stroke's slice, 1 and 2 for the others.
+
+        Raises:
+            QMedSAMError: as :meth:`segment`, or the object is not of the volume's shape.
+        """
+        clock = Clock()
+        with clock.stage("total"):
+            shape = volume.array_kji.shape[:3]
+            if present_kji is None:
+                plain = self.segment(volume, [replace(box, strokes=())], modality, "auto", frame, window, keep_masks=True)
+                present_kji = np.zeros(shape, bool)
+                present_kji[plain.objects[0].crop] = plain.objects[0].mask_kji_crop
+            elif present_kji.shape != shape:
+                raise QMedSAMError(
+                    f"The object has the shape {present_kji.shape}, its volume {shape}.", "Give it on the volume's grid."
+                )
+            messages: List[str] = []
+            modality = resolved_modality(volume, modality, window is not None, messages)
+            model = self._corrects(modality, len(volume.array_kji) > 1)
+            network, settings = self._network(model), settings_of(model)
+            intensity = Intensity.of(volume, modality, window)
+            kind, margin = frame or settings["frame"]["kind"], settings["frame"].get("margin", 0.3)
+            corrector = Corrector(volume, holding(box, box.strokes), np.asarray(present_kji, bool), kept)
+
+            def predictor_of(item: Item) -> SlicePredictor:
+                ((view, square),) = by_frame([item], kind, network.input_size, margin)
+                key = (id(volume.array_kji), id(network), view.axis, square, intensity)
+                if self._warm and next(iter(self._warm))[:2] != key[:2]:
+                    self.forget()
+                if key not in self._warm:
+                    while len(self._warm) >= 3:
+                        self._warm.pop(next(iter(self._warm)))
+                    self._warm[key] = SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock)
+                predictor = self._warm[key]
+                predictor.clock = clock
+                return predictor
+
+            def tick(done: int, total: int) -> bool:
+                if progress:
+                    progress(done, total)
+                return bool(cancelled and cancelled())
+
+            heard: Tuple[float, ...] = ()
+            finished = True
+            if network.hinted:
+                heard, finished = correct(corrector, predictor_of, candidate, shown, tick)
+            else:
+                corrector.settle()
+                messages.append("This model does not listen to strokes: they changed their own voxels alone.")
+        confidence, candidates = (heard[0], heard[1:]) if heard else (0.0, ())
+        return Correction(
+            corrector.crop, corrector.mask, corrector.box, confidence, candidates, messages, clock.seconds, not finished
+        )
+
+    def forget(self) -> None:
+        """Let go of the volume that was corrected last and of its slices' embeddings."""
+        self._warm.clear()
+
+    def _corrects(self, modality: str, is_3d: bool) -> Optional[Model]:
+        """The model that would segment, or where it does not listen to strokes and was not asked for by name, one that does."""
+        model = self._model(modality, is_3d)
+        if model is None or self._name or model.manifest.prompts.get("hints"):
+            return model
+        others = [one for one in self._store.models() if one.manifest.prompts.get("hints")]
+        return next((one for one in others if {modality, "*"} & set(one.manifest.modalities)), model)
 
     def _model(self, modality: str, is_3d: bool) -> Optional[Model]:
         if self._given is not None and self._name is None:
@@ -207,74 +324,3 @@ class Segmenter:
 
             self._networks[key] = OpenVINONetwork(model, self._threads)
         return self._networks[key]
-
-
-def _settings(model: Optional[Model]) -> Dict[str, Any]:
-    """What the engine needs of a manifest; plain defaults for a network given without one."""
-    if model is None:
-        return {"normalization": {"kind": "zscore"}, "frame": {"kind": "roi", "margin": 0.3}, "strategies": {}}
-    manifest = model.manifest
-    return {"normalization": manifest.normalization, "frame": manifest.frame, "strategies": manifest.strategies}
-
-
-def _resolve_modality(volume: Volume, asked: str, windowed: bool, messages: List[str]) -> str:
-    """The modality to work with; says so when it had to be assumed. Empty means "none known"."""
-    if asked != "auto":
-        return known_modality(asked)
-    known = MODALITIES.get(volume.modality.strip().upper(), "")
-    if known or volume.is_rgb or volume.array_kji.dtype == np.uint8:
-        return known  # 8 bit is taken as it is, and holds no HU to know CT by
-    named = f"names the unknown modality '{volume.modality}'" if volume.modality else "names no modality"
-    ct = looks_like_ct(volume.array_kji)
-    if ct:
-        # Also with a window of the user's: the model and the strategy depend on the modality.
-        taken = "" if windowed else ", windowed as abdomen (W 400, L 40)"
-        messages.append(f"The file {named}; values below -500 look like CT{taken}.")
-        return "CT"
-    if ct is None:
-        named += "; some values lie below -500 as in CT, but the others do not look like it (if it is one, name it)"
-    if not windowed:
-        messages.append(f"The file {named}; grey values are scaled between their 0.5 and 99.5 percentile.")
-    return ""
-
-
-def _resolve_strategy(
-    asked: str, settings: Dict[str, Any], modality: str, volume: Volume, boxes: Sequence[Box], messages: List[str]
-) -> str:
-    if asked != "auto" and asked not in STRATEGIES:
-        raise QMedSAMError(f"There is no strategy '{asked}'.", "Use one of: auto, " + ", ".join(STRATEGIES) + ".")
-    if volume.array_kji.shape[0] == 1:
-        return "fixed"  # one slice: nothing to walk through
-    if asked != "auto":
-        return asked
-    if all(thinnest(box, volume)[1] == 1 for box in boxes):
-        return "fixed"
-    if (volume.is_rgb or modality in FRAMES_IN_TIME) and modality not in settings["strategies"]:
-        messages.append("The slices are taken for frames in time, each segmented by itself; name a strategy to get another.")
-        return "fixed"
-    chosen = strategy_for(modality, settings["strategies"])
-    if not modality:
-        messages.append(f"The strategy for an unknown modality is '{chosen}'; name the modality to get its own.")
-    return chosen
-
-
-def strategy_for(modality: str, of_model: Mapping[str, str]) -> str:
-    """What ``auto`` takes for volumes of a modality (``""``: unknown): the model's manifest first."""
-    return of_model.get(modality) or AUTO.get(modality, AUTO[""])
-
-
-def _by_frame(items: Sequence[Item], kind: str, size: int, margin: float) -> Dict[Tuple[View, Frame], List[Item]]:
-    """Items by the view and the frame that they share."""
-    groups: Dict[Tuple[View, Frame], List[Item]] = {}
-    for item in items:
-        if kind == "slice":
-            frame = Frame.whole_slice(item.view, size)
-        else:
-            x, y = item.view.in_plane
-            corners = item.box.corners_ijk
-            low, high = corners.min(axis=0), corners.max(axis=0)
-            # Nothing lies beyond the image: the network's pixels are for what does.
-            shown = item.view.clipped((low[x], low[y], high[x], high[y]))
-            frame = Frame.around(shown, item.view, size, margin)
-        groups.setdefault((item.view, frame), []).append(item)
-    return groups

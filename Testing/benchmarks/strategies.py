@@ -22,12 +22,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from qmedsam import ModelStore, Segmenter
+from qmedsam.choices import strategy_for
 from qmedsam.evaluation.cases import read_manifest
 from qmedsam.evaluation.prompts import prompts_of
 from qmedsam.evaluation.scores import dsc, ellipsoid_mask, nsd
 from qmedsam.intensity import Intensity
 from qmedsam.models import shipped_folder
-from qmedsam.segmenter import strategy_for
 from qmedsam.strategies import Options
 from strategy_phantoms import Case, phantoms
 

@@ -157,9 +157,9 @@ def test_what_rings_below_zero_is_no_ct() -> None:
 
 
 def test_a_doubtful_ct_is_unknown_and_says_so() -> None:
-    from qmedsam.segmenter import _resolve_modality
+    from qmedsam.choices import resolved_modality
 
     doubtful = Volume(np.random.default_rng(0).normal(0, 1000, (4, 40, 40)).astype(np.int16))
     messages: list = []
-    assert _resolve_modality(doubtful, "auto", False, messages) == ""
+    assert resolved_modality(doubtful, "auto", False, messages) == ""
     assert "below -500" in messages[0] and "percentile" in messages[0]
