@@ -34,6 +34,7 @@ class Correction:
         messages: sentences for the user.
         seconds: per stage, and ``total``.
         cancelled: stopped early; the mask then holds the slices done so far.
+        model: name of the model that was asked.
     """
 
     crop: Crop
@@ -44,6 +45,7 @@ class Correction:
     messages: List[str] = field(default_factory=list)
     seconds: Dict[str, float] = field(default_factory=dict)
     cancelled: bool = False
+    model: str = ""
 
 
 def holding(box: Box, strokes: Sequence[Stroke]) -> Box:

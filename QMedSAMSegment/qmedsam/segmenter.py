@@ -293,9 +293,9 @@ class Segmenter:
                 corrector.settle()
                 messages.append("This model does not listen to strokes: they changed their own voxels alone.")
         confidence, candidates = (heard[0], heard[1:]) if heard else (0.0, ())
-        return Correction(
-            corrector.crop, corrector.mask, corrector.box, confidence, candidates, messages, clock.seconds, not finished
-        )
+        name = model.name if model else ""
+        about = (confidence, candidates, messages, clock.seconds, not finished, name)
+        return Correction(corrector.crop, corrector.mask, corrector.box, *about)
 
     def forget(self) -> None:
         """Let go of the volume that was corrected last and of its slices' embeddings."""

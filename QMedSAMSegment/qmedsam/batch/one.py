@@ -232,11 +232,9 @@ def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[
     if case.drawn:
         boxes += boxes_of([{"ijk": list(numbers), "name": name} for numbers, name in case.drawn], volume, case.name)
     for path in case.boxes:
-        boxes += [
-            Box(b.center_ijk, b.half_axes_ijk, b.label, _short(b.name, path, case), b.color) for b in read_boxes(path, volume)
-        ]
+        boxes += [replace(b, name=_short(b.name, path, case)) for b in read_boxes(path, volume)]
     if len({box.label for box in boxes}) < len(boxes):
-        boxes = [Box(b.center_ijk, b.half_axes_ijk, n, b.name, b.color) for n, b in enumerate(boxes, start=1)]
+        boxes = [replace(b, label=n) for n, b in enumerate(boxes, start=1)]
     return boxes
 
 

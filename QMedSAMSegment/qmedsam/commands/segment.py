@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -54,6 +55,9 @@ def segment(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
     boxes: Optional[Path] = typer.Option(None, "--boxes", help="Boxes file: Slicer ROI .mrk.json, plain .json, or .npz."),
+    correct: Optional[Path] = typer.Option(
+        None, help="Go on from this segmentation with the strokes (positive, negative) of the boxes file."
+    ),
     modality: str = MODALITY,
     strategy: str = STRATEGY,
     model: Optional[str] = MODEL,
@@ -93,6 +97,7 @@ def segment(
         writing,
     )
     from ..segmenter import Segmentation, Segmenter
+    from .correct import corrected
 
     check_targets((output, png, report, agreement), volume, boxes)
     check_output(output, volume, series)
@@ -102,6 +107,10 @@ def segment(
         raise QMedSAMError(f"The picture cannot be written to '{png.name}'.", "Use .png.")
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk, agreement is not None)
     number = parse_frame_index(frame_index)
+    if correct and (number == ALL or agreement):
+        raise QMedSAMError(
+            "A correction is of one image, and nobody votes on it.", "Leave out --agreement and --frame-index all."
+        )
     chosen = parse_window(window) if window else None
     segmenter = Segmenter(model, threads=threads)
 
@@ -110,7 +119,7 @@ def segment(
         if boxes:
             prompts += read_boxes(boxes, image)
         if box and boxes:  # numbered anew: the file's labels start at 1 as well
-            prompts = [Box(p.center_ijk, p.half_axes_ijk, n, p.name, p.color) for n, p in enumerate(prompts, start=1)]
+            prompts = [replace(p, label=n) for n, p in enumerate(prompts, start=1)]
         return prompts
 
     if number == ALL:
@@ -139,8 +148,11 @@ def segment(
     for path in filter(None, (output, agreement)):
         check_fits(path, image)
     prompts = prompts_on(image)
-    with bar("Segmenting") as progress:
-        result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
+    with bar("Correcting" if correct else "Segmenting") as progress:
+        if correct:
+            result, prompts = corrected(segmenter, image, correct, prompts, modality, frame, chosen, progress)
+        else:
+            result = segmenter.segment(image, prompts, modality, strategy, frame, chosen, progress, options=options)
     prompts, segments = result.written(prompts)
     objects = [o for o in result.objects if not o.error]
     write_segmentation(output, result.labels_kji, image, segments, Origin(volume, series, result.model, number or 0))

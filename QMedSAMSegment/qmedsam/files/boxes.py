@@ -13,8 +13,11 @@ import numpy as np
 
 from ..errors import QMedSAMError, encodable, shown
 from ..geometry import Box, Volume
+from ..marks import SliceRectangle
 from .challenge import read_arrays
 from .grids import LPS_TO_RAS
+from .marks import marks_of
+from .numeric import is_number, list_of
 from .paths import PathLike, existing_file, name_of, writing
 from .segmentations import one_line
 from .tables import text_of
@@ -26,8 +29,7 @@ _SCHEMA = (
 
 #: How far an ROI's axes may be from orthonormal; Slicer writes 16 digits, hand-made files at least four.
 _ORTHONORMAL = 1e-3
-#: Largest number of a box, and of bytes of its file.
-_LARGEST = 1e12
+#: Most letters of a name, and bytes of a file.
 _MOST_LETTERS = 1000
 _MOST_BYTES = 256 << 20
 
@@ -47,7 +49,7 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
             - ``.json``: ``{"boxes": [...]}`` or the bare list. A box is six voxel indices ``[i0, j0, k0, i1, j1, k1]``, both
               ends included (four, ``[i0, j0, i1, j1]``, on a 2D image), or an object with ``"ijk"`` (such a list) or ``"ras"``
               (``{"center": [3 mm], "half_axes": 3 x 3 mm, one axis per column}``) and, if wanted, ``"name"``, ``"label"``,
-              ``"color"`` (0..1).
+              ``"color"`` (0..1), strokes and rectangles (:mod:`qmedsam.files.marks`).
             - ``.npz``: the challenge's ``boxes``, ``(N, 6)`` of ``x0 y0 z0 x1 y1 z1`` or ``(N, 4)``, both ends included; or the
               dictionaries of 2025, a rectangle on the middle slice and the first and last slice.
         volume: the image that the boxes belong to.
@@ -64,8 +66,8 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
     if path.suffix.lower() == ".npz":
         values = read_arrays(path, ("boxes",), pickled=("boxes",))["boxes"]
         if isinstance(values, list):
-            values = _from_dictionaries(values, path)
-        elif not isinstance(values, np.ndarray):
+            return _numbered(_from_dictionaries(values, volume, path), f"'{path.name}' gives")
+        if not isinstance(values, np.ndarray):
             raise QMedSAMError(f"'boxes' in '{path.name}' are no list of boxes.", "It must be N x 4 or N x 6 numbers.")
         if values.ndim != 2 or values.dtype.kind not in "iuf":
             raise QMedSAMError(f"'boxes' in '{path.name}' has the shape {values.shape}.", "It must be N x 4 or N x 6 numbers.")
@@ -95,17 +97,20 @@ def boxes_of(entries: Any, volume: Volume, name: str) -> List[Box]:
     return _numbered(boxes, f"'{name}' gives")
 
 
-def _from_dictionaries(entries: List[Any], path: Path) -> np.ndarray:
-    """``(N, 6)`` of the boxes of the challenge of 2025."""
+def _from_dictionaries(entries: List[Any], volume: Volume, path: Path) -> List[Box]:
+    """The boxes of the challenge of 2025: a rectangle on one slice, the middle of a range where they name none."""
     names = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max", "z_max")
-    rows = []
+    boxes = []
     for n, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not all(_is_number(entry.get(name)) for name in names):
+        if not isinstance(entry, dict) or not all(is_number(entry.get(name)) for name in names):
             raise QMedSAMError(
                 f"{_where(path, n)} is not a box of the challenge of 2025.", f"It must name {', '.join(names)}, each a number."
             )
-        rows.append([float(entry[name]) for name in names])
-    return np.array(rows).reshape(-1, 6)
+        x0, y0, z0, x1, y1, z1 = (float(entry[name]) for name in names)
+        middle = entry["z_mid"] if is_number(entry.get("z_mid")) else np.floor((z0 + z1) / 2)
+        box = _from_indices([x0, y0, z0, x1, y1, z1], volume, {}, _where(path, n))
+        boxes.append(replace(box, rectangles=(SliceRectangle(2, int(middle), (x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5)),)))
+    return boxes
 
 
 def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
@@ -155,17 +160,6 @@ def _where(path: Path, n: int) -> str:
     return f"Box {n} in '{path.name}'"
 
 
-def _numbers(value: Any, counts: Tuple[int, ...], what: str) -> List[float]:
-    if not isinstance(value, (list, tuple)) or len(value) not in counts or not all(map(_is_number, value)):
-        raise QMedSAMError(f"{what} is not a list of {' or '.join(map(str, counts))} numbers.", "Correct the file.")
-    return [float(v) for v in value]
-
-
-def _is_number(value: Any) -> bool:
-    # No voxel, label or mm is beyond: whole numbers above 1e308 are no float, those above 1e154 have no finite square.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
-
-
 def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
     """``name``, ``label`` and ``color`` of an object of a plain file."""
     color, label, name = entry.get("color"), entry.get("label", 0), entry.get("name", "")
@@ -176,20 +170,20 @@ def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
 
 
 def _label(value: Any, where: str) -> int:
-    if not _is_number(value) or value != int(value) or not 0 <= value <= 65535:
+    if not is_number(value) or value != int(value) or not 0 <= value <= 65535:
         raise QMedSAMError(f"The label of {where} is not a whole number from 1 to 65535.", "Correct the file.")
     return int(value)
 
 
 def _color(value: Any, where: str) -> Tuple[float, float, float]:
-    red, green, blue = _numbers(value, (3,), f"The color of {where}")
+    red, green, blue = list_of(value, (3,), f"The color of {where}")
     if not all(0 <= c <= 1 for c in (red, green, blue)):
         raise QMedSAMError(f"The color of {where} is not red, green and blue between 0 and 1.", "Divide by 255.")
     return red, green, blue
 
 
 def _from_indices(value: Any, volume: Volume, attributes: Dict[str, Any], where: str) -> Box:
-    return box_of_indices(_numbers(value, (4, 6), where), volume, where, **attributes)
+    return box_of_indices(list_of(value, (4, 6), where), volume, where, **attributes)
 
 
 def box_of_indices(numbers: Sequence[float], volume: Volume, where: str, **attributes: Any) -> Box:
@@ -239,17 +233,20 @@ def _from_plain(content: Any, volume: Volume, path: Path) -> List[Box]:
         where = _where(path, n)
         if not isinstance(entry, dict):
             boxes.append(_from_indices(entry, volume, {}, where))
-        elif "ijk" in entry:
+            continue
+        if "ijk" in entry:
             boxes.append(_from_indices(entry["ijk"], volume, _attributes(entry, where), where))
         elif isinstance(entry.get("ras"), dict):
-            center = _numbers(entry["ras"].get("center"), (3,), f"The center of {where}")
+            center = list_of(entry["ras"].get("center"), (3,), f"The center of {where}")
             rows = entry["ras"].get("half_axes")
             if not isinstance(rows, list) or len(rows) != 3:
                 raise QMedSAMError(f"The half_axes of {where} are not 3 x 3 numbers.", "Give one row each for R, A and S.")
-            axes = np.array([_numbers(row, (3,), f"A row of half_axes of {where}") for row in rows])
+            axes = np.array([list_of(row, (3,), f"A row of half_axes of {where}") for row in rows])
             boxes.append(Box.from_ras(center, axes, volume.ijk_to_ras, **_attributes(entry, where)))
         else:
             raise QMedSAMError(f"{where} has neither 'ijk' nor 'ras'.", "Give one of them.")
+        strokes, rectangles = marks_of(entry, volume, where)
+        boxes[-1] = replace(boxes[-1], strokes=strokes, rectangles=rectangles)
     return boxes
 
 
@@ -285,12 +282,12 @@ def _from_roi(markup: Dict[str, Any], name: str, volume: Volume) -> Box:
     if markup.get("roiType", "Box") not in ("Box", "BoundingBox"):
         raise QMedSAMError(f"{where} is of the type {shown(markup['roiType'])}.", "Only boxes can be prompts.")
     # Without a center (hand-made files) the one control point of a Box is it.
-    center = _numbers(markup.get("center", _first_point(markup).get("position")), (3,), f"The center of {where}")
-    axes = np.array(_numbers(markup.get("orientation", np.eye(3).ravel().tolist()), (9,), f"The orientation of {where}"))
+    center = list_of(markup.get("center", _first_point(markup).get("position")), (3,), f"The center of {where}")
+    axes = np.array(list_of(markup.get("orientation", np.eye(3).ravel().tolist()), (9,), f"The orientation of {where}"))
     axes = axes.reshape(3, 3)
     if np.abs(axes.T @ axes - np.eye(3)).max() > _ORTHONORMAL:
         raise QMedSAMError(f"The axes of {where} are not at right angles and of length 1.", "Draw the ROI again.")
-    size = np.array(_numbers(markup.get("size"), (3,), f"The size of {where}"))
+    size = np.array(list_of(markup.get("size"), (3,), f"The size of {where}"))
     if (size > 0).sum() < 2:
         raise QMedSAMError(f"{where} has no size.", "It was never placed, or is only a point or a line: draw it again.")
     to_ras, to_mm = _system(markup, where), _units(markup, where)

@@ -106,6 +106,7 @@ class Item:
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
         prompts: by slice, where something is known of the object already.
         every: encode every n-th slice of this view; 0 for what the options say.
+        drawn: by slice, rectangles that a user drew tight around the object there.
     """
 
     box: Box
@@ -115,9 +116,13 @@ class Item:
     wanted: Sequence[int] = field(init=False)
     prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
+    drawn: Dict[int, Rectangle] = field(init=False)
 
     def __post_init__(self) -> None:
         self.wanted = self.slices = self.box.slices(self.view.axis, self.view.count)
+        mine = [one for one in self.box.rectangles if one.axis == self.view.axis and one.index in self.slices]
+        within = {one.index: _common(one.rectangle, self.rectangle(one.index)) for one in mine}
+        self.drawn = {index: drawn for index, drawn in within.items() if drawn[0] < drawn[2] and drawn[1] < drawn[3]}
 
     def rectangle(self, index: int) -> Rectangle:
         """Of the box's cut with one of its slices, as far as it lies on the slice."""
@@ -147,6 +152,10 @@ class Item:
             half = min(half, max(min(high, last + 0.5) - max(low, -0.5), 0.5))
         inward = half - min(ends, default=half)
         return float(max(1 - (max(inward, 0.0) / half) ** TAPER, 0) ** (1 / TAPER))
+
+
+def _common(a: Rectangle, b: Rectangle) -> Rectangle:
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
 #: Called after a slice with the number of box-slices it settled; true stops the run.

@@ -69,7 +69,8 @@ class Walker:
 
     def __init__(self, item: Item, options: Options, hinted: bool) -> None:
         self.item, self.options, self.hinted = item, options, hinted
-        self.key = item.slices[len(item.slices) // 2]
+        middle = item.slices[len(item.slices) // 2]
+        self.key = min(item.drawn, key=lambda index: abs(index - middle), default=middle)
         self.at_key: Optional[SliceMask] = None
         self.previous: Optional[SliceMask] = None
         self.ahead: List[int] = []
@@ -100,6 +101,8 @@ class Walker:
 
     def prompt(self, index: int) -> Prompt:
         """For a slice: the neighbour's mask and extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
+        if index in self.item.drawn:
+            return Prompt(self.item.drawn[index], "tight", self.previous.region if self.previous else None)
         roi = self.item.rectangle(index)
         extent = extent_of(self.previous.mask) if self.previous else None
         if self.previous is None or extent is None:
@@ -187,14 +190,14 @@ def first_look(item: Item, index: int, hinted: bool) -> Prompt:
 
     To a network that cannot be told that it is a 3D box's and loose, it is made smaller towards the box's ends.
     """
-    return whole(item, index) if hinted else Prompt(tapered(item, index))
+    return whole(item, index) if hinted or index in item.drawn else Prompt(tapered(item, index))
 
 
 def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:
     """Let every walker set out from a slice that shows its object; false when stopped."""
     best: Dict[int, Tuple[float, int]] = {id(walker): (-1.0, walker.key) for walker in walkers}
     for unsure in (False, True):
-        seeking = [walker for walker in walkers if best[id(walker)][0] < SURE]
+        seeking = [walker for walker in walkers if best[id(walker)][0] < SURE and not walker.item.drawn]
         places = [walker.aside if unsure else [walker.key] for walker in seeking]
         for index in sorted({i for some in places for i in some}):
             here = [walker for walker, some in zip(seeking, places) if index in some]

@@ -35,7 +35,11 @@ def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -
 
     Arguments and result as for :func:`fixed`.
     """
-    return _each_slice(rounds, items, tick, lambda item, index: Prompt(tapered(item, index), kind_of(item)))
+
+    def prompt(item: Item, index: int) -> Prompt:
+        return whole(item, index) if index in item.drawn else Prompt(tapered(item, index), kind_of(item))
+
+    return _each_slice(rounds, items, tick, prompt)
 
 
 def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
@@ -45,6 +49,8 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
     """
 
     def prompt(item: Item, index: int) -> Prompt:
+        if index in item.drawn:
+            return whole(item, index)
         if index not in item.prompts:
             return Prompt(tapered(item, index), "volume")
         rectangle = grown_within(item.prompts[index], item.rectangle(index), item.expected_share(index))
@@ -54,7 +60,9 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
 
 
 def whole(item: Item, index: int) -> Prompt:
-    """The box's own rectangle on a slice."""
+    """The box's own rectangle on a slice, or the user's."""
+    if index in item.drawn:
+        return Prompt(item.drawn[index], "tight")
     return Prompt(item.rectangle(index), kind_of(item))
 
 
