@@ -22,7 +22,11 @@ def evaluate(
     model: Optional[str] = MODEL,
     strategy: str = STRATEGY,
     frame: Optional[str] = FRAME,
-    prompt: str = typer.Option("volume", help="volume: the object's 3D box; slice: its 2D box on its largest axial slice."),
+    prompt: str = typer.Option(
+        "volume",
+        help="volume: the object's 3D box; slice: its 2D box on its largest axial slice; rectangle: both, as a user who draws on "
+        "that slice gives them.",
+    ),
     jitter: float = typer.Option(0.0, min=-0.25, help="Move every side outward by up to this share of its length; below 0: in."),
     oracle: Optional[str] = typer.Option(
         None,
@@ -31,6 +35,7 @@ def evaluate(
     ),
     dim: Optional[str] = typer.Option(None, help="Only volumes (3D) or only pictures (2D)."),
     official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
+    clicks: int = typer.Option(0, min=0, help="Also correct every object by so many simulated clicks, where it is most wrong."),
     threads: int = THREADS,
 ) -> None:
     """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
@@ -65,6 +70,7 @@ def evaluate(
             jitter=jitter,
             oracle=oracle,
             official=official,
+            clicks=clicks,
             progress=progress,
         )
     console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)

@@ -21,6 +21,7 @@ from ..files.tables import finite
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
 from .cases import Case
+from .corrections import Corrected, click_through, clicks_csv, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
 from .prompts import ORACLES, Crop, prompts_of, told
 from .scores import dsc, ellipsoid_mask, nsd
@@ -33,7 +34,7 @@ MOST_INWARD = -0.25
 
 
 class SegmentsBoxes(Protocol):
-    """What an evaluation needs of a ``Segmenter``."""
+    """What an evaluation needs of a ``Segmenter``; ``correct`` too where it clicks."""
 
     @property
     def segment(self) -> Callable[..., Any]: ...
@@ -68,11 +69,13 @@ def score_case(
     cancelled: Callable[[], bool] | None = None,
     official: list[OfficialScore] | None = None,
     findings: Findings | None = None,
+    clicks: int = 0,
+    corrected: list[Corrected] | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
-    ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask. An
-    oracle says nothing of pictures.
+    ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask,
+    ``corrected`` the scores after each of so many ``clicks``. An oracle says nothing of pictures.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
@@ -142,6 +145,13 @@ def score_case(
             found.confidence,
             seconds / len(prompts),
         )
+        if corrected is not None:
+            row = (case.case_id, case.source, case.modality or "unknown", kind)
+            run = {"modality": settings["modality"], "frame": frame}
+            own = (found.mask, found.crop)
+            corrected += click_through(segmenter, volume, p, own, clicks, row, run, NSD_TOLERANCE, spacing_kji)
+            if cancelled and cancelled():
+                raise Cancelled
         index = p.crop[0].start + int(p.truth.sum(axis=(1, 2)).argmax())
         name = case.case_id if len(case.case_id) <= 28 else f"{case.case_id[:16]}\u2026{case.case_id[-11:]}"
         caption = f"{name} {names.get(p.label, p.label)}\nDSC {score.dsc:.2f}, ellipse {score.ellipse_dsc:.2f}"
@@ -161,6 +171,7 @@ def evaluate(
     not_promptable: Sequence[str] = NOT_PROMPTABLE,
     about: Mapping[str, Any] | None = None,
     official: bool = False,
+    clicks: int = 0,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -174,12 +185,14 @@ def evaluate(
         folder: made if missing; the four files in it are replaced.
         strategy: as for ``Segmenter.segment``.
         frame: as for ``Segmenter.segment``.
-        prompt: ``volume`` or ``slice``, see :func:`prompts_of`.
+        prompt: ``volume``, ``rectangle`` or ``slice``, see :func:`prompts_of`.
         jitter: see :func:`prompts_of`.
         oracle: one of :data:`.prompts.ORACLES`: what the run is told of objects in volumes beyond their 3D boxes.
         not_promptable: sources to report apart.
         about: further facts for the summary's settings (the model's name, the manifest's).
         official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.evaluation.official`).
+        clicks: also write ``clicks.csv`` and a table of the scores after each of so many simulated clicks
+            (:mod:`qmedsam.evaluation.corrections`).
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 
@@ -190,8 +203,10 @@ def evaluate(
         QMedSAMError: a wrong option, a folder that cannot be made, or not a single prompt scored.
         Cancelled: ``cancelled()`` turned true.
     """
-    if prompt not in ("volume", "slice"):
-        raise QMedSAMError(f"There is no prompt '{prompt}'.", "Use 'volume' or 'slice'.")
+    if prompt not in ("volume", "rectangle", "slice"):
+        raise QMedSAMError(f"There is no prompt '{prompt}'.", "Use 'volume', 'rectangle' or 'slice'.")
+    if clicks < 0 or (clicks and oracle is not None):
+        raise QMedSAMError(f"{clicks} clicks cannot be simulated here.", "Give a number from 0, without --oracle.")
     if not MOST_INWARD <= jitter <= 1:
         raise QMedSAMError(
             f"A jitter of {jitter} is not a share of the box's length.", f"Give a number from {MOST_INWARD} to 1, e.g. 0.05."
@@ -216,13 +231,14 @@ def evaluate(
     left_out: Counter[str] = Counter()
     notes: list[dict[str, str]] = []
     by_convention: list[OfficialScore] | None = [] if official else None
+    corrected: list[Corrected] | None = [] if clicks else None
     with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
             if progress:
                 progress(done, len(cases))
             if cancelled and cancelled():
                 raise Cancelled
-            first, findings = len(rows), Findings()
+            first, findings, clicked = len(rows), Findings(), len(corrected or ())
             try:
                 options: dict[str, Any] = {
                     "strategy": strategy,
@@ -232,6 +248,7 @@ def evaluate(
                     "oracle": oracle,
                 }
                 options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
+                options |= {"clicks": clicks, "corrected": corrected}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
                     rows.append(score)
@@ -241,6 +258,7 @@ def evaluate(
                 notes += ({"case": case.case_id, "note": note} for note in findings.notes)
             except QMedSAMError as error:
                 del rows[first:]
+                del (corrected or [])[clicked:]
                 failed.append({"case": case.case_id, "reason": str(error)})
         if progress:
             progress(len(cases), len(cases))
@@ -264,6 +282,9 @@ def evaluate(
         if by_convention:
             _write(folder / "official.csv", official_csv(by_convention))
             text += official_markdown(by_convention)
+        if corrected:
+            _write(folder / "clicks.csv", clicks_csv(corrected))
+            text += clicks_markdown(corrected, not_promptable)
         _write(folder / "summary.md", text)
         # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
         chosen = choose(rows, not_promptable)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files.labelled import LabelMap
 from ..geometry import Box, extent_of
+from ..marks import SliceRectangle
 from .cases import Case, components
 
 Crop = tuple[slice, slice, slice]
@@ -45,7 +46,8 @@ def prompts_of(
     Args:
         case: where the labels come from; its id seeds the jitter.
         labels: the case's, or one array ``(k, j, i)``.
-        prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice.
+        prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice,
+            ``rectangle`` for the 3D box with that rectangle in it.
         jitter: every side moves outward by 0..jitter of the box's length along it (inward below 0), at most to the
             image's border; along k only in 3D. Depends on case, label and component alone.
         left_out: counts the objects that get no prompt, by reason.
@@ -59,7 +61,12 @@ def prompts_of(
             mask, crop = _largest_slice(mask, crop)
         random = np.random.default_rng([zlib.crc32(case.case_id.encode()), label, component])
         lower, upper = _moved(crop, labels.shape, jitter, random, flat)
-        box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}")
+        drawn: tuple[SliceRectangle, ...] = ()
+        if prompt == "rectangle" and not flat:
+            tight = _largest_slice(mask, crop)[1]
+            (x0, y0, _), (x1, y1, _) = _moved(tight, labels.shape, jitter, random, flat=True)
+            drawn = (SliceRectangle(2, tight[0].start, (x0, y0, x1, y1)),)
+        box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}", rectangles=drawn)
         result.append(Prompt(label, component, mask, crop, box))
     return result
 
