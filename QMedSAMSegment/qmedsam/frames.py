@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Callable, Tuple
+from typing import TYPE_CHECKING, Callable, Tuple
 
 import numpy as np
 
 from .errors import QMedSAMError
 from .geometry import Pixels, Rectangle, View
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 #: Grey values (all channels) that are prepared at the same time when a slice is drawn: float64 and its copies, 100 MB.
 BLOCK_VALUES = 4 * 2**20
@@ -20,7 +23,8 @@ class Frame:
     """The square that the network sees: crop, isotropic-in-mm scale and pad of a slice, and the way back.
 
     Sampling is separable: a row of weights per network pixel (a triangle as wide as the larger of a source and a
-    network pixel, so that shrinking averages and does not alias), which is two small matrix products per slice. The
+    network pixel, so that shrinking averages and does not alias), which is two small matrix products per slice. Most weights are
+    zero: as sparse products they need no BLAS, whose threads spin on the cores that the network wants. The
     papers' own code resamples differently in training and at run time; here both call this class.
 
     Args:
@@ -90,11 +94,8 @@ class Frame:
         step = max(BLOCK_VALUES // max(touched[:, 0].size, 1), 1)
         strips = []
         for start in range(0, touched.shape[1], step):
-            strip = prepare(touched[:, start : start + step])
-            # channels first, so that colours are three grey pictures to the products
-            strips.append(rows @ (np.moveaxis(strip, -1, 0) if image.ndim == 3 else strip))
-        drawn = np.concatenate(strips, axis=-1) @ columns.T
-        drawn = np.moveaxis(drawn, 0, -1) if image.ndim == 3 else drawn
+            strips.append(_along_rows(rows, prepare(touched[:, start : start + step])))
+        drawn = _along_columns(columns, np.concatenate(strips, axis=1))
         return np.ascontiguousarray(drawn), valid_v[:, None] & valid_u[None, :]
 
     def on_grid(self, mask: np.ndarray, pixels: Pixels, side: int) -> np.ndarray:
@@ -109,7 +110,7 @@ class Frame:
         x0, y0 = pixels[:2]
         columns = _coverage(self.left - x0, self.scale_x * ratio, side, mask.shape[1])
         rows = _coverage(self.top - y0, self.scale_y * ratio, side, mask.shape[0])
-        return rows @ mask.astype(np.float32) @ columns.T > 0.5
+        return _along_columns(columns, _along_rows(rows, mask.astype(np.float32))) > 0.5
 
     def restore(self, values: np.ndarray, pixels: Pixels) -> np.ndarray:
         """Bring network output back onto slice pixels by linear interpolation.
@@ -126,11 +127,28 @@ class Frame:
         u = ((np.arange(x0, x1) - self.left) * self.scale_x) * ratio - 0.5
         v = ((np.arange(y0, y1) - self.top) * self.scale_y) * ratio - 0.5
         rows, columns = _interpolation(v, values.shape[0]), _interpolation(u, values.shape[1])
-        return rows @ np.asarray(values, dtype=np.float32) @ columns.T
+        return _along_columns(columns, _along_rows(rows, np.asarray(values, dtype=np.float32)))
+
+
+def _along_rows(weights: csr_array, values: np.ndarray) -> np.ndarray:
+    """``M x H`` weights for the rows of ``H x W (x C)`` values: ``M x W (x C)``."""
+    beside = values.shape[1:]
+    return (weights @ values.reshape(len(values), int(np.prod(beside)))).reshape(weights.shape[0], *beside)
+
+
+def _along_columns(weights: csr_array, values: np.ndarray) -> np.ndarray:
+    """``M x W`` weights for the columns of ``H x W (x C)`` values: ``H x M (x C)``."""
+    return np.swapaxes(_along_rows(weights, np.ascontiguousarray(np.swapaxes(values, 0, 1))), 0, 1)
+
+
+def _sparse(weights: np.ndarray) -> csr_array:
+    from scipy.sparse import csr_array
+
+    return csr_array(weights.astype(np.float32))
 
 
 @lru_cache(maxsize=16)  # the same frame is drawn on every slice of a run
-def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.ndarray, int, np.ndarray]:
+def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[csr_array, int, np.ndarray]:
     """Weights of a triangle filter, ``size x touched`` pixels; the first of these; which of the ``size`` samples are valid.
 
     Only the touched pixels take part: a small ROI of a large slice costs what the ROI costs.
@@ -149,20 +167,20 @@ def _sampling(start: float, scale: float, size: int, length: int) -> Tuple[np.nd
     np.clip(weights, 0, None, out=weights)
     weights[~valid] = 0
     total = weights.sum(axis=1, keepdims=True)
-    return (weights / np.where(total > 0, total, 1)).astype(np.float32), first, valid
+    return _sparse(weights / np.where(total > 0, total, 1)), first, valid
 
 
 @lru_cache(maxsize=32)
-def _coverage(start: float, scale: float, size: int, length: int) -> np.ndarray:
+def _coverage(start: float, scale: float, size: int, length: int) -> csr_array:
     """Weights ``size x length`` of a triangle filter as in :func:`_sampling`; what lies beside the pixels counts as nothing."""
     centers = start + (np.arange(size) + 0.5) / scale
     radius = max(1.0, 1.0 / scale)
     weights = np.clip(1 - np.abs(np.arange(length)[None, :] - centers[:, None]) / radius, 0, None)
-    return (weights / (radius if radius > 1 else 1.0)).astype(np.float32)
+    return _sparse(weights / (radius if radius > 1 else 1.0))
 
 
-def _interpolation(position: np.ndarray, length: int) -> np.ndarray:
+def _interpolation(position: np.ndarray, length: int) -> csr_array:
     """Weights ``len(position) x length`` of linear interpolation, clamped at the border."""
     position = np.clip(position, 0, length - 1)
     weights = 1 - np.abs(np.arange(length)[None, :] - position[:, None])
-    return np.clip(weights, 0, None).astype(np.float32)
+    return _sparse(np.clip(weights, 0, None))
