@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass, field, replace
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -118,6 +120,8 @@ class Run:
             axis, count = thinnest(box, volume)
             view = View.of(volume, axis if count < LEAST_SLICES else 2)
             self.items.append(Item(box, view, self._writer(box, view, out)))
+        self._lock = threading.Lock()
+        self._certain: Dict[int, List[float]] = {box.label: [] for box in boxes}
         self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
         self.total = self.done = 0
 
@@ -162,6 +166,10 @@ class Run:
         starts = [part.start for part in out.crop[::-1]]  # ijk
 
         def emit(found: SliceMask) -> None:
+            with self._lock:
+                paint(found)
+
+        def paint(found: SliceMask) -> None:
             if found.agreement is not None and self.agreement_kji is not None:
                 region = view.slice_of(self.agreement_kji, found.index)
                 x0, y0, x1, y1 = found.pixels
@@ -176,11 +184,12 @@ class Run:
             area = int(np.count_nonzero(mask))
             out.slices += 1
             out.voxels += area
-            out.confidence += found.confidence * area
+            self._certain[box.label].append(found.confidence * area)
             region = view.slice_of(self.labels_kji, found.index)[y : y + v1 - v0, x : x + u1 - u0]
             free = mask
             if region.any():  # looking up sizes costs ten times as much as painting
-                free = mask & (self._size_of[region] >= self._size_of[box.label])
+                sizes, mine = self._size_of[region], self._size_of[box.label]
+                free = mask & ((sizes > mine) | ((sizes == mine) & (region <= box.label)))
             region[free] = box.label
             if out.mask_kji_crop is not None:
                 own = view.slice_of(out.mask_kji_crop, found.index - starts[view.axis])
@@ -221,7 +230,7 @@ class Run:
         """Counts and confidences of all objects, once nothing is painted any more."""
         for out in self.objects:
             own = out.voxels
-            out.confidence = out.confidence / own if own else 0.0
+            out.confidence = math.fsum(self._certain[out.label]) / own if own else 0.0  # exact: streams change the order
             # slice by slice: comparing a whole crop would add a byte per voxel to the peak
             out.voxels = sum(int(np.count_nonzero(plane == out.label)) for plane in self.labels_kji[out.crop])
             out.covered = own - out.voxels
@@ -238,7 +247,7 @@ def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequ
         volume: the image.
     """
     labels_kji[...] = 0
-    pairs = sorted(zip(objects, boxes), key=lambda pair: -pair[1].volume_voxels)
+    pairs = sorted(zip(objects, boxes), key=lambda pair: (-pair[1].volume_voxels, pair[0].label))
     voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
     for found, _ in pairs:
         if found.mask_kji_crop is not None and not found.error:

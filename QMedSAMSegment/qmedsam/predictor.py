@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class Clock:
     """Seconds per stage, and what was asked of the network.
 
     Attributes:
-        seconds: by stage.
+        seconds: by stage; of streams side by side their sum, which may be more than the time that passed.
         encodes: slices encoded.
         decodes: prompts decoded.
     """
@@ -60,6 +61,13 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: Dict[str, float] = {}
         self.encodes = self.decodes = 0
+        self._lock = threading.Lock()
+
+    def count(self, encodes: int = 0, decodes: int = 0) -> None:
+        """What was asked, from any stream."""
+        with self._lock:
+            self.encodes += encodes
+            self.decodes += decodes
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -67,7 +75,8 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            with self._lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class SlicePredictor:
@@ -96,6 +105,7 @@ class SlicePredictor:
         self.intensity, self.normalization, self.clock = intensity, normalization, clock
         self._embeddings: OrderedDict[int, np.ndarray] = OrderedDict()
         self._drawn: OrderedDict[int, Tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()  # two streams may look at different slices of one view
         self._apart = 0
         if network.depth_px and view.count > 1 and not volume.is_rgb:
             distance_mm = network.depth_px * view.pixel_mm[0] / frame.scale_x
@@ -103,19 +113,21 @@ class SlicePredictor:
 
     def embedding(self, index: int) -> np.ndarray:
         """Of a slice; encoded when it is not among the last ones."""
-        if index in self._embeddings:
-            self._embeddings.move_to_end(index)
-            return self._embeddings[index]
+        with self._lock:
+            if index in self._embeddings:
+                self._embeddings.move_to_end(index)
+                return self._embeddings[index]
         with self.clock.stage("frame"):
             drawn, valid = self._channels(index)
             kind = self.normalization
             image = normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
         with self.clock.stage("encode"):
             embedding = self.network.encode(image)
-        self.clock.encodes += 1
-        self._embeddings[index] = embedding
-        while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > CACHE_BYTES:
-            self._embeddings.popitem(last=False)
+        self.clock.count(encodes=1)
+        with self._lock:
+            self._embeddings[index] = embedding
+            while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > CACHE_BYTES:
+                self._embeddings.popitem(last=False)
         return embedding
 
     def _channels(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -128,12 +140,16 @@ class SlicePredictor:
 
     def _slice(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
         """One slice in the frame and what of the frame lies on it; the last ones are kept for their neighbours."""
-        if index not in self._drawn:
+        with self._lock:
+            drawn = self._drawn.get(index)
+        if drawn is None:
             # Window first, then resample, as in training: averaging metal or air before clipping would shift borders.
-            self._drawn[index] = self.frame.sample(self.view.slice_of(self.volume.array_kji, index), self.intensity.apply)
-            while len(self._drawn) > 2 * self._apart + 2:
-                self._drawn.popitem(last=False)
-        return self._drawn[index]
+            drawn = self.frame.sample(self.view.slice_of(self.volume.array_kji, index), self.intensity.apply)
+            with self._lock:
+                self._drawn[index] = drawn
+                while len(self._drawn) > 2 * self._apart + 2:
+                    self._drawn.popitem(last=False)
+        return drawn
 
     def predict(self, index: int, prompts: Sequence[Prompt]) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """Logits (network grid, ``C x m x m``) and confidence (``C``) for each prompt, in order.
@@ -147,7 +163,7 @@ class SlicePredictor:
             hints, kinds = self._said(block) if self.network.hinted else (None, None)
             with self.clock.stage("decode"):
                 logits, confidence = self.network.decode(embedding, boxes, hints, kinds)
-            self.clock.decodes += len(boxes)
+            self.clock.count(decodes=len(boxes))
             for n in range(len(boxes)):
                 yield logits[n], confidence[n]
 

@@ -16,7 +16,7 @@ from .models import Model, ModelStore
 from .network import Network
 from .painting import Cancelled, ObjectResult, Progress, Run, labelled, repaint
 from .predictor import Clock, SlicePredictor
-from .strategies import STRATEGIES, Item, Options
+from .strategies import STRATEGIES, Item, Options, Rounds
 from .strategies.voting import box_slices
 
 #: Objects that a result lists on a screen.
@@ -81,7 +81,7 @@ class Segmenter:
     Args:
         model: a name or folder; None routes by modality.
         store: where models are looked up.
-        threads: CPU threads, 0 for all.
+        threads: CPU threads, 0 for all: of a small network as many streams of one thread each, with the same masks.
         network: use this one instead of loading one; for tests and other engines. Without a model it gets ROI frames and
             z-scores.
     """
@@ -154,18 +154,19 @@ class Segmenter:
             with clock.stage("load"):
                 network = self._network(model)
 
-            def rounds(items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
+            def groups(items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
                 margin = settings["frame"].get("margin", 0.3)
                 for (view, square), group in by_frame(items, kind, network.input_size, margin).items():
                     yield SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock), group
 
             run.total = sum(box_slices(i, options) if strategy == "vote" else len(i.slices) for i in run.items)
+            rounds = Rounds(groups, network.streams)
             finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
-        groups = by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))
-        single = sum(len({index for item in group for index in item.slices}) for group in groups.values())
+        framed = by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))
+        single = sum(len({index for item in group for index in item.slices}) for group in framed.values())
         if finished:
-            run.explain_empty(groups)
+            run.explain_empty(framed)
         doubt = getattr(network, "doubt", "")  # of a network that compares itself with a reference answer
         if doubt:
             messages.append(doubt)

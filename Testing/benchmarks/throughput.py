@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from qmedsam.batch import collect
-from qmedsam.batch.pool import available_cores
+from qmedsam.network.processor import available_cores
 from qmedsam.phantom import write_sample
 
 ROOT = Path(__file__).resolve().parents[2]

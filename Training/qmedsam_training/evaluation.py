@@ -27,7 +27,7 @@ class TorchNetwork:
 
     def __init__(self, model: Promptable, input_size: int) -> None:
         self.model, self.input_size = model.eval(), input_size
-        self.hinted, self.depth_px = bool(model.hints), 0.0
+        self.hinted, self.depth_px, self.streams = bool(model.hints), 0.0, 1
         self.device = next(model.parameters()).device
 
     @torch.no_grad()

@@ -40,6 +40,7 @@ class OnnxNetwork:
 
     block = 16
     depth_px = 0.0
+    streams = 1
 
     def __init__(self, graphs: dict[str, onnx.ModelProto], input_size: int, prompt_scale: float = 1.0, threads: int = 0) -> None:
         import onnxruntime

@@ -15,20 +15,13 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, Generator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import QMedSAMError
+from ..network.processor import available_cores
 from .memory import in_words, resident
 from .settings import FAILED, Case, Outcome
 
 _ATTEMPTS = 2
 #: Seconds between looks at the workers' memory and at ``cancelled``.
 _LOOK = 0.2
-
-
-def available_cores() -> int:
-    """Cores that this process may use (a cluster's job often has fewer than the machine)."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def on_workers(

@@ -16,13 +16,14 @@ from ..errors import QMedSAMError
 from ..files import PathLike
 from ..files.header import machine_memory
 from ..models import ModelStore
+from ..network.processor import available_cores
 from .cluster import on_cluster
 from .identity import sizes_of
 from .journal import Journal, only_run
 from .memory import BASE, in_words
 from .one import OVERLAYS, Bench, SegmenterLike, bench_json
 from .page import write_page
-from .pool import available_cores, on_workers
+from .pool import on_workers
 from .report import write_summary
 from .reuse import Earlier
 from .settings import FAILED, NOT_RUN, Case, Outcome, Settings

@@ -20,6 +20,7 @@ class Network(Protocol):
         input_size: side ``S`` of the square it sees, in pixels.
         block: how many boxes one call of :meth:`decode` should get at most; callers loop, so memory does not grow with
             the number of boxes (QMedSAM paper, section 2.1).
+        streams: how many threads may ask it at the same time.
         hinted: whether it listens to hints and kinds; one that does not ignores them.
         depth_px: distance, in network pixels, of the slices before and behind that it wants as first and third channel of a
             grey volume's slice; 0 for the slice itself three times.
@@ -27,6 +28,7 @@ class Network(Protocol):
 
     input_size: int
     block: int
+    streams: int
     hinted: bool
     depth_px: float
 

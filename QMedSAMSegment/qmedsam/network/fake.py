@@ -15,10 +15,11 @@ class FakeNetwork:
     Args:
         input_size: of the frame.
         block: boxes per call.
+        streams: as the protocol has it.
     """
 
-    def __init__(self, input_size: int = 64, block: int = 16) -> None:
-        self.input_size, self.block = input_size, block
+    def __init__(self, input_size: int = 64, block: int = 16, streams: int = 1) -> None:
+        self.input_size, self.block, self.streams = input_size, block, streams
         self.hinted, self.depth_px = False, 0.0
         self.encoded = 0
         self.decoded: List[int] = []

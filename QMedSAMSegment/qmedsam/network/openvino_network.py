@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -14,11 +15,16 @@ from ..errors import QMedSAMError, lacks_memory
 from ..models import Model
 from . import HINTS, KINDS
 from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
-from .processor import CAPS, processor_kind, processor_name
+from .processor import CAPS, available_cores, processor_kind, processor_name
 from .reference import Deviation, Reference
 from .runtime import import_openvino
 
 _log = logging.getLogger("QMedSAM")
+
+#: Bytes of weights up to which a network runs in streams of one thread each; a larger one's layers are worth cutting up.
+SMALL = 8 * 2**20
+#: Streams at most: each has tensors of its own, and a box has two views and a few slices to ask at the same time.
+MOST_STREAMS = 4
 
 
 class OpenVINONetwork:
@@ -26,7 +32,8 @@ class OpenVINONetwork:
 
     Args:
         model: checked against its checksums before loading.
-        threads: CPU threads, 0 for all.
+        threads: CPU threads, 0 for all. A small network is not cut up over them: it has as many ``streams`` of one thread each,
+            four at most, and may be asked by as many threads at the same time.
         precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
             takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
@@ -48,17 +55,18 @@ class OpenVINONetwork:
         model.verify()
         openvino = import_openvino()
         self.model = model
-        # A run that was given up goes on until its slice ends while the next one starts: one network, one request at a time.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # around what is made when it is first needed
         self.input_size = model.manifest.input_size
         self.hinted = bool(model.manifest.prompts.get("hints"))
         self.depth_px = float(model.manifest.prompts.get("depth_px", 0.0))
         self._scale = np.float32(model.manifest.prompt_size / self.input_size)
         self._core, self._version = openvino.Core(), openvino.__version__
+        small = sum(path.with_suffix(".bin").stat().st_size for path in (model.encoder, model.decoder)) <= SMALL
+        self.streams = min(threads or available_cores(), MOST_STREAMS) if small else 1
         # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
-        self._options: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-        if threads:
-            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._options: Dict[str, Any] = {"ENABLE_CPU_PINNING": False, "NUM_STREAMS": self.streams}
+        if threads or small:
+            self._options["INFERENCE_NUM_THREADS"] = self.streams if small else threads
         if precision:
             self._options["INFERENCE_PRECISION_HINT"] = precision
         self._cache = cache_folder(model, processor_kind(self._core, self._version))
@@ -66,19 +74,22 @@ class OpenVINONetwork:
             self._options["CACHE_DIR"] = str(self._cache)
         size = self.input_size
         self._encoder = self._compiled(model.encoder, {"image": [1, 3, size, size]})
-        self._decoders: Dict[int, Any] = {}
+        # Once by one thread: OpenVINO's binding makes what it needs at its first tensor, and two threads that make their first
+        # at the same time wait for each other for ever (one in 200 starts).
+        self._encoder([np.zeros((1, 3, size, size), np.float32)])
+        self._decoders: Dict[int, Requests] = {}
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
         kept = kept_deviation(self._cache)
         if not self._compared and kept and self._reference is not None:
             self._judge(Deviation(*kept, *self._reference.most))
 
-    def _compiled(self, path: Path, shapes: Dict[str, list]) -> Any:
+    def _compiled(self, path: Path, shapes: Dict[str, list]) -> Requests:
         try:
             graph = self._core.read_model(path)
             graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
             with sealing(self._cache):
-                return self._core.compile_model(graph, "CPU", self._options)
+                return Requests(self._core.compile_model(graph, "CPU", self._options), self.streams)
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
             if lacks_memory(error):
@@ -93,9 +104,13 @@ class OpenVINONetwork:
                 f"{advice}. ({str(error).strip().splitlines()[-1][:200]})",
             ) from error
 
-    def _decoder(self, count: int) -> Any:
+    def _decoder(self, count: int) -> Requests:
+        with self._lock:
+            return self._made(count)
+
+    def _made(self, count: int) -> Requests:
         if count not in self._decoders:
-            shape = list(self._encoder.output(0).shape)
+            shape = list(self._encoder.compiled.output(0).shape)
             shapes = {"embedding": shape, "boxes": [count, 4]}
             if self.hinted:
                 side = self.input_size // 2
@@ -108,11 +123,11 @@ class OpenVINONetwork:
             self._judge(deviation)
         return self._decoders[count]
 
-    def _compare(self, decoder: Any, count: int) -> Deviation:
+    def _compare(self, decoder: Requests, count: int) -> Deviation:
         """With whatever number of boxes a decoder takes: compiling another one takes longer than all the rest."""
         reference = self._reference
         assert reference is not None, "a network without one is never compared"
-        embedding = self._encoder(reference.image[None])[0]
+        embedding = self._encoder([reference.image[None]])[0]
         boxes = np.resize(reference.boxes_uv, (-(-len(reference.boxes_uv) // count) * count, 4)) * self._scale
         logits = [decoder([embedding, boxes[n : n + count], *self.silence(count)])[0] for n in range(0, len(boxes), count)]
         return reference.compared(embedding, np.concatenate(logits)[: len(reference.boxes_uv)])
@@ -140,9 +155,7 @@ class OpenVINONetwork:
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """See :class:`~qmedsam.network.Network`."""
-        # The plain call copies its outputs; an infer request's own tensors would change under the next request.
-        with self._lock:
-            return self._encoder(image[None])[0]
+        return self._encoder([image[None]])[0]
 
     def decode(
         self,
@@ -161,8 +174,7 @@ class OpenVINONetwork:
                 said[0] = np.asarray(hints[part], np.float32)
             if said and kinds is not None:
                 said[1] = np.asarray(kinds[part], np.float32)
-            with self._lock:
-                out = self._decoder(count)([embedding, boxes[part], *said])
+            out = self._decoder(count)([embedding, boxes[part], *said])
             masks = out[0] if out[0].ndim == 4 else out[0][:, None]
             logits.append(masks)
             # A decoder without IoU head (a published LiteMedSAM export) is as confident as its pixels are.
@@ -175,6 +187,34 @@ class OpenVINONetwork:
             return []
         side = self.input_size // 2
         return [np.zeros((count, len(HINTS), side, side), np.float32), np.zeros((count, len(KINDS)), np.float32)]
+
+
+class Requests:
+    """A compiled network and its requests: whoever asks gets a free one, or waits for it.
+
+    A run that was given up goes on until its slice ends while the next one starts, and streams ask side by side.
+
+    Args:
+        compiled: OpenVINO's compiled model.
+        count: of requests.
+    """
+
+    def __init__(self, compiled: Any, count: int) -> None:
+        self.compiled = compiled
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(count):
+            self._free.put(None)  # made when first taken: each holds its own tensors
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> List[np.ndarray]:
+        """The outputs, copied: a request's own tensors change under the next one."""
+        request = self._free.get()
+        try:
+            if request is None:
+                request = self.compiled.create_infer_request()
+            request.infer(list(inputs))  # copied: memory of Python's in a request would be let go of in any thread
+            return [tensor.data.copy() for tensor in request.output_tensors]
+        finally:
+            self._free.put(request)
 
 
 def _blocks(count: int, shapes: Sequence[int]) -> Iterator[Tuple[int, int]]:

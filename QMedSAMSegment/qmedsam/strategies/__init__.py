@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Dict
 
-from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
+from .items import Item, Options, Rounds, SliceMask, Strategy
 from .propagation import propagate
+from .side_by_side import Tick
 from .slicewise import fixed
 from .voting import vote
 

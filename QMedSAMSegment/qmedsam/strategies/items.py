@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Box, Pixels, Rectangle, View
 from ..predictor import Prompt, Region, SlicePredictor
+from .side_by_side import Tick
 
 #: How a box's cross-section is expected to shrink towards its ends: a superellipsoid of this exponent (2 is the inscribed
 #: ellipsoid, infinity the box itself). A box drawn around an object touches it at its end faces in a point, not a face.
@@ -101,7 +102,7 @@ class Item:
     Attributes:
         box: the prompt.
         view: how the volume is sliced for it.
-        emit: takes its masks, at most one per slice, in any order.
+        emit: takes its masks, at most one per slice, in any order and from any stream.
         slices: that its box touches.
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
         prompts: by slice, where something is known of the object already.
@@ -158,10 +159,22 @@ def _common(a: Rectangle, b: Rectangle) -> Rectangle:
     return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
-#: Called after a slice with the number of box-slices it settled; true stops the run.
-Tick = Callable[[int], bool]
-#: Groups items by the frame that they share, and brings the predictor of each group.
-Rounds = Callable[[Sequence[Item]], Iterator[Tuple[SlicePredictor, List[Item]]]]
+@dataclass(frozen=True)
+class Rounds:
+    """Groups items by the frame that they share, and brings the predictor of each group.
+
+    Args:
+        groups: of items.
+        streams: how many predictors may be asked at the same time.
+    """
+
+    groups: Callable[[Sequence[Item]], Iterator[Tuple[SlicePredictor, List[Item]]]]
+    streams: int = 1
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
+        return self.groups(items)
+
+
 #: Runs to the end (true) or until ``tick`` stops it (false).
 Strategy = Callable[[Rounds, Sequence[Item], Tick, Options], bool]
 

@@ -11,7 +11,8 @@ import numpy as np
 from ..geometry import Rectangle, extent_of
 from ..predictor import Prompt, SlicePredictor
 from .interpolation import between, iou
-from .items import Item, Options, Rounds, SliceMask, Tick, masks_of
+from .items import Item, Options, Rounds, SliceMask, masks_of
+from .side_by_side import Tick, side_by_side
 from .slicewise import MARGIN, grown_within, tapered, whole
 
 #: Where else a key slice is looked for when the middle one is not SURE, as shares of the box's slices; the most confident
@@ -41,19 +42,24 @@ def propagate(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Option
 
     Arguments and result as for :func:`.slicewise.fixed`.
     """
-    for predictor, group in rounds(items):
-        walkers = [Walker(item, options, predictor.network.hinted) for item in group if len(item.slices)]
-        if not _find_keys(predictor, walkers, tick):
-            return False
-        for step in (1, -1):
-            for walker in walkers:
-                walker.start(step)
-            for index in sorted({i for walker in walkers for i in walker.ahead})[::step]:
-                here = [walker for walker in walkers if index in walker.ahead]
-                settled = sum(walker.gap(index) for walker in here)
-                _advance(predictor, index, here)
-                if tick(settled):
-                    return False
+    jobs = (partial(_walk, predictor, group, options) for predictor, group in rounds(items))
+    return side_by_side(jobs, rounds.streams, tick)
+
+
+def _walk(predictor: SlicePredictor, group: Sequence[Item], options: Options, tick: Tick) -> bool:
+    """The boxes of one frame; false when stopped."""
+    walkers = [Walker(item, options, predictor.network.hinted) for item in group if len(item.slices)]
+    if not _find_keys(predictor, walkers, tick):
+        return False
+    for step in (1, -1):
+        for walker in walkers:
+            walker.start(step)
+        for index in sorted({i for walker in walkers for i in walker.ahead})[::step]:
+            here = [walker for walker in walkers if index in walker.ahead]
+            settled = sum(walker.gap(index) for walker in here)
+            _advance(predictor, index, here)
+            if tick(settled):
+                return False
     return True
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from functools import partial
+from typing import Callable, Iterator, List, Sequence
 
 from ..geometry import Rectangle
-from ..predictor import Prompt
-from .items import Item, Options, Rounds, Tick, masks_of
+from ..predictor import Prompt, SlicePredictor
+from .items import Item, Options, Rounds, masks_of
+from .side_by_side import Job, Tick, side_by_side
 
 #: A tapered prompt never gets smaller than this share of the ROI's rectangle (sides), nor than a pixel.
 LEAST_SHARE = 0.15
@@ -94,12 +96,21 @@ def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rec
 
 
 def _each_slice(rounds: Rounds, items: Sequence[Item], tick: Tick, prompt: Callable[[Item, int], Prompt]) -> bool:
-    for predictor, group in rounds(items):
-        wanted = [set(item.wanted) for item in group]
-        for index in sorted(set().union(*wanted)):
-            active = [item for item, slices in zip(group, wanted) if index in slices]
+
+    def look(predictor: SlicePredictor, group: List[Item], indices: Sequence[int], tick: Tick) -> bool:
+        for index in indices:
+            active = [item for item in group if index in item.wanted]
             for item, found in zip(active, masks_of(predictor, index, [(item, prompt(item, index)) for item in active])):
                 item.emit(found)
             if tick(len(active)):
                 return False
-    return True
+        return True
+
+    def jobs() -> Iterator[Job]:
+        for predictor, group in rounds(items):
+            indices = sorted({index for item in group for index in item.wanted})
+            share = max(-(-len(indices) // rounds.streams), 1)
+            for start in range(0, len(indices), share):
+                yield partial(look, predictor, group, indices[start : start + share])
+
+    return side_by_side(jobs(), rounds.streams, tick)

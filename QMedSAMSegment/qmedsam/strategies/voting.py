@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..geometry import Rectangle, View, extent_of
-from .items import Item, Options, Rounds, SliceMask, Strategy, Tick
+from .items import Item, Options, Rounds, SliceMask, Strategy
 from .propagation import propagate
+from .side_by_side import Tick
 from .slicewise import fixed, guided, taper
 
 #: Votes are kept as whole numbers that add up to this, a byte per voxel.
@@ -43,11 +46,11 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
         return False
     for batch in _batches([item for item in items if not is_thin(item)]):
         ballots = [Ballot(item, options) for item in batch]
-        turns = len(ballots[0].order)
-        for turn in range(turns):
-            passes = [ballot.ask(turn) for ballot in ballots]
+        last = len(ballots[0].order) - 1
+        for turns in (range(last), [last]):  # the views before the last know nothing of each other: side by side
+            passes = [ballot.ask(turn) for turn in turns for ballot in ballots]
             # The last view skips slices, so it cannot go from mask to mask; it is shown what the others found instead.
-            walk = guided if turn == turns - 1 and options.walk == "propagate" else WALKS[options.walk]
+            walk = guided if last in turns and options.walk == "propagate" else WALKS[options.walk]
             if not walk(rounds, [item for item in passes if len(item.wanted)], tick, options):
                 return False
             unasked = sum(len(item.slices) - len(item.wanted) for item in passes)
@@ -119,7 +122,9 @@ class Ballot:
         self.crop = tuple(slice(ranges[a].start, ranges[a].stop) for a in (2, 1, 0))
         self.votes_kji = np.zeros([c.stop - c.start for c in self.crop], np.uint8)
         self.asked_kji = np.zeros((1, 1, 1), np.uint8)  # of ``ALL``; per slice of the last view once that is asked
-        self.certainty, self.area = 0.0, 0
+        self.certain: List[float] = []  # summed exactly, so that their order, which streams change, does not matter
+        self.area = 0
+        self._lock = threading.Lock()
         self.passed_over: Optional[Passed] = None
         total = sum(self.options.view_weights)
         weighted = [(a, int(ALL * w / total)) for a, w in zip(view.anatomical_axes, self.options.view_weights) if w]
@@ -179,13 +184,14 @@ class Ballot:
             x0, y0, x1, y1 = found.pixels
             region = view.slice_of(self.votes_kji, found.index - start)[y0 - top : y1 - top, x0 - left : x1 - left]
             votes = self._votes(found, weight)
-            region += votes
-            if last and self.passed_over and self.passed_over.slices:
-                plane = self.passed_over.planes[found.index] = np.zeros_like(view.slice_of(self.votes_kji, 0))
-                plane[y0 - top : y1 - top, x0 - left : x1 - left] = votes
             area = int(found.mask.sum())
-            self.certainty += found.confidence * area
-            self.area += area
+            with self._lock:
+                region += votes
+                if last and self.passed_over and self.passed_over.slices:
+                    plane = self.passed_over.planes[found.index] = np.zeros_like(view.slice_of(self.votes_kji, 0))
+                    plane[y0 - top : y1 - top, x0 - left : x1 - left] = votes
+                self.certain.append(found.confidence * area)
+                self.area += area
 
         return collect
 
@@ -236,7 +242,7 @@ class Ballot:
         self._fill()
         self._smooth()
         half = sum(w for _, w in self.order) / 2
-        confidence = self.certainty / self.area if self.area else 0.0
+        confidence = math.fsum(self.certain) / self.area if self.area else 0.0
         pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
         asked_kji = np.broadcast_to(self.asked_kji, self.votes_kji.shape)
         for index, votes, asked in zip(self.item.slices, self.votes_kji, asked_kji):

@@ -1,0 +1,60 @@
+"""Independent work on several streams: a small network is better asked twice at the same time than cut up over two cores."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterable, List
+
+Tick = Callable[[int], bool]
+#: Work that calls ``tick`` as it goes and returns whether it ran to the end.
+Job = Callable[[Tick], bool]
+
+
+def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
+    """Run jobs, so many at a time; false when one was stopped.
+
+    Args:
+        jobs: taken one by one, in order, as streams become free: what they hold is not there before.
+        streams: 1 runs them one after the other in the caller's thread.
+        tick: is called by one stream at a time. When it stops one job, all stop at their next tick.
+
+    Raises:
+        BaseException: the first that a job raised, or an interrupt of the caller; the other jobs have stopped then.
+    """
+    if streams <= 1:
+        return all(job(tick) for job in jobs)
+    waiting, lock, over = iter(jobs), threading.Lock(), threading.Event()
+    raised: List[BaseException] = []
+
+    def shared(count: int) -> bool:
+        with lock:
+            if not over.is_set() and tick(count):
+                over.set()
+        return over.is_set()
+
+    def work() -> None:
+        try:
+            while not over.is_set():
+                with lock:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                if not job(shared):
+                    over.set()
+        except BaseException as error:
+            with lock:
+                raised.append(error)
+            over.set()
+
+    with ThreadPoolExecutor(streams, "qmedsam-stream") as pool:
+        done = [pool.submit(work) for _ in range(streams)]
+        try:
+            for one in done:
+                one.result()
+        except BaseException:  # Ctrl+C reaches the caller alone
+            over.set()
+            raise
+    if raised:
+        raise raised[0]
+    return not over.is_set()
