@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import slicer
-from qmedsam import QMedSAMError, Volume
+from qmedsam import QMedSAMError, Segmenter, Volume
+from qmedsam.correction import Correction
+from qmedsam.marks import Stroke
 from slicer.i18n import tr as _
 
 from .boxes import shownSlice
 from .correction import CorrectionRun
+from .correctpanel import told
 from .effectwriter import EffectWriter
 from .geometry import ijkToWorld
 from .preview import Preview
 from .segments import ijkToSegmentation
-from .speed import durationText
 from .strokemarks import StrokeMarks
 from .strokes import StrokeTool, strokeFrom
 from .stroketags import strokesOf
@@ -45,6 +47,7 @@ class Correcting:
     Attributes:
         tool: what the mouse does.
         preview: of the shown slice, while the whole object computes.
+        strokes: of the selected segment.
     """
 
     def __init__(self, effect: Any) -> None:
@@ -57,7 +60,9 @@ class Correcting:
         self._waiting: List[Callable[[], CorrectionRun]] = []
         self._answers: List[Any] = []  # for the shown slice, from the thread
         self._voxels: Any = None  # (state, place, volume): the same arrays for every stroke, which the engine knows again
+        self._asked: List[Segmenter] = []
         self._total = ANSWERS
+        self.strokes: Tuple[Stroke, ...] = ()
 
     # What the user does
 
@@ -79,6 +84,9 @@ class Correcting:
             self.drop()
             self.marks.close()
             self._voxels = self._run = None
+            for segmenter in self._asked:
+                segmenter.forget()  # the slices' embeddings, and the image with them
+            self._asked.clear()
         self._effect.updateGUIFromMRML()
 
     def drawn(self, path: List[np.ndarray], sliceToRas: np.ndarray, adds: bool, radius_mm: float) -> None:
@@ -90,7 +98,7 @@ class Correcting:
             self._add(lambda: self._new(volumeNode, segmentationNode, segmentId, stroke=stroke))
 
     def another(self) -> None:
-        """The network's next answer in place of the last one."""
+        """The network's next answer to the last stroke, in place of the last one."""
         effect = self._effect
         if self._job is not None or not effect.ready():
             return
@@ -111,7 +119,7 @@ class Correcting:
             k = shownSlice(nodes[0])
             if k is None:
                 raise QMedSAMError("No view shows a slice of the image.", "Show the slice that you have painted.")
-            self._add(lambda: self._new(*nodes, keep=((2, k),)))
+            self._add(lambda: self._new(*nodes, start=(2, k)))
 
     def cancel(self) -> bool:
         """Stop what computes, and forget what waits; whether anything did."""
@@ -158,14 +166,14 @@ class Correcting:
         effect = self._effect
         if not self.on:
             return
-        strokes: Any = ()
+        self.strokes = ()
         if effect.volumeNode is not None and self._segment() is not None:
             try:
                 toNode = ijkToSegmentation(ijkToWorld(effect.volumeNode), effect.segmentationNode)
-                strokes = strokesOf(effect.segmentationNode, effect.segmentId, toNode)
+                self.strokes = strokesOf(effect.segmentationNode, effect.segmentId, toNode)
             except QMedSAMError:  # a bent transform: said when something is drawn
-                strokes = ()
-        self.marks.list(strokes, effect.volumeNode)
+                pass
+        self.marks.list(self.strokes, effect.volumeNode)
 
     # Runs
 
@@ -218,6 +226,8 @@ class Correcting:
             run = self._waiting.pop(0)()
             task, answers = run.task, self._answers
             segmenter = effect.logic.segmenter(effect.settings.model)
+            if segmenter not in self._asked:
+                self._asked.append(segmenter)
 
             def work(report: Callable[[int, int], None], stop: Callable[[], bool]) -> Any:
                 def first(answer: Any) -> None:
@@ -253,7 +263,7 @@ class Correcting:
         self._answers.clear()
         self.preview.clear()
 
-    def _arrived(self, result: Any) -> None:
+    def _arrived(self, result: Correction) -> None:
         run = self._run
         assert run is not None
         self._ended()
@@ -270,30 +280,13 @@ class Correcting:
                 raise QMedSAMError("The image or the segment changed during the correction.", "Nothing was written; draw again.")
             with slicer.util.RenderBlocker():
                 changed = run.write(result, EffectWriter(self._effect.scriptedEffect))
-            self._total = max(len(result.candidates), 1)
+            self._total = max(len(result.candidates), 1)  # none where no network was asked
             self._effect.updateGUIFromMRML()
             panel.idle()
-            panel.say(self._said(run, result, changed))
+            panel.say(told(run, result, changed, self._total))
             if self._waiting:
                 self._next()
             return
         self._run = None
         self._waiting.clear()
         panel.updateButtons()
-
-    def _said(self, run: CorrectionRun, result: Any, changed: bool) -> str:
-        """What has become of it, in two lines or three."""
-        seconds = float(result.seconds["total"] if isinstance(result.seconds, dict) else result.seconds)
-        if changed:
-            changes = [(_("{size} added"), run.added), (_("{size} removed"), run.removed)]
-            sizes = [text.format(size=run.sizeText(voxels)) for text, voxels in changes if voxels]
-            sizes.append(_("confidence {confidence:.2f}").format(confidence=result.confidence))
-            head = _("Corrected in {time}: {sizes}.").format(time=durationText(seconds), sizes=", ".join(sizes))
-        else:
-            head = _("Nothing had to be changed.")
-        if run.task.candidate:
-            head += " " + _("Answer {n} of {count}.").format(n=run.task.candidate + 1, count=self._total)
-        lines = [head, *run.notes, *result.messages]
-        if run.kept:
-            lines.append(_("Slices kept as painted by hand: {count}.").format(count=len(run.kept)))
-        return "\n".join(lines)

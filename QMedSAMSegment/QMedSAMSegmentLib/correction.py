@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Collection, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
 
 import numpy as np
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
-from qmedsam.marks import Stroke
+from qmedsam.correction import Correction
+from qmedsam.geometry import extent_of
+from qmedsam.marks import SliceRectangle, Stroke
 
-from .boxes import FIT_MARGIN, boundRois, boxFromRoi
-from .boxtags import storedBoxes, storeInTag
+from .boxtags import storeInTag
 from .geometry import ijkToWorld
 from .grids import cutToGrid, ensureReferenceGeometry, onSegmentationGrid, onVolumeGrid
 from .segments import Crop, SegmentWriter, ensureLabelmaps, held, ijkToSegmentation, orientedImage, voxelMl, voxelsOf
 from .settings import Settings
+from .strokeboxes import boundsOf, boxesOf, chosenBox, grownBox
 from .stroketags import Slice, slicesOf, storeSlices, storeStrokes, strokesOf
 from .volumes import windowOf
 
@@ -29,8 +31,9 @@ class CorrectionTask:
         present_kji: the object so far, of the volume's shape.
         shown: the slice that is answered first, for the user's eyes.
         kept: slices that are not to be changed.
-        candidate: which of the network's answers.
-        options: keyword arguments for ``Segmenter.correct``.
+        candidate: which of the network's answers on the last stroke's slice.
+        walks: go on from the kept slices along k, in place of what is on the others.
+        options: keyword arguments for ``Segmenter.correct`` and ``Segmenter.segment``.
     """
 
     volume: Volume
@@ -39,16 +42,17 @@ class CorrectionTask:
     shown: Optional[Slice]
     kept: FrozenSet[Slice]
     candidate: int
+    walks: bool
     options: Dict[str, Any]
 
     def compute(
         self,
         segmenter: Segmenter,
-        first: Callable[[Any], None],
+        first: Callable[[Correction], None],
         progress: Optional[Callable[[int, int], None]] = None,
         cancelled: Optional[Callable[[], bool]] = None,
-    ) -> Any:
-        """The object, ``qmedsam.Correction``.
+    ) -> Correction:
+        """The object.
 
         Args:
             segmenter: the engine.
@@ -57,12 +61,31 @@ class CorrectionTask:
             cancelled: asked after every slice.
 
         Raises:
-            QMedSAMError: what ``Segmenter.correct`` raises.
+            QMedSAMError: what the engine raises.
         """
+        if self.walks:
+            return self._walked(segmenter, progress, cancelled)
         asked = {"kept": self.kept, "candidate": self.candidate, "cancelled": cancelled, **self.options}
         if self.shown is not None and min(self.volume.array_kji.shape[:3]) > 1:
             first(segmenter.correct(self.volume, self.box, self.present_kji, shown=self.shown, **asked))
         return segmenter.correct(self.volume, self.box, self.present_kji, progress=progress, **asked)
+
+    def _walked(self, segmenter: Segmenter, progress: Any, cancelled: Any) -> Correction:
+        """The walk from the kept slices, which are told as rectangles; they and what is beside the box stay."""
+        found = segmenter.segment(
+            self.volume, [self.box], strategy="propagate", progress=progress, cancelled=cancelled, keep_masks=True, **self.options
+        )
+        (one,) = found.objects
+        if one.error:
+            raise QMedSAMError(one.error)
+        mask_kji = self.present_kji.copy()
+        mask_kji[one.crop] = one.mask_kji_crop
+        for axis, index in self.kept:
+            at = (slice(None),) * (2 - axis) + (index,)
+            mask_kji[at] = self.present_kji[at]
+        crop = tuple(slice(0, size) for size in mask_kji.shape)
+        about = (self.box, one.confidence, (), found.messages, found.seconds, found.cancelled, found.model)
+        return Correction(crop, mask_kji, *about)  # type: ignore[arg-type]
 
 
 class CorrectionRun:
@@ -73,8 +96,8 @@ class CorrectionRun:
         segmentationNode, segmentId: what is corrected.
         volume: the volume node's voxels.
         settings: modality, window and frame count.
-        stroke: the new one; None for going on from what was painted.
-        keep: slices that are to stay besides those with ``keepPainted``.
+        stroke: the new one; None for another answer to the last, or with ``start``.
+        start: the slice, as it was painted, from which the others are found anew.
         keepPainted: slices that were painted by hand since the last run stay.
         candidate: which of the network's answers.
         before: a written run in place of which another answer is wanted: it starts from what that one started from.
@@ -99,7 +122,7 @@ class CorrectionRun:
         volume: Volume,
         settings: Settings,
         stroke: Optional[Stroke] = None,
-        keep: Collection[Slice] = (),
+        start: Optional[Slice] = None,
         keepPainted: bool = True,
         candidate: int = 0,
         before: Optional[CorrectionRun] = None,
@@ -111,29 +134,39 @@ class CorrectionRun:
         self._shape = volume.array_kji.shape[:3]
         self._now = self._inVolume()
         self._present = self._now if before is None else before._present
-        self._boxes = _boxesOf(volumeNode, segmentationNode, segmentId, self._toNode, self._present)
+        self._boxes = boxesOf(volumeNode, segmentationNode, segmentId, self._toNode, self._present)
         if before is not None:
             self.strokes, self.kept = before.strokes, before.kept
-            shown, box = before.task.shown, before.task.box
+            shown, box, fixed = before.task.shown, before.task.box, before.task.kept
         else:
             slices = slicesOf(segmentationNode, segmentId, self._now, self._toNode)
-            kept = {*slices.kept, *(slices.painted if keepPainted else ()), *keep}
             earlier = strokesOf(segmentationNode, segmentId, self._toNode)
             self.strokes = earlier if stroke is None else (*earlier, stroke)
-            shown = None if stroke is None else (stroke.axis, stroke.index)
+            shown = (self.strokes[-1].axis, self.strokes[-1].index) if self.strokes and start is None else None
+            kept = {*slices.kept, *(slices.painted if keepPainted else ()), *([start] if start is not None else [])}
             self.kept = frozenset(kept - {shown})  # who draws on a slice wants it changed
-            box = _chosen(self._boxes, stroke, self._present)
-            mine = tuple(one for one in self.strokes if _chosen(self._boxes, one, self._present) is box)
-            box = replace(_grown(box, mine), strokes=mine)
-        if stroke is None and before is None and len(box.slices(2, self._shape[0])) < 2 < self._shape[0]:
-            raise QMedSAMError("The segment has no box that goes on.", "Press 'Add box' and draw one around the whole object.")
+            fixed = self.kept | {(one.axis, one.index) for one in self.strokes} - {shown}  # what was corrected stays so
+            chosen = chosenBox(self._boxes, stroke, self._present)
+            mine = tuple(one for one in self.strokes if chosenBox(self._boxes, one, self._present) is chosen)
+            box = replace(grownBox(chosen, mine), strokes=mine)
+            if start is not None:
+                box = replace(box, rectangles=self._rectangles(start, box))
         options = settings.engineOptions(windowOf(volumeNode) if settings.window == "displayed" else None)
         engine = {name: options[name] for name in ("modality", "window", "frame")}
-        self.task = CorrectionTask(volume, box, self._present, shown, self.kept, candidate, engine)
-        self.result: Any = None
+        self.task = CorrectionTask(volume, box, self._present, shown, fixed, candidate, start is not None, engine)
+        self.result: Optional[Correction] = None
         self.written: Optional[np.ndarray] = None
         self.added = self.removed = 0
         self.notes: List[str] = []
+
+    def _rectangles(self, start: Slice, box: Box) -> Tuple[SliceRectangle, ...]:
+        """The object's extent on the slices from which it goes on."""
+        if len(box.slices(2, self._shape[0])) < 2:
+            raise QMedSAMError("The segment has no box that goes on.", "Press 'Add box' and draw one around the whole object.")
+        if not self._now[start[1]].any():
+            raise QMedSAMError("Nothing is painted on the shown slice.", "Paint the object there first.")
+        extents = ((axis, index, extent_of(self._now[index])) for axis, index in sorted(self.kept) if axis == 2)
+        return tuple(SliceRectangle(axis, index, found) for axis, index, found in extents if found is not None)
 
     def _inVolume(self) -> np.ndarray:
         return onVolumeGrid(self.segmentationNode, self.segmentId, self._toNode, self._shape)
@@ -159,7 +192,7 @@ class CorrectionRun:
         moved = ijkToSegmentation(ijkToWorld(self.volumeNode), self.segmentationNode) - self._toNode
         return bool(np.abs(moved).max() < 1e-4) and np.array_equal(self._inVolume(), mask_kji)
 
-    def sliceImages(self, answer: Any) -> Dict[str, Any]:
+    def sliceImages(self, answer: Correction) -> Dict[str, Any]:
         """The shown slice of an answer as an oriented image, by the segment's ID; none where nothing is on it."""
         assert self.task.shown is not None
         axis, index = self.task.shown
@@ -182,7 +215,7 @@ class CorrectionRun:
             return None
         return onSegmentationGrid(orientedImage(mask_kji, crop, self._toNode), self.segmentationNode)
 
-    def write(self, result: Any, writer: SegmentWriter) -> bool:
+    def write(self, result: Correction, writer: SegmentWriter) -> bool:
         """Write what the correction changes, as one action that can be undone, and the strokes with it.
 
         Only what changes is written: nothing else can be moved by resampling, and the editor's masking and overwrite rules hold
@@ -229,65 +262,5 @@ class CorrectionRun:
     def _difference(self, mask_kji: np.ndarray, other_kji: np.ndarray) -> Any:
         """What is in one mask and not in the other as an image, or None."""
         found = mask_kji & ~other_kji
-        crop = _bounds(found)
+        crop = boundsOf(found)
         return None if crop is None else self._image(found[crop], crop)
-
-
-def _bounds(mask_kji: np.ndarray) -> Optional[Crop]:
-    """The smallest crop that holds a mask."""
-    parts: List[slice] = []
-    for axis in range(3):  # narrowed axis by axis: all voxels are looked at once
-        used = np.flatnonzero(mask_kji[tuple(parts)].any(axis=tuple(n for n in range(3) if n != axis)))
-        if not len(used):
-            return None
-        parts.append(slice(int(used[0]), int(used[-1]) + 1))
-    return parts[0], parts[1], parts[2]
-
-
-def _boxesOf(volumeNode: Any, segmentationNode: Any, segmentId: str, toNode: np.ndarray, present: np.ndarray) -> List[Box]:
-    """The boxes of a segment: its ROIs, else those that it carries, else one around what is in it.
-
-    Raises:
-        QMedSAMError: it has no box and nothing in it.
-    """
-    found: List[Box] = []
-    for n, roiNode in enumerate(boundRois(segmentationNode, segmentId), start=1):
-        try:
-            found.append(boxFromRoi(roiNode, volumeNode, label=n))
-        except QMedSAMError:  # not placed yet
-            continue
-    found = found or storedBoxes(segmentationNode, segmentId, toNode)
-    if found:
-        return found
-    bounds = _bounds(present)
-    if bounds is None:
-        raise QMedSAMError("The selected segment is empty.", "Add a box and press Apply first, or paint a rough shape.")
-    low = np.array([part.start - 0.5 for part in bounds[::-1]])
-    high = np.array([part.stop - 0.5 for part in bounds[::-1]])
-    room = FIT_MARGIN * (high - low)
-    return [Box.from_edges(low - room, high + room, label=1)]
-
-
-def _chosen(boxes: Sequence[Box], stroke: Optional[Stroke], present: np.ndarray) -> Box:
-    """Of several boxes the one that a stroke is about: in which it lies deepest; without one that with most of the segment."""
-    if len(boxes) == 1:
-        return boxes[0]
-    points = stroke.points_ijk if stroke is not None else np.argwhere(present)[:: max(int(present.sum()) // 1000, 1), ::-1]
-    return min(boxes, key=lambda box: float(np.median(_inBox(box, points).max(axis=1))) if len(points) else 0.0)
-
-
-def _inBox(box: Box, points_ijk: np.ndarray) -> np.ndarray:
-    """How far points lie from the centre along each half axis, ``n x 3``: up to 1 inside."""
-    return np.abs((points_ijk - box.center_ijk) @ np.linalg.pinv(box.half_axes_ijk).T)
-
-
-def _grown(box: Box, strokes: Sequence[Stroke]) -> Box:
-    """A box with room for what strokes add: what a user says is the object is not cut off by it."""
-    for points in (stroke.points_ijk for stroke in strokes if stroke.adds):
-        along = (points - box.center_ijk) @ np.linalg.pinv(box.half_axes_ijk).T
-        low, high = np.minimum(along.min(axis=0), -1.0), np.maximum(along.max(axis=0), 1.0)
-        room = 2 * FIT_MARGIN * (high - low)
-        low, high = np.where(low < -1, low - room, low), np.where(high > 1, high + room, high)
-        center = box.center_ijk + box.half_axes_ijk @ ((low + high) / 2)
-        box = replace(box, center_ijk=center, half_axes_ijk=box.half_axes_ijk * ((high - low) / 2))
-    return box

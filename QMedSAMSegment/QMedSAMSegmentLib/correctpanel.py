@@ -1,10 +1,15 @@
-"""The widgets of *Correct*: a row of its own, in place of what belongs to boxes."""
+"""The widgets of *Correct*: a row of its own, in place of what belongs to boxes; and what is said of a correction."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from qmedsam.correction import Correction
+from slicer.i18n import tr as _
+
+from .correction import CorrectionRun
 from .signals import connected
+from .speed import durationText
 
 
 class CorrectPanel:
@@ -38,8 +43,32 @@ class CorrectPanel:
             button.setVisible(not correcting.on)
         ui.boxesTable.setVisible(not correcting.on and ui.boxesTable.rowCount > 0)
         ui.correctButton.setEnabled(correcting.on or not self._effect.session.running)
-        ui.anotherButton.setEnabled(not correcting.running)
+        ui.anotherButton.setEnabled(bool(correcting.strokes) and not correcting.running)
         ui.goOnButton.setEnabled(not correcting.running)
 
     def _keepPainted(self, on: bool) -> None:
         self._effect.scriptedEffect.setParameter("keepPainted", 1 if on else 0)
+
+
+def told(run: CorrectionRun, result: Correction, changed: bool, answers: int) -> str:
+    """What has become of a correction, in a line or a few.
+
+    Args:
+        run: that was written.
+        result: of it.
+        changed: whether the segment was.
+        answers: how many the network has.
+    """
+    if changed:
+        changes = [(_("{size} added"), run.added), (_("{size} removed"), run.removed)]
+        sizes = [text.format(size=run.sizeText(voxels)) for text, voxels in changes if voxels]
+        sizes.append(_("confidence {confidence:.2f}").format(confidence=result.confidence))
+        head = _("Corrected in {time}: {sizes}.").format(time=durationText(result.seconds["total"]), sizes=", ".join(sizes))
+    else:
+        head = _("Nothing had to be changed.")
+    if run.task.candidate:
+        head += " " + _("Answer {n} of {count}.").format(n=run.task.candidate + 1, count=answers)
+    lines = [head, *run.notes, *result.messages]
+    if run.kept:
+        lines.append(_("Slices kept as painted by hand: {count}.").format(count=len(run.kept)))
+    return "\n".join(lines)

@@ -52,12 +52,6 @@ class RuleSegmenter(Segmenter):
             for point in np.rint(stroke.points_ijk).astype(int):
                 low, high = np.maximum(point - reach, 0), point + reach + 1
                 mask[tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1]))] = stroke.adds
-        if kept and not box.strokes:  # from a painted slice into its neighbours
-            ((axis, index), *_) = kept
-            plane = np.take(present_kji, [index], axis=2 - axis)
-            reached = [slice(None)] * 3
-            reached[2 - axis] = slice(max(index - CARRIED, 0), index + CARRIED + 1)
-            mask[tuple(reached)] = plane
         for axis, index in kept:
             at = (slice(None),) * (2 - axis) + (index,)
             mask[at] = present_kji[at]

@@ -77,14 +77,22 @@ def _block(i: int, j: int, k: int, axis: int = 2) -> np.ndarray:
     return found
 
 
+def _slices(axis: int, index: int) -> np.ndarray:
+    found = np.zeros(SHAPE, bool)
+    found[(slice(None),) * (2 - axis) + (index,)] = True
+    return found
+
+
 def test_every_stroke_is_one_action_and_the_list_of_strokes_follows_undo_and_redo(scene) -> None:
     case = Case(scene)
     states = [(case.mask(), 0)]
-    for stroke in (_stroke(20, 10, 5), _stroke(9, 9, 6, adds=False), _stroke(12, 21, 4, axis=1)):
+    for stroke in (_stroke(20, 10, 4), _stroke(9, 9, 8, adds=False), _stroke(12, 21, 4, axis=1)):
         case.correct(stroke)
         states.append((case.mask(), case.strokes()))
     assert [count for _mask, count in states] == [0, 1, 2, 3]
-    wanted = ((OBJECT | _block(20, 10, 5)) & ~_block(9, 9, 6)) | _block(12, 21, 4)
+    second = _block(9, 9, 8) & ~_slices(2, 4)  # not where it was corrected before
+    third = _block(12, 21, 4) & ~_slices(2, 4) & ~_slices(2, 8)
+    wanted = ((OBJECT | _block(20, 10, 4)) & ~second) | third
     assert np.array_equal(states[-1][0], wanted)
     for mask, count in states[-2::-1]:
         assert case.writer.undo()
@@ -95,7 +103,7 @@ def test_every_stroke_is_one_action_and_the_list_of_strokes_follows_undo_and_red
     assert case.writer.undo()
     case.correct(_stroke(20, 20, 5))  # on what is there now, with the two strokes that are left
     assert [len(call.box.strokes) for call in case.engine.calls[-2:]] == [3, 3]
-    assert np.array_equal(case.mask(), states[2][0] | _block(20, 20, 5))
+    assert np.array_equal(case.mask(), states[2][0] | (_block(20, 20, 5) & ~_slices(2, 4)))
 
 
 def test_the_shown_slice_is_answered_first_and_nothing_is_written_by_it(scene) -> None:
@@ -221,25 +229,25 @@ def test_on_a_finer_grid_nothing_but_the_correction_changes(scene) -> None:
     assert not before[7, 17, 15] and np.array_equal(after, before | block)
 
 
-def test_painted_slices_are_kept_also_by_the_next_run_until_a_stroke_lies_on_them(scene) -> None:
+def test_what_was_painted_or_corrected_stays_until_a_stroke_lies_on_it(scene) -> None:
     case = Case(scene)
     case.correct(_stroke(12, 12, 8))
     painted = case.mask()
     painted[5, 8:12, 18:25] = True
     case.put("a", painted)
-    case.correct(_stroke(22, 12, 6))
-    assert case.engine.calls[-1].kept == {(2, 5)} and np.array_equal(case.mask()[5], painted[5])
-    assert case.mask()[6, 12, 22]
+    run = case.correct(_stroke(22, 12, 6))
+    assert case.engine.calls[-1].kept == {(2, 5), (2, 8)} and np.array_equal(case.mask()[5], painted[5])
+    assert case.mask()[6, 12, 22] and run.kept == {(2, 5)}
     case.correct(_stroke(22, 20, 7))
-    assert case.engine.calls[-1].kept == {(2, 5)}
+    assert case.engine.calls[-1].kept == {(2, 5), (2, 6), (2, 8)}
     case.writer.undo()
     case.writer.undo()
     assert slicesOf(case.segmentation, "a", case.mask(), case.toNode).painted == {(2, 5)}  # as before the run
     case.correct(_stroke(22, 12, 6), keepPainted=False)
-    assert case.engine.calls[-1].kept == set()
+    assert case.engine.calls[-1].kept == {(2, 8)}
     case.writer.undo()
     case.correct(_stroke(22, 12, 5))
-    assert case.engine.calls[-1].kept == set() and case.mask()[5, 12, 22]
+    assert case.engine.calls[-1].kept == {(2, 8)} and case.mask()[5, 12, 22]
 
 
 def test_what_was_painted_after_an_apply_is_known(scene) -> None:
@@ -260,16 +268,26 @@ def test_what_was_painted_after_an_apply_is_known(scene) -> None:
     assert slicesOf(case.segmentation, "a", found, case.toNode).painted == {(2, 4)}
 
 
-def test_going_on_from_a_painted_slice_keeps_it_and_needs_a_box_that_goes_on(scene) -> None:
+def test_going_on_from_a_painted_slice_finds_the_others_and_keeps_it(scene) -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    array[OBJECT] = 200
     flat = np.zeros(SHAPE, bool)
-    flat[5, 8:20, 7:19] = True
-    case = Case(scene, mask=flat)
+    flat[5, 8:20, 7:17] = True  # not as the network would have it
+    case = Case(scene, np.eye(4), mask=flat)
+    slicer.util.arrayFromVolume(case.volume)[:] = array
     with pytest.raises(QMedSAMError, match="no box that goes on"):
-        case.run(keep=((2, 5),))
-    storeInTag(case.segmentation, "a", [Box.from_voxels([6, 7, 2], [19, 20, 9])], case.toNode)
-    case.correct(keep=((2, 5),))
-    assert case.engine.calls[-1].kept == {(2, 5)} and len(case.engine.calls) == 1  # no slice to show first
-    assert np.array_equal(np.flatnonzero(case.mask().any(axis=(1, 2))), [3, 4, 5, 6, 7])
+        case.run(start=(2, 5))
+    storeInTag(case.segmentation, "a", [Box.from_edges([6.2, 7.2, 2.2], [18.8, 19.8, 8.8])], case.toNode)
+    with pytest.raises(QMedSAMError, match="Nothing is painted on the shown slice"):
+        case.run(start=(2, 7))
+    run = case.correct(start=(2, 5))
+    found = case.mask()
+    assert np.array_equal(found[5], flat[5]) and run.kept == {(2, 5)} and case.strokes() == 0
+    assert not (found & ~OBJECT).any() and (found & OBJECT).sum() > 0.7 * OBJECT.sum()
+    ((rectangle),) = run.task.box.rectangles
+    assert (rectangle.axis, rectangle.index, rectangle.rectangle) == (2, 5, (6.5, 7.5, 16.5, 19.5))
+    case.writer.undo()
+    assert np.array_equal(case.mask(), flat)
 
 
 def test_another_answer_takes_the_place_of_the_last_and_is_refused_after_an_edit(scene) -> None:

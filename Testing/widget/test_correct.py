@@ -249,7 +249,7 @@ def test_a_preview_is_applied_first(editor) -> None:
     assert editor.effect.correcting.on and editor.ui.correctButton.checked
 
 
-def test_another_answer_and_from_this_slice(correcting) -> None:
+def test_another_answer_takes_the_place_of_the_last(correcting) -> None:
     correcting.view.draw((22, 13, 7))
     correcting.finish()
     one = correcting.mask("first")
@@ -263,13 +263,32 @@ def test_another_answer_and_from_this_slice(correcting) -> None:
     assert np.array_equal(correcting.mask("first"), one)  # round again
     assert [call.candidate for call in correcting.engine.calls[::2]] == [0, 1, 2, 0] and len(_strokes(correcting)) == 1
     assert correcting.scripted.undoSaves == 4
-    painted = correcting.mask("first")
-    painted[7, 25:30, 10:14] = True
+
+
+def test_another_answer_needs_a_stroke(correcting) -> None:
+    correcting.rest()
+    assert not correcting.ui.anotherButton.enabled
+    correcting.view.draw((22, 13, 7))
+    correcting.finish()
+    correcting.rest()
+    assert correcting.ui.anotherButton.enabled
+    correcting.logic.Undo()
+    correcting.rest()
+    assert not correcting.ui.anotherButton.enabled
+
+
+def test_from_this_slice_the_others_are_found_anew(correcting) -> None:
+    painted = np.zeros_like(correcting.truths[0])
+    painted[7] = correcting.truths[0][7]
+    painted[7, 12:14, 20:30] = True
     _put(correcting, "first", painted)
     correcting.ui.goOnButton.click()
-    assert (2, 7) in correcting.engine.calls[-1].kept
     correcting.finish()
-    assert np.array_equal(correcting.mask("first")[7], painted[7]) and "painted by hand: 1" in correcting.status
+    found = correcting.mask("first")
+    assert np.array_equal(found[7], painted[7]) and "painted by hand: 1" in correcting.status
+    truth = correcting.truths[0]
+    assert 2 * (found[8] & truth[8]).sum() / (found[8].sum() + truth[8].sum()) > 0.9
+    assert correcting.scripted.undoSaves == 1
 
 
 def test_painted_slices_are_kept_unless_the_user_does_not_want_it(correcting) -> None:
