@@ -41,6 +41,8 @@ class CorrectPanel:
         ui.correctFrame.setVisible(correcting.on)
         for button in (ui.fitButton, ui.flatButton, ui.duplicateButton, ui.deleteButton, ui.restoreButton):
             button.setVisible(not correcting.on)
+        if correcting.on:
+            ui.roiFrame.setVisible(False)
         ui.boxesTable.setVisible(not correcting.on and ui.boxesTable.rowCount > 0)
         ui.correctButton.setEnabled(correcting.on or not self._effect.session.running)
         ui.anotherButton.setEnabled(bool(correcting.strokes) and not correcting.running)
@@ -59,11 +61,13 @@ def told(run: CorrectionRun, result: Correction, changed: bool, answers: int) ->
         changed: whether the segment was.
         answers: how many the network has.
     """
+    seconds = result.seconds["total"]
     if changed:
         changes = [(_("{size} added"), run.added), (_("{size} removed"), run.removed)]
         sizes = [text.format(size=run.sizeText(voxels)) for text, voxels in changes if voxels]
         sizes.append(_("confidence {confidence:.2f}").format(confidence=result.confidence))
-        head = _("Corrected in {time}: {sizes}.").format(time=durationText(result.seconds["total"]), sizes=", ".join(sizes))
+        time = durationText(seconds) if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+        head = _("Corrected in {time}: {sizes}.").format(time=time, sizes=", ".join(sizes))
     else:
         head = _("Nothing had to be changed.")
     if run.task.candidate:
