@@ -310,7 +310,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def drop(self, why: str = "") -> None:
         """Whatever runs or is shown is about something that is no longer edited; says why, where nothing better is to be said."""
-        running, shown, gone = self.session.running or self.correcting.running, self.session.shown, self.session.lost
+        running, shown = self.session.running or self.correcting.running, self.session.shown
+        gone = self.session.lost or self.correcting.lost
         self.session.close()
         self.correcting.drop()
         if self.panel is None or (self.active and not (running or shown)):

@@ -135,6 +135,11 @@ class Correcting:
     def running(self) -> bool:
         return self._job is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether what computes has nothing left to be written to or from."""
+        return self.running and self._run is not None and not self._run.alive
+
     def uses(self, node: Any) -> bool:
         """Whether what computes, or could be answered anew, is about this volume or segmentation."""
         return self._run is not None and any(node is one for one in (self._run.volumeNode, self._run.segmentationNode))
@@ -187,6 +192,8 @@ class Correcting:
     def _allowed(self) -> bool:
         """Whether a stroke may begin; says why not."""
         effect = self._effect
+        if effect.session.shown is not None:
+            effect.onApplyClicked()
         # A dialog about a hidden segment takes the release of the button: the stroke is drawn again.
         if effect.session.running or effect.scriptedEffect.confirmCurrentSegmentVisible() != 1 or not effect.ready():
             return False

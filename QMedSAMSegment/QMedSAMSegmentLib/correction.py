@@ -232,9 +232,13 @@ class CorrectionRun:
             QMedSAMError: the segmentation's geometry cannot be read.
         """
         self.result = result
-        wanted = self._present.copy()
-        wanted[result.crop] = result.mask_kji_crop
-        add, remove = (self._difference(a, b) for a, b in ((wanted, self._now), (self._now, wanted)))
+        bounds = [found for found in map(boundsOf, (self._present, self._now)) if found is not None]
+        crop: Crop = tuple(  # type: ignore[assignment]
+            slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(result.crop, *bounds)
+        )
+        wanted, now = self._present[crop].copy(), self._now[crop]
+        wanted[tuple(slice(a.start - c.start, a.stop - c.start) for a, c in zip(result.crop, crop))] = result.mask_kji_crop
+        add, remove = (self._difference(a, b, crop) for a, b in ((wanted, now), (now, wanted)))
         writer.saveStateForUndo()
         refused = 0
         if remove is not None:
@@ -259,8 +263,11 @@ class CorrectionRun:
         """How large something is, for the user: a single slice has no thickness."""
         return f"{voxels} pixels" if self._shape[0] == 1 else f"{voxels * self._voxelMl:.2f} ml"
 
-    def _difference(self, mask_kji: np.ndarray, other_kji: np.ndarray) -> Any:
-        """What is in one mask and not in the other as an image, or None."""
+    def _difference(self, mask_kji: np.ndarray, other_kji: np.ndarray, crop: Crop) -> Any:
+        """What is in one mask of a crop and not in the other, as an image, or None."""
         found = mask_kji & ~other_kji
-        crop = boundsOf(found)
-        return None if crop is None else self._image(found[crop], crop)
+        bounds = boundsOf(found)
+        if bounds is None:
+            return None
+        placed = tuple(slice(part.start + c.start, part.stop + c.start) for part, c in zip(bounds, crop))
+        return self._image(found[bounds], placed)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ class StrokeMarks:
     def hide(self, but: Any = None) -> None:
         """Take brush and path away, in all views but one."""
         for viewWidget, actors in self._views.items():
-            if viewWidget is not but and actors["brush"].GetVisibility():
+            if viewWidget != but and actors["brush"].GetVisibility():
                 actors["brush"].SetVisibility(False)
                 actors["path"].SetVisibility(False)
                 viewWidget.sliceView().scheduleRender()

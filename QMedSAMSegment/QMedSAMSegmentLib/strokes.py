@@ -83,9 +83,10 @@ class StrokeTool:
         if not self.on or viewWidget.className() != "qMRMLSliceWidget":
             return False
         events = vtk.vtkCommand
-        if eventId == events.LeftButtonPressEvent:
-            return self._pressed(interactor, viewWidget)
-        if eventId == events.LeftButtonReleaseEvent and self._view is viewWidget:
+        # The second of two quick clicks is told as a double click, which else makes the view fill the window.
+        if eventId in (events.LeftButtonPressEvent, events.LeftButtonDoubleClickEvent):
+            return self._view is not None or self._pressed(interactor, viewWidget)
+        if eventId == events.LeftButtonReleaseEvent and self._view == viewWidget:
             return self._released(interactor, viewWidget)
         if eventId == events.RightButtonPressEvent and self._view is not None:  # as in Slicer: the other button gives it up
             self.giveUp()
@@ -98,7 +99,7 @@ class StrokeTool:
         if eventId == events.LeaveEvent and self._view is None:
             self._marks.hide()
         elif eventId in (events.MouseMoveEvent, events.EnterEvent, events.KeyPressEvent, events.KeyReleaseEvent):
-            drawing = self._view is viewWidget
+            drawing = self._view == viewWidget  # not "is": the application may wrap a view anew
             if drawing and eventId == events.MouseMoveEvent:
                 self._extend(interactor, viewWidget)
             self._follow(interactor, viewWidget)
@@ -142,7 +143,7 @@ class StrokeTool:
         """Brush and path where the mouse is."""
         sliceNode = viewWidget.sliceLogic().GetSliceNode()
         toXy = np.linalg.inv(arrayFromMatrix(sliceNode.GetXYToRAS()))
-        path = [(toXy @ np.append(point, 1.0))[:2] for point in self._path] if self._view is viewWidget else []
+        path = [(toXy @ np.append(point, 1.0))[:2] for point in self._path] if self._view == viewWidget else []
         adds = self._adds if self._view is not None else self._adding() != bool(interactor.GetControlKey())
         radius = self._radius(sliceNode) * float(np.linalg.norm(toXy[:3, :3] @ arrayFromMatrix(sliceNode.GetSliceToRAS())[:3, 0]))
         self._marks.show(viewWidget, interactor.GetEventPosition()[:2], radius, adds, path)

@@ -211,6 +211,8 @@ def test_what_goes_or_changes_meanwhile_leaves_nothing_stale(correcting, what: s
     assert not left.running and not left.preview.shown and left._waiting == [] and left._run is None
     if what in ("undo", "paint", "segment"):
         assert "Nothing was" in correcting.status, correcting.status
+    if what == "volume":
+        assert "is gone" in correcting.status
     if what == "effect":
         assert correcting.scripted.actors == [] and not left.on and left._voxels is None
 
@@ -247,6 +249,27 @@ def test_a_preview_is_applied_first(editor) -> None:
     editor.ui.correctButton.click()
     assert np.array_equal(editor.mask("first"), editor.truths[0]) and editor.scripted.undoSaves == 1
     assert editor.effect.correcting.on and editor.ui.correctButton.checked
+
+
+def test_a_preview_that_comes_while_correcting_is_applied_by_the_next_stroke(correcting) -> None:
+    _put(correcting, "first", _block(correcting, 12, 13, 7))
+    correcting.ui.previewButton.click()
+    correcting.finish()
+    correcting.view.draw((22, 13, 7))
+    correcting.finish()
+    assert not correcting.effect.session.preview.shown and correcting.scripted.undoSaves == 2
+    assert np.array_equal(correcting.mask("first"), correcting.truths[0] | _block(correcting, 22, 13, 7))
+
+
+def test_two_quick_clicks_are_two_strokes(correcting) -> None:
+    view, at = correcting.view, (22, 13, 7)
+    view.draw(at)
+    assert view.send(EVENTS.LeftButtonDoubleClickEvent, at) and view.send(EVENTS.LeftButtonReleaseEvent, at)
+    assert view.send(EVENTS.LeftButtonPressEvent, at) and view.send(EVENTS.LeftButtonDoubleClickEvent, at)  # told as both
+    assert view.send(EVENTS.LeftButtonReleaseEvent, at)
+    for _ in range(3):
+        correcting.finish()
+    assert len(_strokes(correcting)) == 3
 
 
 def test_another_answer_takes_the_place_of_the_last(correcting) -> None:
