@@ -16,6 +16,7 @@ from . import keys
 from .boxactions import BoxActions
 from .boxes import SEGMENT_ATTRIBUTE, boundRois, updateColors
 from .boxtable import BoxTable
+from .correcting import Correcting
 from .effectpanel import EffectPanel
 from .effectwriter import EffectWriter
 from .foreign import hideBoxes, showBoxes
@@ -44,6 +45,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.logic = QMedSAMSegmentLogic()
         self.jobs = Job
         self.session = Session(lambda *work: self.jobs(*work))
+        self.correcting = Correcting(self)
         self.installer = Installer()
         self.observations = slicer.util.VTKObservationMixin()
         self.events = SceneEvents(self)
@@ -74,6 +76,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             + _("Add a box with two clicks in a slice view and pull its handles until it touches the object on all sides.")
             + "<br>"
             + _("Preview shows the result without changing anything; Apply writes it. Cancel stops a run within a slice.")
+            + "<br>"
+            + _("Correct: click or drag in a slice view adds, with Ctrl it removes; Shift and the wheel change the brush.")
             + "</html>"
         )
 
@@ -92,6 +96,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         for name in Settings.names():
             self.scriptedEffect.setParameterDefault(name, getattr(Settings(), name))
         self.scriptedEffect.setParameterDefault("autoUpdate", 0)
+        self.scriptedEffect.setParameterDefault("keepPainted", 1)
 
     def activate(self) -> None:
         self.active = True
@@ -107,6 +112,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def deactivate(self) -> None:
         self.active = False
+        self.correcting.turn(False)
         self.drop()
         if self.boxes is not None:
             self.boxes.endPlacing()
@@ -125,7 +131,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self.boxes.modeChanged(interactionNode)
 
     def processInteractionEvents(self, callerInteractor: Any, eventId: int, viewWidget: Any) -> bool:
-        return False
+        placing = self.boxes is None or self.boxes.placing is not None  # the clicks are the box's
+        return bool(not placing and self.correcting.tool.process(callerInteractor, eventId, viewWidget))
+
+    def processViewNodeEvents(self, callerViewNode: Any, eventId: int, viewWidget: Any) -> None:
+        if self.correcting.on and viewWidget.className() == "qMRMLSliceWidget":
+            self.correcting.marks.place(viewWidget)
 
     def sourceVolumeNodeChanged(self) -> None:
         self.drop()  # says so where the volume has been deleted: the editor tells of that before the scene does
@@ -149,6 +160,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self.boxes.observe(self.table.rois)
             self.events.observeEdited()
             self._checkShown()
+        self.correcting.update()
         self.panel.update(self.table, self.segmentationNode, self.volumeNode, self.segmentId)
 
     def rested(self) -> None:
@@ -208,8 +220,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def onApplyAllClicked(self) -> None:
         self._start(everything=True, apply=True)
 
+    def onCorrectKey(self) -> None:
+        self.panel.ui.correctButton.click()
+
     def onCancel(self) -> None:
-        if self.session.cancel():
+        if self.correcting.cancel() or self.session.cancel():
             self.panel.say(_("Stopping after this slice..."))
         else:
             self.panel.say("")
@@ -230,7 +245,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _start(self, everything: bool, apply: bool) -> None:
         # Keys and released handles come at any time: they must not throw away what is about to be applied.
-        if (self.session.running and self._applying) or not self._ready():
+        if (self.session.running and self._applying) or self.correcting.running or not self.ready():
             return
         with self.panel.mendable():
             shown = self.session.shown
@@ -256,7 +271,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         keys = [fingerprint(self.volumeNode, self.segmentationNode, self.prompts(one), self.settings) for one in scopes]
         return self._previewKey in keys
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
         """Whether a run may start: something to segment, the segment visible, OpenVINO there or to be installed first."""
         self.chooseOnlyVolume()
         if self.segmentationNode is None or self.volumeNode is None:
@@ -295,8 +310,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def drop(self, why: str = "") -> None:
         """Whatever runs or is shown is about something that is no longer edited; says why, where nothing better is to be said."""
-        running, shown, gone = self.session.running, self.session.shown, self.session.lost
+        running, shown = self.session.running or self.correcting.running, self.session.shown
+        gone = self.session.lost or self.correcting.lost
         self.session.close()
+        self.correcting.drop()
         if self.panel is None or (self.active and not (running or shown)):
             return  # what the panel says is of something else
         self.panel.idle()

@@ -19,6 +19,8 @@ BOXES_TAG = "QMedSAM.Boxes"
 #: A hardened transform moves the labelmap's grid together with what is in it; *Specify geometry* and another source geometry
 #: with resampled labelmaps change the grid as much, but leave in place what is in it. The anchor tells them apart.
 GRID_TAG = "QMedSAM.BoxesGrid"
+#: Tags of :mod:`~QMedSAMSegmentLib.stroketags`: they are about what the boxes gave, and go when that is replaced.
+STROKES_TAG, SLICES_TAG = "QMedSAM.Strokes", "QMedSAM.Slices"
 
 #: Two explanations of a grid that differ by less than this share of the object's size in mm are equally good.
 _TIE = 1e-3
@@ -58,6 +60,8 @@ def _root(spread: np.ndarray) -> np.ndarray:
 def storeInTag(segmentationNode: Any, segmentId: str, boxes: Sequence[Box], ijkToNode: np.ndarray) -> None:
     """Write what was applied into its segment: not the ROIs, which may have moved or gone meanwhile.
 
+    What was stored of strokes is taken out.
+
     Args:
         segmentationNode: in its own coordinates the boxes are stored.
         segmentId: of the segment, with its new content.
@@ -75,6 +79,8 @@ def storeInTag(segmentationNode: Any, segmentId: str, boxes: Sequence[Box], ijkT
     if anchor is not None:
         numbers += [*anchor.center, *anchor.spread[np.triu_indices(3)]]
     segment.SetTag(GRID_TAG, " ".join(f"{value:.9g}" for value in numbers))
+    segment.RemoveTag(STROKES_TAG)
+    segment.RemoveTag(SLICES_TAG)
 
 
 def restorableSegments(segmentationNode: Any) -> List[str]:
@@ -83,7 +89,7 @@ def restorableSegments(segmentationNode: Any) -> List[str]:
         return []
     segmentation, bound = segmentationNode.GetSegmentation(), boundSegmentIds(segmentationNode)
     ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    return [one for one in ids if one not in bound and _tag(segmentation, one, BOXES_TAG)]
+    return [one for one in ids if one not in bound and tagOf(segmentationNode, one, BOXES_TAG)]
 
 
 def restoreBoxes(segmentationNode: Any) -> Tuple[List[Any], List[str]]:
@@ -108,15 +114,10 @@ def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
     Raises:
         QMedSAMError: the tag cannot be read, nobody can tell where the boxes belong now, or a transform has made one oblique.
     """
-    segmentation = segmentationNode.GetSegmentation()
-    name = segmentation.GetSegment(segmentId).GetName()
+    name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
     try:
-        boxes = [
-            np.array([float(number) for number in entry.split()]).reshape(4, 3)
-            for entry in _tag(segmentation, segmentId, BOXES_TAG).split(";")
-            if entry
-        ]
-        motion = _motion(segmentationNode, segmentId, boxes)
+        boxes = _stored(segmentationNode, segmentId)
+        motion = motionSince(segmentationNode, segmentId)
     except ValueError:
         raise QMedSAMError(f"The boxes stored with the segment '{name}' cannot be read.", "Draw a new one.") from None
     if motion is None:
@@ -137,16 +138,42 @@ def restoreFromTag(segmentationNode: Any, segmentId: str) -> List[Any]:
     return rois
 
 
-def _motion(segmentationNode: Any, segmentId: str, boxes: Sequence[np.ndarray]) -> Optional[np.ndarray]:
+def storedBoxes(segmentationNode: Any, segmentId: str, ijkToNode: np.ndarray) -> List[Box]:
+    """The boxes that a segment carries in its tag, in the voxels of a volume; none where nobody can tell where they belong now.
+
+    Args:
+        segmentationNode, segmentId: whose.
+        ijkToNode: ``4 x 4`` from the volume's voxels into the segmentation's coordinates.
+    """
+    try:
+        boxes, motion = _stored(segmentationNode, segmentId), motionSince(segmentationNode, segmentId)
+    except ValueError:
+        return []
+    if motion is None:
+        return []
+    return [
+        Box.from_ras((motion @ np.append(box[0], 1.0))[:3], motion[:3, :3] @ box[1:].T, ijkToNode, label=n)
+        for n, box in enumerate(boxes, start=1)
+    ]
+
+
+def _stored(segmentationNode: Any, segmentId: str) -> List[np.ndarray]:
+    """The tag's boxes as they were written, ``4 x 3`` each; raises ValueError where it holds something else."""
+    entries = tagOf(segmentationNode, segmentId, BOXES_TAG).split(";")
+    return [np.array([float(number) for number in entry.split()]).reshape(4, 3) for entry in entries if entry]
+
+
+def motionSince(segmentationNode: Any, segmentId: str) -> Optional[np.ndarray]:
     """``4 x 4``: how linear transforms have moved a segment since its boxes were stored (see :data:`GRID_TAG`).
 
     Returns:
         None where neither "it was moved" nor "it was resampled" explains what is in the segment now.
 
     Raises:
-        ValueError: the tag holds no numbers.
+        ValueError: a tag holds no numbers.
     """
-    numbers = np.array([float(n) for n in _tag(segmentationNode.GetSegmentation(), segmentId, GRID_TAG).split()])
+    boxes = _stored(segmentationNode, segmentId)
+    numbers = np.array([float(n) for n in tagOf(segmentationNode, segmentId, GRID_TAG).split()])
     now = storedGrid(segmentationNode, segmentId)
     if not len(numbers) or now is None:
         return np.eye(4)
@@ -193,9 +220,9 @@ def _anchor(segmentationNode: Any, segmentId: str, boxes: Sequence[np.ndarray]) 
     return Anchor(origin + mean, squares / count - np.outer(mean, mean))
 
 
-def _tag(segmentation: Any, segmentId: str, name: str) -> str:
-    """A tag's value; empty where the segment has none."""
+def tagOf(segmentationNode: Any, segmentId: str, name: str) -> str:
+    """The value of a segment's tag; empty where it has none."""
     import vtk
 
     value = vtk.mutable("")
-    return str(value) if segmentation.GetSegment(segmentId).GetTag(name, value) else ""
+    return str(value) if segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(name, value) else ""

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from .boxtable import BoxTable
 from .boxtags import restorableSegments
+from .correctpanel import CorrectPanel
 from .foreign import candidates
 from .questions import confirmed
 from .runs import Run
@@ -79,6 +80,7 @@ class EffectPanel:
         self._soon = qt.QTimer(widget)
         self._soon.setSingleShot(True)
         self._soon.setInterval(200)
+        self._correct = CorrectPanel(self.ui, effect)
         self._connect()
 
     def _connect(self) -> None:
@@ -167,7 +169,7 @@ class EffectPanel:
         self._soon.start()
 
     def updateButtons(self) -> None:
-        effect, running = self.effect, self.effect.session.running
+        effect, running = self.effect, self.effect.session.running or self.effect.correcting.running
         chosen = effect.table.current is not None
         for button in (self.ui.flatButton, self.ui.duplicateButton, self.ui.deleteButton):
             button.setEnabled(chosen)
@@ -175,11 +177,14 @@ class EffectPanel:
         self.ui.applyButton.setEnabled(not running)
         self.ui.applyAllButton.setEnabled(not running and bool(effect.table.rois))
         self.ui.cancelButton.setEnabled(running or effect.session.shown is not None)
+        self._correct.update()
 
     def _hint(self, table: BoxTable, segmentationNode: Any, volumeNode: Any, free: int) -> str:
         """What to do next, in one line."""
         if segmentationNode is None or volumeNode is None:
             return _("Choose a segmentation and a source volume above.")
+        if self.effect.correcting.on:
+            return _("Click or drag on a slice: Ctrl does the opposite of what is chosen, Shift and the wheel change the brush.")
         if table.rois:
             return _("Preview, then Apply:") + " " + self._estimate(table, volumeNode)
         if free:

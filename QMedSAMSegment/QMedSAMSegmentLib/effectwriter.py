@@ -21,10 +21,15 @@ class EffectWriter:
         return masksEdits(self._effect.parameterSetNode())
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
+        self._modify(segmentationNode, segmentId, image, "Add" if add else "Set")
+
+    def remove(self, segmentationNode: Any, segmentId: str, image: Any) -> None:
+        self._modify(segmentationNode, segmentId, image, "Remove")
+
+    def _modify(self, segmentationNode: Any, segmentId: str, image: Any, how: str) -> None:
         import slicer
 
-        modes = slicer.qSlicerSegmentEditorAbstractEffect
-        mode = modes.ModificationModeAdd if add else modes.ModificationModeSet
+        mode = getattr(slicer.qSlicerSegmentEditorAbstractEffect, f"ModificationMode{how}")
         # The editable area ("outside all segments") is that of the selected segment, whatever segment is modified.
         node = self._effect.parameterSetNode()
         selected = node.GetSelectedSegmentID()

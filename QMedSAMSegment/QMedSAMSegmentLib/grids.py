@@ -7,7 +7,8 @@ from typing import Any, Sequence
 import numpy as np
 from qmedsam import QMedSAMError
 
-from .segments import Crop, imageToWorld, ownExtent, storedLabelmap
+from .geometry import matrixFromArray
+from .segments import Crop, imageToWorld, labelArray, orientedImage, ownExtent, storedLabelmap
 
 
 def gridOf(segmentationNode: Any) -> str:
@@ -77,17 +78,73 @@ def onSegmentationGrid(image: Any, segmentationNode: Any) -> Any:
 
     The editor's masking works on that grid. Nearest neighbour, as everywhere where Slicer moves labels between grids.
     """
-    import slicer
-
     reference = referenceGrid(segmentationNode)
     if _sameGrid(image, reference):
         return _within(image, reference.GetExtent())
-    resampled = slicer.vtkOrientedImageData()
     reference.SetExtent(*_touchedExtent(image, reference))
-    resample = slicer.vtkOrientedImageDataResample
+    return _resampled(image, reference)
+
+
+def _resampled(image: Any, reference: Any) -> Any:
+    import slicer
+
+    resampled, resample = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageDataResample
     if not resample.ResampleOrientedImageToReferenceOrientedImage(image, reference, resampled, False, False):
         raise QMedSAMError("The mask cannot be brought onto the grid of the segmentation.", "Use a new segmentation.")
     return resampled
+
+
+def onVolumeGrid(segmentationNode: Any, segmentId: str, ijkToNode: np.ndarray, shape_kji: Sequence[int]) -> np.ndarray:
+    """A segment in the voxels of a volume: as it is when the grids agree, else resampled (nearest neighbour).
+
+    Args:
+        segmentationNode, segmentId: whose.
+        ijkToNode: ``4 x 4`` from the volume's voxels into the segmentation's coordinates.
+        shape_kji: of the volume.
+
+    Returns:
+        Boolean, of that shape. Only the pages that hold the segment take memory.
+    """
+    from vtk.util import numpy_support
+
+    present = np.zeros(tuple(shape_kji), bool)
+    found, extent = labelArray(segmentationNode, segmentId), ownExtent(segmentationNode, segmentId)
+    if found is None or extent is None:
+        return present
+    labels_kji, start_ijk, toNode = found
+    label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    part = tuple(slice(low - at, high + 1 - at) for (low, high), at in zip(extent[::-1], start_ijk[::-1]))
+    mask, low = labels_kji[part] == label, extent[:, 0]
+    step = np.linalg.inv(ijkToNode) @ toNode
+    if np.abs(step[:3, :3] - np.eye(3)).max() < 1e-4 and np.abs(step[:3, 3] - np.rint(step[:3, 3])).max() < 1e-3:
+        _paste(mask, low + np.rint(step[:3, 3]).astype(int), present)
+        return present
+    crop = tuple(slice(first, first + count) for first, count in zip(low[::-1], mask.shape))
+    image, reference = orientedImage(mask, crop, toNode), _emptyGrid(ijkToNode, shape_kji)  # type: ignore[arg-type]
+    reference.SetExtent(*_touchedExtent(image, reference))
+    resampled = _resampled(image, reference)
+    values = numpy_support.vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(resampled.GetDimensions()[::-1])
+    _paste(values > 0, np.array(resampled.GetExtent()[::2]), present)
+    return present
+
+
+def _paste(mask_kji: np.ndarray, first_ijk: np.ndarray, present_kji: np.ndarray) -> None:
+    """Put a mask into a larger one, whose first voxel has the index 0; what lies outside is left out."""
+    size = np.array(present_kji.shape[::-1])
+    low, stop = np.maximum(first_ijk, 0), np.minimum(first_ijk + mask_kji.shape[::-1], size)
+    if (stop > low).all():
+        target, source = (tuple(slice(a, b) for a, b in zip((low - at)[::-1], (stop - at)[::-1])) for at in (0, first_ijk))
+        present_kji[target] = mask_kji[source]
+
+
+def _emptyGrid(ijkToNode: np.ndarray, shape_kji: Sequence[int]) -> Any:
+    """A ``vtkOrientedImageData`` without voxels."""
+    import slicer
+
+    grid = slicer.vtkOrientedImageData()
+    grid.SetExtent(*(value for size in shape_kji[::-1] for value in (0, int(size) - 1)))
+    grid.SetGeometryFromImageToWorldMatrix(matrixFromArray(ijkToNode))
+    return grid
 
 
 def coveringSegment(image: Any, segmentationNode: Any, segmentId: str) -> Any:

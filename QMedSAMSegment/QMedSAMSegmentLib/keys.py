@@ -9,7 +9,7 @@ import weakref
 from typing import Any, Callable, List, Optional
 
 #: Keys that neither the editor nor the slice views use, and the effect's method that each calls.
-KEYS = (("Shift+B", "onAddBox"), ("Shift+P", "onPreview"), ("Shift+A", "onApplyClicked"))
+KEYS = (("Shift+B", "onAddBox"), ("Shift+P", "onPreview"), ("Shift+A", "onApplyClicked"), ("Shift+C", "onCorrectKey"))
 
 _users: List[Any] = []  # weak references to active effects, the last activated last
 _shortcuts: List[Any] = []

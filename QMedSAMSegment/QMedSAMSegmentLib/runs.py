@@ -14,8 +14,9 @@ from .boxtags import storeInTag
 from .geometry import ijkToWorld
 from .grids import coveringSegment, cutToGrid, ensureReferenceGeometry, onSegmentationGrid
 from .installer import INSTALL_HINT, installed
-from .segments import Crop, SegmentWriter, ensureLabelmaps, held, ijkToSegmentation, orientedImage, union, voxelMl
+from .segments import Crop, SegmentWriter, ensureLabelmaps, held, ijkToSegmentation, orientedImage, union, voxelMl, voxelsOf
 from .settings import Settings
+from .stroketags import storeSlices
 from .volumes import VoxelCopy, volumeFromNode, windowOf
 
 #: Of a segment whose box is not displayed.
@@ -253,6 +254,7 @@ class Run:
                 image = coveringSegment(image, self.segmentationNode, segmentId)
             writer.modify(self.segmentationNode, segmentId, image, add)
             entered[segmentId] = held(self.segmentationNode, segmentId, images[segmentId])
+        found = self.masks()
         for segmentId in images:
             applied = [
                 self._boxes[n]
@@ -260,6 +262,11 @@ class Run:
                 if prompt.segmentId == segmentId and not one.error
             ]
             storeInTag(self.segmentationNode, segmentId, applied, self._toNode)
+            # Known only where the segment is nothing but this mask: what differs later was painted by hand.
+            mask, crop = found[segmentId]
+            whole = np.count_nonzero(mask) == held(self.segmentationNode, segmentId, images[segmentId])
+            if whole and not add and not writer.masks:
+                storeSlices(self.segmentationNode, segmentId, mask, self._toNode, first_kji=[part.start for part in crop])
         self._explain(images, entered, gone)
         return True
 
@@ -271,7 +278,7 @@ class Run:
             tell(f"The segment '{name}' is gone; the others were written.")
         for segmentId, image in images.items():
             name, kept = self._names[segmentId], held(self.segmentationNode, segmentId, image)
-            missing, taken = _voxels(image) - entered[segmentId], entered[segmentId] - kept
+            missing, taken = voxelsOf(image) - entered[segmentId], entered[segmentId] - kept
             if missing > 0:
                 size = self.sizeText(missing, missing * voxelMl(image))
                 tell(f"{size} of '{name}' were not written: the editor's masking keeps them from being edited.")
@@ -296,9 +303,3 @@ class Run:
 def _segmentName(segmentationNode: Any, prompt: Prompt) -> str:
     segment = segmentationNode.GetSegmentation().GetSegment(prompt.segmentId)
     return segment.GetName() if segment is not None else prompt.roiNode.GetName() or prompt.segmentId
-
-
-def _voxels(image: Any) -> int:
-    from vtk.util import numpy_support
-
-    return int(np.count_nonzero(numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())))

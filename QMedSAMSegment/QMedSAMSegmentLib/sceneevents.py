@@ -59,6 +59,9 @@ class SceneEvents:
 
     def imageChanged(self, volume: Any, event: Any) -> None:
         """Another frame of a sequence, say: a mask of the earlier one is neither shown on it nor written into it."""
+        if volume is self._effect.volumeNode and self._effect.correcting.imageChanged():
+            self._effect.panel.idle()
+            self._effect.panel.say(_("The image has changed; nothing was written."))
         if self._effect.session.uses(volume):
             if self._effect.session.outdated:
                 self._effect.drop(_("The image has changed; nothing was written."))
@@ -88,7 +91,7 @@ class SceneEvents:
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def nodeRemoved(self, scene: Any, event: Any, node: Any) -> None:
         """A box is gone, or what a run needs."""
-        if node is not None and self._effect.session.uses(node):
+        if node is not None and (self._effect.session.uses(node) or self._effect.correcting.uses(node)):
             self._effect.drop()
         if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
             if node is self._effect.boxes.placing:

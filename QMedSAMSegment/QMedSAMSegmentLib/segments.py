@@ -29,6 +29,9 @@ class SegmentWriter(Protocol):
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
         """Replace a segment by an oriented image, or add the image to it."""
 
+    def remove(self, segmentationNode: Any, segmentId: str, image: Any) -> None:
+        """Take an oriented image out of a segment."""
+
 
 class EditorWriter:
     """Writes with ``vtkSlicerSegmentEditorLogic``: what the Segment Editor does, without its window.
@@ -96,9 +99,15 @@ class EditorWriter:
         return masksEdits(self.editorNode)
 
     def modify(self, segmentationNode: Any, segmentId: str, image: Any, add: bool) -> None:
+        mode = self.editor.ModificationModeAdd if add else self.editor.ModificationModeSet
+        self._modify(segmentationNode, segmentId, image, mode)
+
+    def remove(self, segmentationNode: Any, segmentId: str, image: Any) -> None:
+        self._modify(segmentationNode, segmentId, image, self.editor.ModificationModeRemove)
+
+    def _modify(self, segmentationNode: Any, segmentId: str, image: Any, mode: Any) -> None:
         import slicer
 
-        mode = self.editor.ModificationModeAdd if add else self.editor.ModificationModeSet
         # The editable area ("outside all segments") is that of the selected segment; the user's own selection stays.
         selected = self.editorNode.GetSelectedSegmentID()
         with slicer.util.NodeModify(self.editorNode):
@@ -298,6 +307,13 @@ def held(segmentationNode: Any, segmentId: str, image: Any) -> int:
     mine, its = (tuple(slice(a, b) for a, b in zip((low - at)[::-1], (stop - at)[::-1])) for at in (first, start_ijk))
     label = segmentationNode.GetSegmentation().GetSegment(segmentId).GetLabelValue()
     return int(np.count_nonzero((labels_kji[its] == label) & (mask_kji[mine] > 0)))
+
+
+def voxelsOf(image: Any) -> int:
+    """How many voxels of an image are an object's."""
+    from vtk.util import numpy_support
+
+    return int(np.count_nonzero(numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())))
 
 
 def voxelMl(image: Any) -> float:

@@ -108,7 +108,47 @@ def _tutorial(scene: Any, volume: Any, rois: Dict[str, Any]) -> None:
     focus = np.mean([roi.GetCenterWorld() for roi in chosen], axis=0)
     threeD = ThreeDView(scene, focus, focus + (60, 400, 90), SIZE)
     savePicture(threeD.array(), SCREENSHOTS / "surface.png")
+    _correction(editor, view)
     editor.effect.deactivate()
+
+
+def _correction(editor: Any, view: Any) -> None:
+    """A box that was drawn too small cuts a kidney off: a stroke over what is missing, and what comes of it."""
+    import numpy as np
+    from drawing import EVENTS, DrawnView
+    from QMedSAMSegmentLib.boxes import boxFromRoi
+    from views import savePicture
+
+    whole, roi = editor.mask(ORGANS[0])[SLICE], editor.rois[0]
+    box = boxFromRoi(roi, editor.volume)
+    size = np.array(roi.GetSize())
+    size[1] *= 0.6
+    roi.SetSize(*size)
+    editor.segmentation.RemoveClosedSurfaceRepresentation()
+    editor.ui.applyButton.click()
+    editor.finish()
+    found = editor.mask(ORGANS[0])[SLICE]
+    missing = np.argwhere(whole & ~found)
+    missing = missing[missing[:, 0] < box.center_ijk[1]]  # the larger part
+    j, i = np.median(missing, axis=0)
+    half = (np.percentile(missing[:, 1], 80) - np.percentile(missing[:, 1], 20)) / 2
+    editor.ui.correctButton.click()
+    drawn = DrawnView(editor.effect, editor.volume, SLICE, node=view.node, renderer=view.renderer)
+    path = [(i + half * share, j, SLICE) for share in np.linspace(-1, 1, 9)]
+    drawn.send(EVENTS.MouseMoveEvent, path[0])
+    drawn.send(EVENTS.LeftButtonPressEvent, path[0])
+    for one in path[1:]:
+        drawn.send(EVENTS.MouseMoveEvent, one)
+    before = view.array()
+    drawn.send(EVENTS.LeftButtonReleaseEvent, path[-1])
+    editor.finish()
+    after = view.array()
+    crop = (slice(60, 420), slice(90, 420))
+    between = np.full((360, 10, 3), 128, np.uint8)
+    savePicture(np.concatenate([before[crop], between, after[crop]], axis=1), SCREENSHOTS / "correct.png")
+    for _ in range(2):
+        _panel(editor.scripted.options, SCREENSHOTS / "correcting.png", width=400)
+        editor.effect.panel.say(editor.status)  # as high as it has to be at this width
 
 
 def _modulePanel() -> None:

@@ -247,12 +247,22 @@ class Person:
             node.JumpSliceByOffsetting(*ras)
         self.settle()
 
-    def click(self, view: str, ras: Ras) -> None:
+    def click(self, view: str, ras: Ras, ctrl: bool = False) -> None:
         """Click into a slice view at a point."""
         interactor, (x, y) = self._interactor(view), self._at(view, ras)
         self._move(interactor, x, y)
+        interactor.SetControlKey(int(ctrl))
         interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
         interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
+        interactor.SetControlKey(0)
+        self.settle()
+
+    def wheel(self, view: str, shift: bool = False) -> None:
+        """Turn the wheel forwards where the mouse is in a slice view."""
+        interactor = self._interactor(view)
+        interactor.SetShiftKey(int(shift))
+        interactor.InvokeEvent(vtk.vtkCommand.MouseWheelForwardEvent)
+        interactor.SetShiftKey(0)
         self.settle()
 
     def drag(self, view: str, start: Ras, end: Ras, steps: int = 12) -> None:

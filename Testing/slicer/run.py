@@ -26,7 +26,7 @@ sys.path[:0] = [str(FOLDER)]
 from runner import Runner, Step  # noqa: E402
 
 #: Files of steps, in the order in which they are run; the last ends the application.
-FILES = ("steps_start", "steps_boxes", "steps_runs", "steps_scene", "steps_corners", "steps_module", "steps_end")
+FILES = ("steps_start", "steps_boxes", "steps_runs", "steps_correct", "steps_scene", "steps_corners", "steps_module", "steps_end")
 #: Seconds after which a step hangs.
 HANGS_S = 900
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import slicer
 from clicks import ClickedView
+from drawing import DrawnView
 from editing import Editor
 from nodes import logicOf
 from PySide6 import QtWidgets
@@ -212,8 +213,15 @@ def person(app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             k = (np.linalg.inv(ijkToWorld(self.volume)) @ [*ras, 1])[2]
             self.view = ClickedView(self.volume, round(float(k)))
 
-        def click(self, view: str, ras: Any) -> None:
-            self.view.clickRas(ras)
+        def click(self, view: str, ras: Any, ctrl: bool = False) -> None:
+            if self.effect.correcting.on:
+                from QMedSAMSegmentLib.geometry import ijkToWorld
+
+                node = self.view.node
+                ijk = (np.linalg.inv(ijkToWorld(self.volume)) @ [*ras, 1])[:3]
+                DrawnView(self.effect, self.volume, self.view.k, node=node).draw(ijk, ctrl=ctrl)
+            else:
+                self.view.clickRas(ras)
             self.settle()
 
         def drag(self, view: str, start: Any, end: Any, steps: int = 12) -> None:
@@ -244,6 +252,8 @@ ELSEWHERE = {
     *("OpenVINO is tried in a process of its own before it is loaded", "keys of the effect: Shift+B, Shift+P, Shift+A"),
     *("a scene that is saved and loaded has its segments and bound boxes", "boxes come back from a .seg.nrrd"),
     "a scene that is closed during a run ends the run",
+    "Correct: Shift and the wheel change the brush; with the effect the brush leaves the views",
+    "Correct: strokes come back with a .seg.nrrd, on the segment of somebody else",
     "a broken model has a row and can be removed",
     "in a layout without slice views the preview is in 3D, and Add box says what is missing",
     "the volume that is segmented is named where another one is shown over it",
@@ -252,7 +262,7 @@ ELSEWHERE = {
 }
 TRIED = [
     step
-    for name in ("steps_start", "steps_boxes", "steps_runs", "steps_scene", "steps_corners")
+    for name in ("steps_start", "steps_boxes", "steps_runs", "steps_correct", "steps_scene", "steps_corners")
     for step in __import__(name).STEPS
     if step.name not in ELSEWHERE
 ]

@@ -733,7 +733,7 @@ def test_keys_exist_only_while_the_effect_is_active_and_shadow_nothing(editor) -
     editor.effect.activate()
     keys = [shortcut.key.toString() for shortcut in window.findChildren(QtGui.QShortcut)]
     taken = [*"1234567890ZYQWI*,.<>", "Space", "Esc", "Ctrl+Z", "Ctrl+Y", *(f"Shift+{n}" for n in range(10)), *"FBVRGT"]
-    assert len(keys) == 3 and not set(keys) & set(taken)
+    assert len(keys) == 4 and not set(keys) & set(taken)
     assert editor.effect.createCursor(None) is not None
     editor.effect.deactivate()
     assert window.findChildren(QtGui.QShortcut) == []

@@ -65,6 +65,7 @@ class ScriptedEffect:
         self.editor: Any = None
         self.defaults: Dict[str, str] = {}
         self.visibleAnswer = 1
+        self.actors: List[Any] = []  # (view widget, actor) that are in views
         self.undoSaves = 0
 
     def setPythonSource(self, path: str) -> None:
@@ -111,6 +112,16 @@ class ScriptedEffect:
         self.editor.UpdateReferenceGeometryImage()
         self.editor.UpdateSelectedSegmentLabelmap()
         return self.editor.GetSelectedSegmentLabelmap()
+
+    def addActor2D(self, viewWidget: Any, actor: Any) -> None:
+        self.actors.append((viewWidget, actor))
+        if viewWidget.renderer is not None:
+            viewWidget.renderer.AddViewProp(actor)
+
+    def removeActor2D(self, viewWidget: Any, actor: Any) -> None:
+        self.actors.remove((viewWidget, actor))
+        if viewWidget.renderer is not None:
+            viewWidget.renderer.RemoveViewProp(actor)
 
     def confirmCurrentSegmentVisible(self) -> int:
         return self.visibleAnswer
