@@ -297,8 +297,12 @@ def test_a_list_of_boxes_on_pictures(tmp_path: Path) -> None:
     assert [(b.label, b.name) for b in boxes] == [(1, "nevus"), (2, "scar")]
     assert boxes[0].corners_ijk.min(axis=0).tolist() == [0.5, 1.5, -0.5] and boxes[0].corners_ijk.max(axis=0)[0] == 30.5
     assert "Line 5" in bad.problem and not first.problem
-    (tmp_path / "other.csv").write_text("path;xmin;ymin;xmax;ymax\n".replace("path", "image") + "p1.png;3;4;20;21\n")
-    assert collect([tmp_path / "other.csv"], tmp_path / "out")[0].drawn == second.drawn
+    for column in ("image", "filename", "file"):
+        (tmp_path / "other.csv").write_text(f"{column};xmin;ymin;xmax;ymax\np1.png;3;4;20;21\n")
+        assert collect([tmp_path / "other.csv"], tmp_path / "out")[0].drawn == second.drawn
+    (tmp_path / "other.csv").write_text("picture;xmin;ymin;xmax;ymax\np1.png;3;4;20;21\n")
+    with pytest.raises(QMedSAMError, match=r"no column 'volume'.*image,x0,y0,x1,y1"):
+        collect([tmp_path / "other.csv"], tmp_path / "out")
     objects = [
         {"image": "p0.png", "boxes": [[1, 2, 30, 31], {"box": [5, 6, 9, 10], "label": "scar"}]},
         {"image": "p1.png", "boxes": [3, 4, 20, 21]},

@@ -27,6 +27,8 @@ _NAMES = {
     },
     "path_image": "volume",
     "image": "volume",
+    "filename": "volume",
+    "file": "volume",
     "path_mask": "segmentation",
     "mask": "segmentation",
     "case_id": "name",
@@ -77,7 +79,10 @@ def read_list(path: Path, folder: Path, format: str) -> List[Case]:
 def _csv_rows(text: str, path: Path) -> List[Row]:
     columns, rows = table_of(text, path.name)
     if "volume" not in {_NAMES.get(column) for column in columns}:
-        raise QMedSAMError(f"'{path.name}' has no column 'volume'.", "Its first line must name the columns: volume,boxes,...")
+        raise QMedSAMError(
+            f"'{path.name}' has no column 'volume'.",
+            "Its first line must name the columns: volume,boxes,... or image,x0,y0,x1,y1.",
+        )
     edges = next((edges for edges in _EDGES if set(edges[:4]) <= set(columns)), None)
     return _with_boxes(rows, edges, path) if edges else rows
 
