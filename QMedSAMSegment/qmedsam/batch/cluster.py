@@ -47,7 +47,12 @@ def on_cluster(
 
     try:
         _check_workers(client, str(bench["folder"]))
-        futures = {client.submit(_do, dict(bench), case.to_json(), pure=False): n for n, case in enumerate(cases)}
+
+        def submitted(n: int) -> Any:
+            return client.submit(_do, dict(bench), cases[n].to_json(), pure=False)
+
+        futures = {submitted(n): n for n in range(len(cases))}
+        again = set()
         while futures and not (cancelled and cancelled()):
             try:
                 with client.as_current():
@@ -56,6 +61,10 @@ def on_cluster(
                 continue
             for future in finished:
                 n = futures.pop(future)
+                if future.status in ("cancelled", "lost") and client.status == "running" and n not in again:
+                    again.add(n)  # what a worker had said went with it, before it was asked for
+                    futures[submitted(n)] = n
+                    continue
                 yield n, _outcome(future, cases[n].name)
                 future.release()
         client.cancel(list(futures))
