@@ -23,8 +23,8 @@ _log = logging.getLogger("QMedSAM")
 
 #: Bytes of weights up to which a network runs in streams of one thread each; a larger one's layers are worth cutting up.
 SMALL = 8 * 2**20
-#: Streams at most: each has tensors of its own, and a box has two views and a few slices to ask at the same time.
-MOST_STREAMS = 4
+#: Streams at most: each adds some 25 MiB, and a box has two views and a few slices to ask at the same time.
+MOST_STREAMS = 3
 
 
 class OpenVINONetwork:
@@ -33,7 +33,7 @@ class OpenVINONetwork:
     Args:
         model: checked against its checksums before loading.
         threads: CPU threads, 0 for all. A small network is not cut up over them: it has as many ``streams`` of one thread each,
-            four at most, and may be asked by as many threads at the same time.
+            three at most, and may be asked by as many threads at the same time.
         precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
             takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
