@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import QMedSAMError
 from .frames import Frame
 from .geometry import Box, View, Volume, extent_of
+from .measures import Diameters, diameters
 from .strategies import Item, SliceMask
 from .strategies.voting import LEAST_SLICES
 
@@ -37,6 +38,7 @@ class ObjectResult:
         slices: how many slices its mask is on.
         crop: ``(k, j, i)`` slices of the voxels that the box can touch.
         mask_kji_crop: its own mask in ``crop`` (only with ``keep_masks``).
+        diameters: its longest axial diameter, and across it; None for an empty mask, and where the image tells no lengths.
         error: why the box could not be segmented, for the user; empty for most. Its ``crop`` and mask are empty then.
     """
 
@@ -49,7 +51,35 @@ class ObjectResult:
     confidence: float = 0.0
     slices: int = 0
     mask_kji_crop: Optional[np.ndarray] = field(default=None, repr=False)
+    diameters: Optional[Diameters] = field(default=None, repr=False)
     error: str = ""
+
+    def measure(self, labels_kji: np.ndarray, volume: Volume) -> None:
+        """Count what carries its label, ``(k, j, i)`` of the volume, and measure it."""
+        labels = labels_kji[self.crop]
+        # slice by slice: comparing a whole crop would add a byte per voxel to the peak
+        self.voxels = sum(int(np.count_nonzero(plane == self.label)) for plane in labels)
+        self.volume_ml = self.voxels * abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
+        start = [part.start for part in self.crop]
+        self.diameters = diameters(labels, volume.ijk_to_ras, start, self.label) if volume.measured else None
+
+    def facts(self, flat: bool) -> Dict[str, Any]:
+        """What reports and tables of runs hold of it; ``flat``: it has no millilitres."""
+        size = self.diameters
+        return {
+            "label": self.label,
+            "name": self.name,
+            "voxels": self.voxels,
+            "covered": self.covered,
+            "volume_ml": None if flat else self.volume_ml,
+            "long_mm": None if size is None else round(size.long_mm, 3),
+            "short_mm": None if size is None else round(size.short_mm, 3),
+            "long_ijk": None if size is None else size.long_ijk.round(3).tolist(),
+            "short_ijk": None if size is None else size.short_ijk.round(3).tolist(),
+            "confidence": self.confidence,
+            "slices": self.slices,
+            "error": self.error,
+        }
 
 
 def thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
@@ -93,7 +123,7 @@ class Run:
     """
 
     def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
-        self._shape_ijk, self._messages = volume.shape_ijk, messages
+        self._volume, self._shape_ijk, self._messages = volume, volume.shape_ijk, messages
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
         self.agreement_kji: Optional[np.ndarray] = None
@@ -122,7 +152,6 @@ class Run:
             self.items.append(Item(box, view, self._writer(box, view, out)))
         self._lock = threading.Lock()
         self._certain: Dict[int, List[float]] = {box.label: [] for box in boxes}
-        self._voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
         self.total = self.done = 0
 
     def _object(self, box: Box, keep_masks: bool, messages: List[str]) -> ObjectResult:
@@ -231,10 +260,8 @@ class Run:
         for out in self.objects:
             own = out.voxels
             out.confidence = math.fsum(self._certain[out.label]) / own if own else 0.0  # exact: streams change the order
-            # slice by slice: comparing a whole crop would add a byte per voxel to the peak
-            out.voxels = sum(int(np.count_nonzero(plane == out.label)) for plane in self.labels_kji[out.crop])
+            out.measure(self.labels_kji, self._volume)
             out.covered = own - out.voxels
-            out.volume_ml = out.voxels * self._voxel_ml
 
 
 def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequence[Box], volume: Volume) -> None:
@@ -248,13 +275,11 @@ def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequ
     """
     labels_kji[...] = 0
     pairs = sorted(zip(objects, boxes), key=lambda pair: (-pair[1].volume_voxels, pair[0].label))
-    voxel_ml = abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
     for found, _ in pairs:
         if found.mask_kji_crop is not None and not found.error:
             labels_kji[found.crop][found.mask_kji_crop] = found.label
     for found in objects:
         if found.mask_kji_crop is None or found.error:
             continue
-        own = int(np.count_nonzero(found.mask_kji_crop))
-        found.voxels = int(np.count_nonzero(labels_kji[found.crop] == found.label))
-        found.covered, found.volume_ml = own - found.voxels, found.voxels * voxel_ml
+        found.measure(labels_kji, volume)
+        found.covered = int(np.count_nonzero(found.mask_kji_crop)) - found.voxels

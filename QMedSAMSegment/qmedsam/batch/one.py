@@ -264,8 +264,7 @@ def _short(name: str, path: Path, case: Case) -> str:
 def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
     outcome.model, outcome.modality, outcome.strategy = result.model, result.modality, result.strategy
     outcome.is_3d = len(result.labels_kji) > 1
-    keys = ("label", "name", "voxels", "volume_ml", "confidence", "slices", "error")
-    outcome.objects = [{key: getattr(o, key) for key in keys} for o in result.objects]
+    outcome.objects = [o.facts(flat) for o in result.objects]
     outcome.voxels = sum(o.voxels for o in result.objects)
     outcome.volume_ml = None if flat else float(sum(o.volume_ml for o in result.objects))
     done = [o for o in result.objects if not o.error]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 from urllib.parse import quote
 
 from ..files import writing
@@ -110,15 +110,20 @@ def _case(n: int, outcome: Outcome, folder: Path) -> str:
     rows = "".join(
         f'<tr><td>{_text(str(o["name"]))}</td><td class="number">{o["voxels"]}</td>'
         f'<td class="number">{_number(None if outcome.volume_ml is None else o["volume_ml"], 2)}</td>'
-        f'<td class="number">{_number(o["confidence"], 2)}</td></tr>'
+        f'<td class="number">{_axes(o)}</td><td class="number">{_number(o["confidence"], 2)}</td></tr>'
         for o in outcome.objects
     )
-    head = '<th>object</th><th class="number">voxels</th><th class="number">ml</th><th class="number">confidence</th>'
+    head = "<th>object</th>" + "".join(f'<th class="number">{name}</th>' for name in ("voxels", "ml", "mm", "confidence"))
     table = f"<table><tr>{head}</tr>{rows}</table>"
     if len(outcome.objects) > _MANY:
         table = f"<details><summary>{len(outcome.objects)} objects</summary>{table}</details>"
     parts.append(f"<div>{table}</div></div></section>")
     return "\n".join(parts)
+
+
+def _axes(one: Dict[str, Any]) -> str:
+    """Longest axial diameter, and across it."""
+    return "" if one.get("long_mm") is None else f"{one['long_mm']:.1f} x {one['short_mm']:.1f}"
 
 
 def _text(text: str) -> str:

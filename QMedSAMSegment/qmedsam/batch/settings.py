@@ -167,7 +167,7 @@ class Outcome:
         output: the segmentation; empty where there is none.
         overlay: its picture, relative to the run's folder; empty where there is none.
         model, modality, strategy: what was used.
-        objects: label, name, voxels, volume_ml, confidence and slices of each; error says why one could not be segmented: the
+        objects: what :meth:`.ObjectResult.facts` says of each; error says why one could not be segmented: the
             case has ``failed`` then, and the segmentation holds the others.
         key: SHA-256 over the contents of all inputs and the settings: cases with the same key have the same result.
         inputs: what the key was made of, to look up why a case was done again.

@@ -41,11 +41,12 @@ def print_notes(result: Segmentation) -> None:
 
 
 def print_objects(objects: list, scores: Optional[dict] = None, flat: bool = False) -> None:
-    """A row per object; ``scores``: DSC by label; ``flat``: a picture, which has no millilitres."""
-    table = Table("label", "segment", "slices", "voxels", "ml", "confidence", *(["DSC"] if scores else []))
+    """A row per object (mm: its axial diameters); ``scores``: DSC by label; ``flat``: a picture, which has no millilitres."""
+    table = Table("label", "segment", "slices", "voxels", "ml", "mm", "confidence", *(["DSC"] if scores else []))
     for o in objects:
         size = "-" if flat else f"{o.volume_ml:.2f}"  # a picture has no thickness
-        row = [str(o.label), escape(o.name), str(o.slices), str(o.voxels), size, f"{o.confidence:.2f}"]
+        axes = "-" if o.diameters is None else f"{o.diameters.long_mm:.0f} x {o.diameters.short_mm:.0f}"
+        row = [str(o.label), escape(o.name), str(o.slices), str(o.voxels), size, axes, f"{o.confidence:.2f}"]
         table.add_row(*row, *([f"{scores[o.label]:.3f}"] if scores else []))
     console.print(table)
     covered = [f"{escape(o.name)} {o.covered}" for o in objects if o.covered]

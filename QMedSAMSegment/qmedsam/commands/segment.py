@@ -16,7 +16,6 @@ from ..errors import QMedSAMError
 from ..following import ALL, frame_path, parse_frame_index
 from ..geometry import Box, Volume
 from ..intensity import parse_window
-from ..painting import ObjectResult
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -32,15 +31,13 @@ from .options import (
     WALK,
     WINDOW,
 )
-from .parsing import parse_box, strategy_options
+from .parsing import parse_box, parse_line, strategy_options
 from .results import draw, print_notes, print_objects
 from .terminal import bar, console
 from .timeseries import segment_all
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
-#: What a report holds of every box.
-_REPORTED = ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices", "error")
 
 
 def segment(
@@ -55,6 +52,11 @@ def segment(
         [], "--box", help="Voxel indices from 0, i0,j0,k0,i1,j1,k1, both ends included (2D: i0,j0,i1,j1). Repeat for more."
     ),
     boxes: Optional[Path] = typer.Option(None, "--boxes", help="Boxes file: Slicer ROI .mrk.json, plain .json, or .npz."),
+    line: List[str] = typer.Option(
+        [],
+        "--line",
+        help="In place of a box: both ends of its long axis on a slice, i0,j0,k0,i1,j1,k1; of both axes, twelve numbers.",
+    ),
     correct: Optional[Path] = typer.Option(
         None, help="Go on from this segmentation with the strokes (positive, negative) of the boxes file."
     ),
@@ -69,6 +71,9 @@ def segment(
     frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
     report: Optional[Path] = typer.Option(None, help="Also write what was done, as JSON."),
+    diameters: Optional[Path] = typer.Option(
+        None, help="Also write both axes of every object as Slicer line markups, .mrk.json."
+    ),
     agreement: Optional[Path] = typer.Option(None, help="vote: also write the map of the votes (0 to 100 %), .nii.gz or .nrrd."),
     every: int = EVERY,
     least_iou: float = LEAST_IOU,
@@ -93,13 +98,16 @@ def segment(
         read_boxes,
         read_frames,
         read_volume,
+        write_diameters,
         write_segmentation,
         writing,
     )
     from ..segmenter import Segmentation, Segmenter
     from .correct import corrected
 
-    check_targets((output, png, report, agreement), volume, boxes)
+    check_targets((output, png, report, agreement, diameters), volume, boxes)
+    if diameters and (diameters.suffix.lower() != ".json" or frame_index == "all"):
+        raise QMedSAMError("Diameters are written of one image, as line markups.", "Give a name that ends in .mrk.json.")
     check_output(output, volume, series)
     if agreement and not agreement.name.lower().endswith(_MAPS):
         raise QMedSAMError(f"The map of the votes cannot be written to '{agreement.name}'.", f"Use one of {', '.join(_MAPS)}.")
@@ -116,9 +124,10 @@ def segment(
 
     def prompts_on(image: Volume) -> List[Box]:
         prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
+        prompts += [parse_line(text, image, n) for n, text in enumerate(line, start=len(box) + 1)]
         if boxes:
             prompts += read_boxes(boxes, image)
-        if box and boxes:  # numbered anew: the file's labels start at 1 as well
+        if boxes and (box or line):  # numbered anew: the file's labels start at 1 as well
             prompts = [replace(p, label=n) for n, p in enumerate(prompts, start=1)]
         return prompts
 
@@ -172,10 +181,13 @@ def segment(
             "seconds": result.seconds,
             "cost": result.cost,
             "messages": result.messages,
-            "objects": [_reported(one, not image.has_ml) for one in result.objects],
+            "objects": [one.facts(not image.has_ml) for one in result.objects],
         }
         with writing(report) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if diameters:
+        found = {one.label: one.diameters for one in objects if one.diameters}
+        write_diameters(diameters, found, {one.label: one.name for one in objects}, image)
     undrawn = None
     if png:
         try:
@@ -201,11 +213,6 @@ def segment(
         raise undrawn
     if result.errors:
         raise typer.Exit(1)
-
-
-def _reported(one: ObjectResult, flat: bool) -> Dict[str, Any]:
-    values = {key: getattr(one, key) for key in _REPORTED}
-    return {**values, "volume_ml": None} if flat else values
 
 
 def _write_agreement(path: Path, image: Volume, result: Any, source: Path) -> None:

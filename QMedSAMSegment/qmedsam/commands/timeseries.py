@@ -12,8 +12,6 @@ from ..geometry import Box, Volume
 from .results import print_objects
 from .terminal import bar, console
 
-_REPORTED = ("label", "name", "voxels", "covered", "volume_ml", "confidence", "slices")
-
 
 def segment_all(
     frames: Sequence[Volume],
@@ -52,7 +50,7 @@ def segment_all(
                     "seconds": result.seconds,
                     "messages": result.messages,
                     "boxes_ijk": [_edges(box) for box in prompts],
-                    "objects": [{key: getattr(o, key) for key in _REPORTED} for o in result.objects],
+                    "objects": [one.facts(not volume.has_ml) for one in result.objects],
                 }
             )
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .boxes import boxes_of, read_boxes, write_boxes
 from .formats import FORMATS, check_fits, check_output, format_of, write_segmentation
 from .grids import ijk_to_ras_of, image_of
+from .lines import write_diameters
 from .paths import PathLike, check_target, check_targets, name_of, writing
 from .rtstruct import read_rtstruct
 from .saving import write_image
@@ -36,6 +37,7 @@ __all__ = [
     "read_volume",
     "volume_of",
     "write_boxes",
+    "write_diameters",
     "write_image",
     "write_segmentation",
     "writing",

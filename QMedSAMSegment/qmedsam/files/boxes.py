@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
@@ -15,27 +14,15 @@ from ..errors import QMedSAMError, encodable, shown
 from ..geometry import Box, Volume
 from ..marks import SliceRectangle
 from .challenge import read_arrays
-from .grids import LPS_TO_RAS
+from .lines import boxes_of_lines, line_of
 from .marks import marks_of
-from .numeric import is_number, list_of
-from .paths import PathLike, existing_file, name_of, writing
-from .segmentations import one_line
+from .markups import SCHEMA, box_of_roi, markup_name, markup_of
+from .numeric import MOST_LETTERS, color_of, is_number, label_of, list_of
+from .paths import PathLike, existing_file, writing
 from .tables import text_of
 
-#: What Slicer writes since it has ROI markups. An identifier, not an address: nothing is fetched.
-_SCHEMA = (
-    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
-)
-
-#: How far an ROI's axes may be from orthonormal; Slicer writes 16 digits, hand-made files at least four.
-_ORTHONORMAL = 1e-3
-#: Most letters of a name, and bytes of a file.
-_MOST_LETTERS = 1000
+#: Most bytes of a file.
 _MOST_BYTES = 256 << 20
-
-
-#: mm that no patient reaches; a product of such numbers stays finite.
-_FARTHEST = 1e100
 
 
 def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
@@ -45,11 +32,12 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
         path: one of
 
             - ``.mrk.json``: Slicer's ROI markups, one or several in the file, rotated or not (a transform that the ROI was
-              put under in Slicer is not part of the file: harden it first).
+              put under in Slicer is not part of the file: harden it first); or line markups, the long axis of an object each,
+              or both axes of one in turn (:mod:`qmedsam.lines`).
             - ``.json``: ``{"boxes": [...]}`` or the bare list. A box is six voxel indices ``[i0, j0, k0, i1, j1, k1]``, both
               ends included (four, ``[i0, j0, i1, j1]``, on a 2D image), or an object with ``"ijk"`` (such a list) or ``"ras"``
-              (``{"center": [3 mm], "half_axes": 3 x 3 mm, one axis per column}``) and, if wanted, ``"name"``, ``"label"``,
-              ``"color"`` (0..1), strokes and rectangles (:mod:`qmedsam.files.marks`).
+              (``{"center": [3 mm], "half_axes": 3 x 3 mm, one axis per column}``) or ``"line"`` (:func:`.lines.line_of`) and, if
+              wanted, ``"name"``, ``"label"``, ``"color"`` (0..1), strokes and rectangles (:mod:`qmedsam.files.marks`).
             - ``.npz``: the challenge's ``boxes``, ``(N, 6)`` of ``x0 y0 z0 x1 y1 z1`` or ``(N, 4)``, both ends included; or the
               dictionaries of 2025, a rectangle on the middle slice and the first and last slice.
         volume: the image that the boxes belong to.
@@ -131,8 +119,8 @@ def write_boxes(path: PathLike, boxes: Sequence[Box], volume: Volume) -> None:
         raise QMedSAMError(f"Boxes cannot be written to '{path.name}'.", "Give a name that ends in .mrk.json.")
     if not boxes:
         raise QMedSAMError("There is no box to write.", "Draw at least one ROI.")
-    markups = [_markup_of(box, volume) for box in _numbered(boxes, "The boxes give")]
-    text = json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=2, ensure_ascii=False)
+    markups = [markup_of(box, volume) for box in _numbered(boxes, "The boxes give")]
+    text = json.dumps({"@schema": SCHEMA, "markups": markups}, indent=2, ensure_ascii=False)
     _from_markups(json.loads(text)["markups"], volume, path)
     with writing(path) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
@@ -165,21 +153,8 @@ def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
     color, label, name = entry.get("color"), entry.get("label", 0), entry.get("name", "")
     if not isinstance(name, str):
         raise QMedSAMError(f"The name of {where} is not a text.", "Put it in quotes.")
-    name = encodable(name[:_MOST_LETTERS])
-    return {"name": name, "label": _label(label, where), "color": None if color is None else _color(color, where)}
-
-
-def _label(value: Any, where: str) -> int:
-    if not is_number(value) or value != int(value) or not 0 <= value <= 65535:
-        raise QMedSAMError(f"The label of {where} is not a whole number from 1 to 65535.", "Correct the file.")
-    return int(value)
-
-
-def _color(value: Any, where: str) -> Tuple[float, float, float]:
-    red, green, blue = list_of(value, (3,), f"The color of {where}")
-    if not all(0 <= c <= 1 for c in (red, green, blue)):
-        raise QMedSAMError(f"The color of {where} is not red, green and blue between 0 and 1.", "Divide by 255.")
-    return red, green, blue
+    name = encodable(name[:MOST_LETTERS])
+    return {"name": name, "label": label_of(label, where), "color": None if color is None else color_of(color, where)}
 
 
 def _from_indices(value: Any, volume: Volume, attributes: Dict[str, Any], where: str) -> Box:
@@ -234,7 +209,9 @@ def _from_plain(content: Any, volume: Volume, path: Path) -> List[Box]:
         if not isinstance(entry, dict):
             boxes.append(_from_indices(entry, volume, {}, where))
             continue
-        if "ijk" in entry:
+        if "line" in entry:
+            boxes.append(line_of(entry, volume, where, _attributes(entry, where)))
+        elif "ijk" in entry:
             boxes.append(_from_indices(entry["ijk"], volume, _attributes(entry, where), where))
         elif isinstance(entry.get("ras"), dict):
             center = list_of(entry["ras"].get("center"), (3,), f"The center of {where}")
@@ -244,122 +221,23 @@ def _from_plain(content: Any, volume: Volume, path: Path) -> List[Box]:
             axes = np.array([list_of(row, (3,), f"A row of half_axes of {where}") for row in rows])
             boxes.append(Box.from_ras(center, axes, volume.ijk_to_ras, **_attributes(entry, where)))
         else:
-            raise QMedSAMError(f"{where} has neither 'ijk' nor 'ras'.", "Give one of them.")
+            raise QMedSAMError(f"{where} has neither 'ijk' nor 'ras' nor 'line'.", "Give one of them.")
         strokes, rectangles = marks_of(entry, volume, where)
-        boxes[-1] = replace(boxes[-1], strokes=strokes, rectangles=rectangles)
+        boxes[-1] = replace(boxes[-1], strokes=strokes, rectangles=(*boxes[-1].rectangles, *rectangles))
     return boxes
 
 
 def _from_markups(markups: Any, volume: Volume, path: Path) -> List[Box]:
     if not isinstance(markups, list) or not all(isinstance(m, dict) for m in markups):
         raise QMedSAMError(f"'{path.name}' has no list of markups.", "Save the ROI from Slicer as .mrk.json.")
-    others = sorted({shown(m.get("type")) for m in markups if m.get("type") != "ROI"})
+    others = sorted({shown(m.get("type")) for m in markups if m.get("type") not in ("ROI", "Line")})
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise QMedSAMError(
-            f"'{path.name}' holds markups that are no ROI: {', '.join(others[:3])}{more}.", "Save only ROI boxes in it."
+            f"'{path.name}' holds markups that are no ROI and no line: {', '.join(others[:3])}{more}.",
+            "Save only ROI boxes or lines in it.",
         )
-    return [_from_roi(m, _markup_name(m, n if len(markups) > 1 else 0, path), volume) for n, m in enumerate(markups, 1)]
-
-
-def _markup_name(markup: Dict[str, Any], n: int, path: Path) -> str:
-    """Its name, else the file's for the only one (``n`` is 0), else what its control point's label has before the number.
-
-    Slicer 5.12 writes one ROI per file and no name, and takes the name from the file; the label keeps the name that the ROI
-    was born with.
-    """
-    label = re.sub(r"-\d+$", "", str(_first_point(markup).get("label", ""))[:_MOST_LETTERS]) if n else name_of(path)
-    return encodable(str(markup.get("name") or label or f"{name_of(path)}_{n}")[:_MOST_LETTERS])
-
-
-def _first_point(markup: Dict[str, Any]) -> Dict[str, Any]:
-    points = markup.get("controlPoints")
-    return points[0] if isinstance(points, list) and points and isinstance(points[0], dict) else {}
-
-
-def _from_roi(markup: Dict[str, Any], name: str, volume: Volume) -> Box:
-    where = f"ROI '{shown(name)}'"
-    if markup.get("roiType", "Box") not in ("Box", "BoundingBox"):
-        raise QMedSAMError(f"{where} is of the type {shown(markup['roiType'])}.", "Only boxes can be prompts.")
-    # Without a center (hand-made files) the one control point of a Box is it.
-    center = list_of(markup.get("center", _first_point(markup).get("position")), (3,), f"The center of {where}")
-    axes = np.array(list_of(markup.get("orientation", np.eye(3).ravel().tolist()), (9,), f"The orientation of {where}"))
-    axes = axes.reshape(3, 3)
-    if np.abs(axes.T @ axes - np.eye(3)).max() > _ORTHONORMAL:
-        raise QMedSAMError(f"The axes of {where} are not at right angles and of length 1.", "Draw the ROI again.")
-    size = np.array(list_of(markup.get("size"), (3,), f"The size of {where}"))
-    if (size > 0).sum() < 2:
-        raise QMedSAMError(f"{where} has no size.", "It was never placed, or is only a point or a line: draw it again.")
-    to_ras, to_mm = _system(markup, where), _units(markup, where)
-    return Box.from_ras(
-        to_ras @ center * to_mm,
-        to_ras @ axes * (size / 2 * to_mm),
-        volume.ijk_to_ras,
-        name=name,
-        label=_label(markup.get("labelValue", 0), where),
-        color=_display_color(markup, where),
-    )
-
-
-def _system(markup: Dict[str, Any], where: str) -> np.ndarray:
-    """``3 x 3`` to RAS; 0 and 1 are Slicer's numbers for the two systems."""
-    system = shown(markup.get("coordinateSystem", "LPS")).upper()
-    if system not in ("LPS", "RAS", "0", "1"):
-        raise QMedSAMError(f"{where} is in the unknown coordinate system '{system}'.", "Use LPS or RAS.")
-    return np.eye(3) if system in ("RAS", "0") else LPS_TO_RAS[:3, :3]
-
-
-def _units(markup: Dict[str, Any], where: str) -> float:
-    """Length of the ROI's unit in mm; a string or a DICOM code (value, scheme, meaning)."""
-    units = markup.get("coordinateUnits", "mm")
-    units = units[0] if isinstance(units, list) and units else units
-    if units not in ("mm", "um"):
-        raise QMedSAMError(f"{where} is in the unknown unit '{shown(units)}'.", "Use mm.")
-    return 1.0 if units == "mm" else 1e-3
-
-
-def _display_color(markup: Dict[str, Any], where: str) -> Optional[Tuple[float, float, float]]:
-    display = markup.get("display")
-    display = display if isinstance(display, dict) else {}
-    color = display.get("selectedColor", display.get("color"))
-    return None if color is None else _color(color, where)
-
-
-def _markup_of(box: Box, volume: Volume) -> Dict[str, Any]:
-    name = one_line(box.name) or f"ROI_{box.label}"
-    with np.errstate(all="ignore"):
-        center = (volume.ijk_to_ras @ np.append(box.center_ijk, 1.0))[:3]
-        half_axes = volume.ijk_to_ras[:3, :3] @ box.half_axes_ijk
-    if not np.abs([*center, *half_axes.ravel()]).max() < _FARTHEST:
-        raise QMedSAMError(f"The box '{name}' lies too far away, or is too large.", "Draw it on the image.")
-    # The polar factor: for perpendicular columns it is their directions, and it completes those of zero length.
-    left, _, right = np.linalg.svd(half_axes)
-    axes = left @ right
-    sizes = axes.T @ half_axes
-    if np.abs(sizes - np.diag(np.diag(sizes))).max() > 1e-4 * np.abs(sizes).max():
-        raise QMedSAMError(
-            f"The sides of the box '{name}' are not at right angles in space.",
-            "A Slicer ROI is a cuboid: resample the volume onto a regular grid.",
-        )
-    if np.linalg.det(axes) < 0:  # Slicer wants a rotation; a cuboid does not mind which way an axis points
-        axes[:, 0] *= -1
-    center, axes = LPS_TO_RAS[:3, :3] @ center, LPS_TO_RAS[:3, :3] @ axes
-    placed = {"position": center.tolist(), "orientation": axes.ravel().tolist()}
-    markup: Dict[str, Any] = {
-        "type": "ROI",
-        "name": name,
-        "coordinateSystem": "LPS",
-        "coordinateUnits": "mm",
-        "locked": False,
-        "labelFormat": "%N-%d",
-        "roiType": "Box",
-        "center": placed["position"],
-        "orientation": placed["orientation"],
-        "size": (2 * np.abs(np.diag(sizes))).tolist(),
-        "insideOut": False,
-        "labelValue": box.label,  # ours: Slicer passes over it and drops it when it saves
-        "controlPoints": [{"id": "1", "label": f"{name}-1", "positionStatus": "defined", **placed}],
-    }
-    if box.color is not None:
-        markup["display"] = {"color": list(box.color), "selectedColor": list(box.color)}
-    return markup
+    named = [(m, markup_name(m, n if len(markups) > 1 else 0, path)) for n, m in enumerate(markups, 1)]
+    boxes = [box_of_roi(m, name, volume) for m, name in named if m["type"] == "ROI"]
+    lines = [(m, name) for m, name in named if m["type"] == "Line"]
+    return boxes + boxes_of_lines([m for m, _ in lines], [name for _, name in lines], volume)

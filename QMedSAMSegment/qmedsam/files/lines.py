@@ -1,0 +1,118 @@
+"""Lines of files: the axes of lesions as prompts, and the diameters of what was found as Slicer's line markups."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import QMedSAMError
+from ..geometry import Box, Volume
+from ..lines import box_of_line
+from ..measures import Diameters
+from .grids import LPS_TO_RAS
+from .markups import SCHEMA, to_ras
+from .numeric import list_of
+from .paths import PathLike, writing
+
+Line = Tuple[str, np.ndarray, Optional[Tuple[float, float, float]]]
+
+
+def line_of(entry: Mapping[str, Any], volume: Volume, where: str, attributes: Dict[str, Any]) -> Box:
+    """The box of an object of a plain file that has ``"line"`` and, if wanted, ``"across"``.
+
+    Either is two points (voxel indices, three each; two on a picture), or ``{"ijk": ...}`` or ``{"ras": ...}`` with them.
+
+    Raises:
+        QMedSAMError: they are no lines on one slice.
+    """
+    lines = [_ends(entry[key], volume, f"'{key}' of {where}") if key in entry else None for key in ("line", "across")]
+    assert lines[0] is not None
+    return box_of_line(lines[0], lines[1], volume, **attributes)
+
+
+def _ends(value: Any, volume: Volume, what: str) -> np.ndarray:
+    more: Mapping[str, Any] = value if isinstance(value, dict) else {"ijk": value}
+    if ("ijk" in more) == ("ras" in more):
+        raise QMedSAMError(f"{what} has neither 'ijk' nor 'ras', or both.", "Give one of them.")
+    in_ras = "ras" in more
+    points = more["ras" if in_ras else "ijk"]
+    if not isinstance(points, (list, tuple)) or len(points) != 2:
+        raise QMedSAMError(f"{what} is not two points.", "Give its ends: [[i0, j0, k0], [i1, j1, k1]].")
+    counts = (3,) if in_ras or volume.shape_ijk[2] > 1 else (2, 3)
+    ends = np.array([(list_of(point, counts, f"A point of {what}") + [0.0])[:3] for point in points])
+    return _to_ijk(ends, volume) if in_ras else ends
+
+
+def _to_ijk(points_ras: np.ndarray, volume: Volume) -> np.ndarray:
+    inverse = np.linalg.inv(volume.ijk_to_ras)
+    return points_ras @ inverse[:3, :3].T + inverse[:3, 3]
+
+
+def boxes_of_lines(markups: Sequence[Mapping[str, Any]], names: Sequence[str], volume: Volume) -> List[Box]:
+    """One box for every line markup of a Slicer file, or for two that cross each other on one slice.
+
+    Args:
+        markups: of the type ``Line``, with their ``controlPoints``.
+        names: of each.
+        volume: the image.
+
+    Raises:
+        QMedSAMError: a line without both ends, or one that lies in no slice.
+    """
+    ends = [_of_markup(markup, f"Line '{name}'", volume) for markup, name in zip(markups, names)]
+    boxes, n = [], 0
+    while n < len(ends):
+        second = ends[n + 1] if n + 1 < len(ends) and _cross(ends[n], ends[n + 1], volume) else None
+        boxes.append(box_of_line(ends[n], second, volume, name=names[n]))
+        n += 1 if second is None else 2
+    return boxes
+
+
+def _of_markup(markup: Mapping[str, Any], where: str, volume: Volume) -> np.ndarray:
+    points = markup.get("controlPoints")
+    places = [point.get("position") for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    if len(places) != 2:
+        raise QMedSAMError(f"{where} does not have two ends.", "Draw it with two clicks.")
+    ends = np.array([list_of(place, (3,), f"An end of {where}") for place in places])
+    return _to_ijk(ends @ to_ras(markup, where).T, volume)
+
+
+def _cross(first: np.ndarray, second: np.ndarray, volume: Volume) -> bool:
+    """Whether two lines meet between their ends, to within a voxel: the axes of one object."""
+    to_mm = volume.ijk_to_ras[:3, :3]
+    (a, b), (c, d) = first @ to_mm.T, second @ to_mm.T
+    shares, *_ = np.linalg.lstsq(np.column_stack([b - a, c - d]), c - a, rcond=None)
+    gap = np.linalg.norm(a + shares[0] * (b - a) - c - shares[1] * (d - c))
+    return bool((np.abs(shares - 0.5) <= 0.55).all() and gap <= volume.spacing_mm.max())
+
+
+def write_diameters(path: PathLike, found: Mapping[int, Diameters], names: Mapping[int, str], volume: Volume) -> None:
+    """Write both axes of every object as line markups that 3D Slicer opens.
+
+    Args:
+        path: ends in ``.json`` (Slicer expects ``.mrk.json``).
+        found: by label, see :func:`qmedsam.measures.diameters_of`.
+        names: of the labels.
+        volume: the image.
+
+    Raises:
+        QMedSAMError: the file cannot be written.
+    """
+    markups = []
+    for label, one in found.items():
+        for axis, ends, length in (("long", one.long_ijk, one.long_mm), ("short", one.short_ijk, one.short_mm)):
+            name = f"{names[label]} {axis} {length:.1f} mm"
+            to_lps = LPS_TO_RAS @ volume.ijk_to_ras
+            places = ends @ to_lps[:3, :3].T + to_lps[:3, 3]
+            points = [
+                {"id": str(n), "label": f"{name}-{n}", "position": place.tolist(), "positionStatus": "defined"}
+                for n, place in enumerate(places, 1)
+            ]
+            markups.append(
+                {"type": "Line", "name": name, "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
+            )
+    with writing(path) as beside:
+        text = json.dumps({"@schema": SCHEMA, "markups": markups}, indent=2, ensure_ascii=False)
+        beside.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,118 @@
+"""How long and wide an object is, as radiologists measure it: the longest diameter on an axial slice, and across it.
+
+RECIST 1.1 (Eisenhauer et al., European Journal of Cancer 45, 2009): a lesion's longest diameter in the plane of measurement, for
+lymph nodes the longest one perpendicular to it (the short axis).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Diameters:
+    """An object's two axes on one slice.
+
+    Attributes:
+        index: the slice (k) on which the object is longest.
+        long_ijk, short_ijk: both ends of either, ``2 x 3``, continuous voxel coordinates, on the object's outline.
+        long_mm, short_mm: lengths.
+    """
+
+    index: int
+    long_ijk: np.ndarray
+    short_ijk: np.ndarray
+    long_mm: float
+    short_mm: float
+
+
+def diameters(
+    labels_kji: np.ndarray, ijk_to_ras: np.ndarray, start_kji: Sequence[int] = (0, 0, 0), label: int = 1
+) -> Optional[Diameters]:
+    """The longest axial diameter of an object and the longest extent at right angles to it on the same slice.
+
+    An outline runs through the middles of the outer pixels' edges: a disc of radius ``r`` measures ``2 r``.
+
+    Args:
+        labels_kji: ``(k, j, i)``, the object's voxels have the value ``label``; not modified.
+        ijk_to_ras: ``4 x 4``, of the volume.
+        start_kji: where the array begins in the volume.
+
+    Returns:
+        None where no voxel has the label.
+    """
+    axes = np.asarray(ijk_to_ras, float)[:3, :2]  # columns: a step along i and along j, in mm
+    outlines: List[Tuple[float, int, np.ndarray]] = []
+    for k, labels in enumerate(labels_kji):  # slice by slice: a mask of the whole object would add to the peak
+        points = _outline(labels == label)
+        if len(points):
+            outlines.append((_diagonal(points, axes), k, points))
+    if not outlines:
+        return None
+    # Upper bounds first, so that few slices are looked at closely.
+    outlines.sort(key=lambda one: -one[0])
+    length, k, ends = 0.0, 0, np.zeros((2, 2))
+    for bound, at, points in outlines:
+        if bound <= length:
+            break
+        found, pair = _longest(points, axes)
+        if found > length:
+            length, k, ends = found, at, pair
+    width, across = _across(labels_kji[k] == label, axes, ends)
+    start = np.array([start_kji[2], start_kji[1], start_kji[0]], float)
+    long_ijk, short_ijk = (np.column_stack([line, np.full(2, k)]) + start for line in (ends, across))
+    return Diameters(k + int(start_kji[0]), long_ijk, short_ijk, length, width)
+
+
+def _outline(plane: np.ndarray) -> np.ndarray:
+    """``N x 2`` (x, y): the outer edges' middles of every row's and column's first and last pixel."""
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    left = plane[rows].argmax(axis=1) - 0.5
+    right = plane.shape[1] - plane[rows, ::-1].argmax(axis=1) - 0.5
+    top = plane[:, columns].argmax(axis=0) - 0.5
+    bottom = plane.shape[0] - plane[::-1, columns].argmax(axis=0) - 0.5
+    x = np.concatenate([left, right, columns, columns])
+    return np.column_stack([x, np.concatenate([rows, rows, top, bottom])])
+
+
+def _diagonal(points: np.ndarray, axes: np.ndarray) -> float:
+    in_mm = points @ axes.T
+    return float(np.linalg.norm(in_mm.max(axis=0) - in_mm.min(axis=0)))
+
+
+def _longest(points: np.ndarray, axes: np.ndarray) -> Tuple[float, np.ndarray]:
+    from scipy.spatial import ConvexHull
+
+    points = points[ConvexHull(points).vertices]  # never degenerate: even one pixel has four points around it
+    in_mm = points @ axes.T
+    distances = np.linalg.norm(in_mm[:, None] - in_mm[None], axis=2)
+    a, b = np.unravel_index(int(distances.argmax()), distances.shape)
+    return float(distances[a, b]), points[[a, b]]
+
+
+def _across(plane: np.ndarray, axes: np.ndarray, ends: np.ndarray) -> Tuple[float, np.ndarray]:
+    """Length and ends (xy) of the longest extent at right angles to a line, measured in strips one pixel wide."""
+    along_mm = axes @ (ends[1] - ends[0])
+    length = np.linalg.norm(along_mm)
+    along = along_mm / length
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    perpendicular = np.cross(normal / np.linalg.norm(normal), along)
+    y, x = np.nonzero(plane)
+    in_mm = np.column_stack([x, y]) @ axes.T - axes @ ends[0]
+    step = np.linalg.norm(axes, axis=0).min()
+    strips = np.floor(in_mm @ along / step).astype(int)
+    strips -= strips.min()
+    height = in_mm @ perpendicular
+    low, high = np.full(strips.max() + 1, np.inf), np.full(strips.max() + 1, -np.inf)
+    np.minimum.at(low, strips, height)
+    np.maximum.at(high, strips, height)
+    half = 0.5 * np.linalg.norm(axes.T @ perpendicular)  # of a pixel, in that direction
+    widest = int((high - low).argmax())
+    members = strips == widest
+    at = float((in_mm[members] @ along).mean())
+    middle, width = (high[widest] + low[widest]) / 2, min(high[widest] - low[widest] + 2 * half, length)
+    corners = axes @ ends[0] + at * along + np.outer([middle - width / 2, middle + width / 2], perpendicular)
+    return float(width), np.linalg.lstsq(axes, corners.T, rcond=None)[0].T
