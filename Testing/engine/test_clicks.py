@@ -13,6 +13,8 @@ from qmedsam.evaluation.corrections import next_click
 from qmedsam.evaluation.loop import evaluate
 from qmedsam.evaluation.prompts import prompts_of
 from qmedsam.files import write_image
+from qmedsam.lines import box_of_line
+from qmedsam.measures import diameters
 from qmedsam.network.fake import FakeNetwork
 from shapes import ball
 
@@ -68,6 +70,23 @@ def test_clicks_and_oracles_are_not_mixed(tmp_path: Path, cases: list[Case]) -> 
         evaluate(cases, Segmenter(network=FakeNetwork()), tmp_path / "out", clicks=2, oracle="extent")
     with pytest.raises(QMedSAMError, match="cannot be simulated"):
         evaluate(cases, Segmenter(network=FakeNetwork()), tmp_path / "out", clicks=-1)
+
+
+def test_the_prompts_line_and_lines_are_the_axes_that_a_reader_would_draw(cases: list[Case]) -> None:
+    volume, labels = cases[0].load()
+    (tight,) = prompts_of(cases[0], labels, "volume")
+    (loose,), (long,), (both,) = (
+        prompts_of(cases[0], labels, kind, jitter, volume=volume)
+        for kind, jitter in (("line", 0.2), ("line", 0.0), ("lines", 0.0))
+    )
+    size = diameters(tight.truth, volume.ijk_to_ras, [part.start for part in tight.crop])
+    assert size is not None
+    for found, lines in ((long, (size.long_ijk, None)), (both, (size.long_ijk, size.short_ijk))):
+        expected = box_of_line(*lines, volume)
+        assert np.allclose(found.box.corners_ijk, expected.corners_ijk) and found.box.rectangles == expected.rectangles
+        assert (found.box.label, found.box.name) == (1, "1.1")
+    assert loose.box.volume_voxels > long.box.volume_voxels
+    assert np.array_equal(long.truth, tight.truth) and long.crop == tight.crop
 
 
 def test_the_prompt_rectangle_is_the_3d_box_with_the_objects_rectangle_on_its_largest_slice(cases: list[Case]) -> None:

@@ -25,7 +25,7 @@ def evaluate(
     prompt: str = typer.Option(
         "volume",
         help="volume: the object's 3D box; slice: its 2D box on its largest axial slice; rectangle: both, as a user who draws on "
-        "that slice gives them.",
+        "that slice gives them; line, lines: its longest axial diameter, or both axes, in place of a box.",
     ),
     jitter: float = typer.Option(0.0, min=-0.25, help="Move every side outward by up to this share of its length; below 0: in."),
     oracle: Optional[str] = typer.Option(

@@ -23,7 +23,7 @@ from ..pictures.sheets import Tile, sheet_png, tile_of
 from .cases import Case
 from .corrections import Corrected, click_through, clicks_csv, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
-from .prompts import ORACLES, Crop, prompts_of, told
+from .prompts import ORACLES, PROMPTS, Crop, prompts_of, told
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
 
@@ -84,7 +84,7 @@ def score_case(
     volume, labels = case.load()
     case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
     findings = Findings() if findings is None else findings
-    prompts = prompts_of(case, labels, prompt, jitter, findings.left_out)
+    prompts = prompts_of(case, labels, prompt, jitter, findings.left_out, volume)
     findings.notes += labels.notes
     if not prompts:
         return
@@ -185,7 +185,7 @@ def evaluate(
         folder: made if missing; the four files in it are replaced.
         strategy: as for ``Segmenter.segment``.
         frame: as for ``Segmenter.segment``.
-        prompt: ``volume``, ``rectangle`` or ``slice``, see :func:`prompts_of`.
+        prompt: one of :data:`.prompts.PROMPTS`, see :func:`prompts_of`.
         jitter: see :func:`prompts_of`.
         oracle: one of :data:`.prompts.ORACLES`: what the run is told of objects in volumes beyond their 3D boxes.
         not_promptable: sources to report apart.
@@ -203,8 +203,8 @@ def evaluate(
         QMedSAMError: a wrong option, a folder that cannot be made, or not a single prompt scored.
         Cancelled: ``cancelled()`` turned true.
     """
-    if prompt not in ("volume", "rectangle", "slice"):
-        raise QMedSAMError(f"There is no prompt '{prompt}'.", "Use 'volume', 'rectangle' or 'slice'.")
+    if prompt not in PROMPTS:
+        raise QMedSAMError(f"There is no prompt '{prompt}'.", f"Use {', '.join(PROMPTS)}.")
     if clicks < 0 or (clicks and oracle is not None):
         raise QMedSAMError(f"{clicks} clicks cannot be simulated here.", "Give a number from 0, without --oracle.")
     if not MOST_INWARD <= jitter <= 1:

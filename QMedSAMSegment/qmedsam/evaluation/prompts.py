@@ -6,15 +6,21 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..files.labelled import LabelMap
-from ..geometry import Box, extent_of
+from ..geometry import Box, Volume, extent_of
+from ..lines import box_of_line
 from ..marks import SliceRectangle
+from ..measures import diameters
 from .cases import Case, components
 
 Crop = tuple[slice, slice, slice]
+
+#: What objects in volumes are asked by; see :func:`prompts_of`.
+PROMPTS = ("volume", "rectangle", "line", "lines", "slice")
 
 #: What a run may be told of every object beyond its 3D box, to see what is lost where.
 ORACLES = {
@@ -40,6 +46,7 @@ def prompts_of(
     prompt: str = "volume",
     jitter: float = 0.0,
     left_out: Counter[str] | None = None,
+    volume: Volume | None = None,
 ) -> list[Prompt]:
     """The prompts of a case, numbered from 1 in their boxes' labels.
 
@@ -47,10 +54,12 @@ def prompts_of(
         case: where the labels come from; its id seeds the jitter.
         labels: the case's, or one array ``(k, j, i)``.
         prompt: ``volume`` for the component's tight 3D box, ``slice`` for the tight rectangle on its largest axial slice,
-            ``rectangle`` for the 3D box with that rectangle in it.
+            ``rectangle`` for the 3D box with that rectangle in it, ``line`` for the component's longest axial diameter,
+            ``lines`` for that and the one across it.
         jitter: every side moves outward by 0..jitter of the box's length along it (inward below 0), at most to the
             image's border; along k only in 3D. Depends on case, label and component alone.
         left_out: counts the objects that get no prompt, by reason.
+        volume: the case's image; lines are measured by its voxels.
     """
     result: list[Prompt] = []
     seen: dict[int, int] = {}
@@ -61,14 +70,33 @@ def prompts_of(
             mask, crop = _largest_slice(mask, crop)
         random = np.random.default_rng([zlib.crc32(case.case_id.encode()), label, component])
         lower, upper = _moved(crop, labels.shape, jitter, random, flat)
+        about: dict[str, Any] = {"label": len(result) + 1, "name": f"{label}.{component}"}
+        if prompt in ("line", "lines") and not flat:
+            assert volume is not None, "measured by its voxels"
+            box = _lines(mask, crop, volume, jitter, random, both=prompt == "lines", about=about)
+            result.append(Prompt(label, component, mask, crop, box))
+            continue
         drawn: tuple[SliceRectangle, ...] = ()
         if prompt == "rectangle" and not flat:
             tight = _largest_slice(mask, crop)[1]
             (x0, y0, _), (x1, y1, _) = _moved(tight, labels.shape, jitter, random, flat=True)
             drawn = (SliceRectangle(2, tight[0].start, (x0, y0, x1, y1)),)
-        box = Box.from_edges(lower, upper, label=len(result) + 1, name=f"{label}.{component}", rectangles=drawn)
+        box = Box.from_edges(lower, upper, rectangles=drawn, **about)
         result.append(Prompt(label, component, mask, crop, box))
     return result
+
+
+def _lines(
+    mask: np.ndarray, crop: Crop, volume: Volume, jitter: float, random: np.random.Generator, both: bool, about: dict[str, Any]
+) -> Box:
+    """The box of an object's axes, each longer by 0..jitter of itself at either end."""
+    size = diameters(mask, volume.ijk_to_ras, [part.start for part in crop])
+    assert size is not None, "a component is not empty"
+    ends = []
+    for line in (size.long_ijk, size.short_ijk):
+        out = (line[1] - line[0]) * jitter
+        ends.append(np.clip(line + np.outer([-1, 1] * random.random(2), out), -0.5, np.array(volume.shape_ijk) - 0.5))
+    return box_of_line(ends[0], ends[1] if both else None, volume, **about)
 
 
 def told(case: Case, prompt: Prompt, shape_kji: Sequence[int], oracle: str, jitter: float = 0.0) -> list[Box]:
