@@ -9,7 +9,7 @@ import vtk
 from qmedsam import QMedSAMError
 from slicer.i18n import tr as _
 
-from . import boxes
+from . import boxes, drawn
 from .boxtags import restoreBoxes
 from .foreign import adopt, candidates
 from .geometry import arrayFromMatrix
@@ -68,10 +68,17 @@ class BoxActions:
                 self._select(made[0])
             self._made()
 
-    def useRoi(self, roiId: str) -> None:
-        """An ROI of the scene becomes the box of the selected segment, else of a new one."""
+    def useRoi(self, nodeId: str) -> None:
+        """An ROI of the scene becomes the box of the selected segment, else of a new one; a line gives one its place."""
         with self._effect.panel.mendable():
-            adopt(slicer.mrmlScene.GetNodeByID(roiId), self._effect.segmentationNode, self._segment())
+            node = slicer.mrmlScene.GetNodeByID(nodeId)
+            if node.IsA("vtkMRMLMarkupsLineNode"):
+                center, halfAxes, corners = drawn.boxOfLine(node, self._effect.volumeNode)
+                roiNode = self._newBox()
+                boxes.setRoi(roiNode, center, halfAxes)
+                drawn.remember(roiNode, corners)
+            else:
+                adopt(node, self._effect.segmentationNode, self._segment())
             self._made()
 
     def fit(self) -> None:
@@ -158,11 +165,22 @@ class BoxActions:
     def released(self, roiNode: Any, event: Any) -> None:
         """A box was let go: the time to preview it, if that is wanted; its segment becomes the selected one."""
         self._held = False
+        if roiNode is not self.placing:
+            self._redraw(roiNode)
         self._places[roiNode.GetID()] = _place(roiNode)
         bound = boxes.boundSegmentId(roiNode, self._effect.segmentationNode) is not None
         if self._effect.scriptedEffect.integerParameter("autoUpdate") and bound and roiNode is not self.placing:
             self.chosen(roiNode)
             self._effect.onPreview()
+
+    def _redraw(self, roiNode: Any) -> None:
+        if self._effect.volumeNode is None:
+            return
+        try:
+            box = boxes.boxFromRoi(roiNode, self._effect.volumeNode)
+        except QMedSAMError:
+            return  # said where it is used
+        drawn.redraw(roiNode, self._effect.volumeNode, box, boxes.shownViews(slicer.mrmlScene))
 
     def modified(self, roiNode: Any, event: Any) -> None:
         """A box is being pulled, or was changed by numbers or by a script: sizes are shown anew when it rests."""

@@ -5,11 +5,13 @@ A box belongs to a segment by a node reference and an attribute, never by its na
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, List, Optional, Sequence, Set
 
 import numpy as np
 from qmedsam import Box, QMedSAMError
 
+from . import drawn
 from .geometry import arrayFromMatrix, ijkToWorld, matrixFromArray, nodeToWorld
 from .volumes import imageOf
 
@@ -30,6 +32,9 @@ def boxFromRoi(roiNode: Any, volumeNode: Any, **attributes: Any) -> Box:
         volumeNode: the volume that is segmented.
         attributes: ``label``, ``name``, ``color`` of the box.
 
+    Returns:
+        The box, with the rectangle that it was drawn by (:mod:`~QMedSAMSegmentLib.drawn`) while that holds.
+
     Raises:
         QMedSAMError: the ROI has no size yet, or a transform is not linear.
     """
@@ -39,7 +44,8 @@ def boxFromRoi(roiNode: Any, volumeNode: Any, **attributes: Any) -> Box:
         raise QMedSAMError(f"The box '{roiNode.GetName()}' has no size yet.", "Draw it: two clicks in a slice view.")
     toWorld = arrayFromMatrix(roiNode.GetObjectToWorldMatrix())
     # Eight corners follow from this; the node's bounds would forget the rotation.
-    return Box.from_ras(toWorld[:3, 3], toWorld[:3, :3] * (size / 2), ijkToWorld(volumeNode), **attributes)
+    box = Box.from_ras(toWorld[:3, 3], toWorld[:3, :3] * (size / 2), ijkToWorld(volumeNode), **attributes)
+    return replace(box, rectangles=drawn.rectanglesOf(roiNode, volumeNode, box))
 
 
 def setRoi(roiNode: Any, centerWorld: Sequence[float], halfAxesWorld: np.ndarray) -> None:
@@ -187,6 +193,7 @@ def fitToMask(roiNode: Any, mask_kji: np.ndarray, ijkToRas: np.ndarray, margin: 
     low, high = np.array([u[0] - 0.5 for u in used]), np.array([u[-1] + 0.5 for u in used])
     half = (high - low) / 2 * (1 + 2 * margin)
     center = ijkToRas @ np.append((low + high) / 2, 1.0)
+    drawn.forget(roiNode)
     setRoi(roiNode, center[:3], ijkToRas[:3, :3] * half)
 
 
@@ -206,7 +213,7 @@ def squareToView(roiNode: Any, cornerWorld: Sequence[float], volumeNode: Any) ->
     """
     center = arrayFromMatrix(roiNode.GetObjectToWorldMatrix())[:3, 3]
     diagonal = np.asarray(cornerWorld, dtype=float) - center
-    for view in _shownViews(volumeNode.GetScene()):
+    for view in shownViews(volumeNode.GetScene()):
         axes = view[:3, :3] / np.linalg.norm(view[:3, :3], axis=0)
         half, away = np.abs(axes.T @ diagonal), abs(axes[:, 2] @ (center - view[:3, 3]))
         if max(half[2], away) > 1e-3 * half.max() + 0.01:
@@ -214,6 +221,7 @@ def squareToView(roiNode: Any, cornerWorld: Sequence[float], volumeNode: Any) ->
         imageDepth = float(np.abs(axes[:, 2] @ ijkToWorld(volumeNode)[:3, :3]) @ imageOf(volumeNode).GetDimensions())
         half[2] = min(half[0], half[1], imageDepth / 2)
         setRoi(roiNode, center, axes * half)
+        drawn.remember(roiNode, np.stack([center - diagonal, center + diagonal]))
         return True
     return False
 
@@ -236,7 +244,7 @@ def shownSlice(volumeNode: Any) -> Optional[int]:
     scene, toWorld, slices = volumeNode.GetScene(), ijkToWorld(volumeNode), imageOf(volumeNode).GetDimensions()[2]
     across = np.cross(toWorld[:3, 0], toWorld[:3, 1])
     best, found = np.cos(np.radians(30)), None  # beyond 30 degrees a view does not show this slice
-    for view in _shownViews(scene):
+    for view in shownViews(scene):
         along = abs(view[:3, 2] @ across) / np.linalg.norm(across)
         k = int(np.floor((np.linalg.inv(toWorld) @ view[:, 3])[2] + 0.5))
         if along > best and 0 <= k < slices:
@@ -244,7 +252,7 @@ def shownSlice(volumeNode: Any) -> Optional[int]:
     return found
 
 
-def _shownViews(scene: Any) -> List[np.ndarray]:
+def shownViews(scene: Any) -> List[np.ndarray]:
     """``SliceToRAS``, ``4 x 4``, of every slice view on the screen."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
     nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from .boxtable import BoxTable
 from .boxtags import restorableSegments
 from .correctpanel import CorrectPanel
+from .drawn import freeLines
 from .foreign import candidates
 from .questions import confirmed
 from .runs import Run
@@ -121,13 +122,16 @@ class EffectPanel:
     def _fillRois(self) -> int:
         """Offer the free ROIs of the scene, with a word on those that are not meant as boxes; how many others there are."""
         combo, free = self.ui.roiCombo, candidates(slicer.mrmlScene, self.effect.volumeNode)
+        lines = freeLines(slicer.mrmlScene)
         wasBlocked = combo.blockSignals(True)
         combo.clear()
-        combo.addItem(_("Use one ({count})...").format(count=len(free)), "")
+        combo.addItem(_("Use one ({count})...").format(count=len(free) + len(lines)), "")
         for one in free:
             combo.addItem(one.text, one.roiNode.GetID())
+        for line in lines:
+            combo.addItem(_("{name} (line)").format(name=line.GetName()), line.GetID())
         combo.blockSignals(wasBlocked)
-        self.ui.roiFrame.setVisible(bool(free))
+        self.ui.roiFrame.setVisible(bool(free or lines))
         usable = sum(not one.objection for one in free)
         self.ui.useAllButton.setEnabled(usable > 0)
         return usable
@@ -234,7 +238,7 @@ class EffectPanel:
         if not result.cancelled and run.slices:
             rememberMsPerSlice(1000 * result.seconds["total"] / run.slices)
         found = [
-            f"{one.name}: {run.sizeText(one.voxels, one.volume_ml)}, {_('confidence')} {one.confidence:.2f}"
+            f"{one.name}: {run.sizeText(one.voxels, one.volume_ml)}{run.lengthText(one)}, {_('confidence')} {one.confidence:.2f}"
             for one in result.objects
             if not one.error
         ]

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import Box, QMedSAMError, Segmentation, Segmenter, Volume
+from qmedsam.measures import diameters
 from qmedsam.painting import ObjectResult
 
 from .boxes import boxFromRoi
@@ -126,6 +127,7 @@ class Run:
         self.task = Task(volume, list(self._boxes.values()), settings.engineOptions(window))
         self.slices = sum(len(box.slices(2, volume.shape_ijk[2])) for box in self._boxes.values())
         self.flat = volume.shape_ijk[2] == 1
+        self._ijkToRas = volume.ijk_to_ras
         self._voxelMl = abs(float(np.linalg.det(volume.ijk_to_ras[:3, :3]))) / 1000
         self.result: Optional[Segmentation] = None
 
@@ -177,11 +179,17 @@ class Run:
                 )
             one.voxels, one.covered = int(np.count_nonzero(one.mask_kji_crop)), 0
             one.volume_ml = one.voxels * self._voxelMl
+            one.diameters = diameters(one.mask_kji_crop, self._ijkToRas, [part.start for part in one.crop])
         self.result = result
 
     def sizeText(self, voxels: int, ml: float) -> str:
         """How large something is, for the user: a single slice has no thickness."""
         return f"{voxels} pixels" if self.flat else f"{ml:.2f} ml" if ml < 0.95 else f"{ml:.1f} ml"
+
+    def lengthText(self, one: ObjectResult) -> str:
+        """How long and wide an object is on the slice where it is longest, after a comma; nothing of a picture (its mm are none)."""
+        size = one.diameters
+        return "" if size is None or self.flat else f", {size.long_mm:.1f} x {size.short_mm:.1f} mm"
 
     def forget(self) -> None:
         """Let go of the voxels and the label array once the masks are there; what is shown and written needs neither."""

@@ -84,9 +84,12 @@ class SceneEvents:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def nodeAdded(self, scene: Any, event: Any, node: Any) -> None:
-        """A new ROI can be used as a box."""
+        """A new ROI can be used as a box, and so can a line."""
         if node is not None and node.IsA("vtkMRMLMarkupsROINode"):
             self._effect.panel.updateSoon()  # it is still without its place
+        elif node is not None and node.IsA("vtkMRMLMarkupsLineNode"):
+            self._effect.observations.addObserver(node, node.PointPositionDefinedEvent, self.edited)
+            self._effect.panel.updateSoon()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def nodeRemoved(self, scene: Any, event: Any, node: Any) -> None:
@@ -97,3 +100,5 @@ class SceneEvents:
             if node is self._effect.boxes.placing:
                 self._effect.boxes.placing = None
             self._effect.updateGUIFromMRML()
+        elif node is not None and node.IsA("vtkMRMLMarkupsLineNode"):
+            self._effect.panel.updateSoon()

@@ -66,6 +66,15 @@ def box_of_line(long_ijk: np.ndarray, short_ijk: Optional[np.ndarray], volume: V
     return Box.from_edges(lower, upper, rectangles=(drawn,), **attributes)
 
 
+def crossing(first_ijk: np.ndarray, second_ijk: np.ndarray, volume: Volume) -> bool:
+    """Whether two lines meet between their ends, to within a voxel: the axes of one object."""
+    to_mm = volume.ijk_to_ras[:3, :3]
+    (a, b), (c, d) = first_ijk @ to_mm.T, second_ijk @ to_mm.T
+    shares, *_ = np.linalg.lstsq(np.column_stack([b - a, c - d]), c - a, rcond=None)
+    gap = np.linalg.norm(a + shares[0] * (b - a) - c - shares[1] * (d - c))
+    return bool((np.abs(shares - 0.5) <= 0.55).all() and gap <= volume.spacing_mm.max())
+
+
 def _axis_of(lines: list, volume: Volume, name: str) -> int:
     """The axis along which the slices follow that all ends lie on (k before j before i)."""
     ends = np.concatenate(lines)

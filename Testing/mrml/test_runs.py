@@ -21,10 +21,11 @@ from nodes import (
     segmentArray,
 )
 from qmedsam import QMedSAMError
+from qmedsam.measures import diameters
 from qmedsam.phantom.shapes import rotation
 from QMedSAMSegmentLib.boxes import boxFromRoi
 from QMedSAMSegmentLib.boxtags import BOXES_TAG, restoreFromTag
-from QMedSAMSegmentLib.geometry import matrixFromArray
+from QMedSAMSegmentLib.geometry import ijkToWorld, matrixFromArray
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
 from QMedSAMSegmentLib.runs import Prompt, Run
 from QMedSAMSegmentLib.segments import EditorWriter, orientedImage
@@ -364,6 +365,9 @@ def test_a_mask_is_cut_to_the_geometry_of_the_segmentation_and_the_number_says_s
     ml = 2.5 / 1000
     (one,) = result.objects
     assert one.volume_ml == pytest.approx(inside.sum() * ml) and one.voxels == inside.sum()
+    measured = diameters(inside, ijkToWorld(volume))
+    assert measured is not None and one.diameters.long_mm == pytest.approx(measured.long_mm)
+    assert np.allclose(one.diameters.short_ijk, measured.short_ijk)
     cut = f"{(truth & ~inside).sum() * ml:.1f} ml of 'blob 0' lie outside the geometry"
     assert sum(cut in message for message in result.messages) == 1
     extent = _extentOf(segmentation)

@@ -214,6 +214,39 @@ def test_add_box_places_a_box_where_two_clicks_are(editor) -> None:
     assert "Pull the box's handles" in editor.status and roi in editor.effect.table.rois
 
 
+def test_a_box_remembers_the_slice_that_it_was_drawn_on(editor) -> None:
+    view = ClickedView(editor.volume, 7)
+    editor.ui.addButton.click()
+    roi = editor.effect.boxes.placing
+    view.click((5, 6))
+    view.click((25, 20))
+    (drawn,) = boxFromRoi(roi, editor.volume).rectangles
+    assert (drawn.axis, drawn.index) == (2, 7) and np.allclose(drawn.rectangle, (5, 6, 25, 20), atol=1e-3)
+    size = roi.GetSize()
+    roi.SetSize(size[0], size[1] * 1.2, size[2])
+    roi.InvokeEvent(roi.PointEndInteractionEvent)  # the view still shows that slice
+    cut = boxFromRoi(roi, editor.volume)
+    assert np.allclose(cut.rectangles[0].rectangle[1::2], (cut.corners_ijk[:, 1].min(), cut.corners_ijk[:, 1].max()), atol=1e-3)
+
+
+def test_a_line_of_the_scene_becomes_a_box(editor) -> None:
+    line, toWorld = editor.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "lesion"), ijkToWorld(editor.volume)
+    for end in ((10, 15, 8), (30, 18, 8)):
+        line.AddControlPointWorld(*(toWorld @ [*end, 1.0])[:3])
+    editor.effect.updateGUIFromMRML()
+    combo, before = editor.ui.roiCombo, len(editor.effect.table.rois)
+    index = combo.findText("lesion (line)")
+    assert index > 0
+    combo.setCurrentIndex(index)
+    combo.activated.emit(index)
+    assert len(editor.effect.table.rois) == before + 1
+    (drawn,) = boxFromRoi(editor.effect.table.rois[-1], editor.volume).rectangles
+    assert drawn.index == 8 and drawn.rectangle[0] <= 10 and drawn.rectangle[2] >= 30
+    editor.scene.RemoveNode(line)
+    editor.effect.updateGUIFromMRML()
+    assert combo.findText("lesion (line)") < 0
+
+
 def test_a_box_is_not_deeper_than_the_image(editor) -> None:
     view = ClickedView(editor.volume, 7)
     editor.ui.addButton.click()

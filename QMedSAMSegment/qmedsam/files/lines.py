@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Box, Volume
-from ..lines import box_of_line
+from ..lines import box_of_line, crossing
 from ..measures import Diameters
 from .grids import LPS_TO_RAS
 from .markups import SCHEMA, to_ras
@@ -64,7 +64,7 @@ def boxes_of_lines(markups: Sequence[Mapping[str, Any]], names: Sequence[str], v
     ends = [_of_markup(markup, f"Line '{name}'", volume) for markup, name in zip(markups, names)]
     boxes, n = [], 0
     while n < len(ends):
-        second = ends[n + 1] if n + 1 < len(ends) and _cross(ends[n], ends[n + 1], volume) else None
+        second = ends[n + 1] if n + 1 < len(ends) and crossing(ends[n], ends[n + 1], volume) else None
         boxes.append(box_of_line(ends[n], second, volume, name=names[n]))
         n += 1 if second is None else 2
     return boxes
@@ -77,15 +77,6 @@ def _of_markup(markup: Mapping[str, Any], where: str, volume: Volume) -> np.ndar
         raise QMedSAMError(f"{where} does not have two ends.", "Draw it with two clicks.")
     ends = np.array([list_of(place, (3,), f"An end of {where}") for place in places])
     return _to_ijk(ends @ to_ras(markup, where).T, volume)
-
-
-def _cross(first: np.ndarray, second: np.ndarray, volume: Volume) -> bool:
-    """Whether two lines meet between their ends, to within a voxel: the axes of one object."""
-    to_mm = volume.ijk_to_ras[:3, :3]
-    (a, b), (c, d) = first @ to_mm.T, second @ to_mm.T
-    shares, *_ = np.linalg.lstsq(np.column_stack([b - a, c - d]), c - a, rcond=None)
-    gap = np.linalg.norm(a + shares[0] * (b - a) - c - shares[1] * (d - c))
-    return bool((np.abs(shares - 0.5) <= 0.55).all() and gap <= volume.spacing_mm.max())
 
 
 def write_diameters(path: PathLike, found: Mapping[int, Diameters], names: Mapping[int, str], volume: Volume) -> None:
