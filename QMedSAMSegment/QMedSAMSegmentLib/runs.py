@@ -187,7 +187,7 @@ class Run:
         return f"{voxels} pixels" if self.flat else f"{ml:.2f} ml" if ml < 0.95 else f"{ml:.1f} ml"
 
     def lengthText(self, one: ObjectResult) -> str:
-        """How long and wide an object is on the slice where it is longest, after a comma; nothing of a picture (its mm are none)."""
+        """How long and wide an object is on the slice where it is longest, after a comma; nothing of a picture."""
         size = one.diameters
         return "" if size is None or self.flat else f", {size.long_mm:.1f} x {size.short_mm:.1f} mm"
 
