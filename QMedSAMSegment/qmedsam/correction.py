@@ -150,7 +150,9 @@ class Corrector:
         pixels = (*offset, offset[0] + plane.shape[1], offset[1] + plane.shape[0])
         adds, removes = (self._plane(array, axis, index) for array in (self.adds, self.removes))
         told = [Region(_widened(one, predictor, other), pixels) for one, other in ((adds, removes), (removes, adds))]
-        prompt = Prompt(item.rectangle(index), "tight" if item.flat else "volume", None, Region(plane.copy(), pixels), *told)
+        prompt = Prompt(
+            item.rectangle(index), "tight" if item.flat else "volume", None, Region(plane.copy(), pixels), told[0], told[1]
+        )
         ((logits, confidence),) = predictor.predict(index, [prompt])
         order = np.argsort(-confidence, kind="stable")
         chosen = order[min(candidate, len(order) - 1)]

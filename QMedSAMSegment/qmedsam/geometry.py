@@ -113,6 +113,8 @@ class Box:
         color: RGB in 0..1, or None for a default.
         strokes: of the user, that correct what is found in the box.
         rectangles: around the object on single slices.
+        candidate: which of the network's answers to take where it looks at the box alone, 0 for the surest; from there on the
+            surest is followed.
     """
 
     center_ijk: np.ndarray
@@ -122,6 +124,7 @@ class Box:
     color: Optional[Tuple[float, float, float]] = None
     strokes: Tuple[Stroke, ...] = ()
     rectangles: Tuple[SliceRectangle, ...] = ()
+    candidate: int = 0
 
     def __post_init__(self) -> None:
         center = np.asarray(self.center_ijk, dtype=float).reshape(-1)

@@ -54,14 +54,14 @@ class ObjectResult:
     diameters: Optional[Diameters] = field(default=None, repr=False)
     error: str = ""
 
-    def measure(self, labels_kji: np.ndarray, volume: Volume) -> None:
-        """Count what carries its label, ``(k, j, i)`` of the volume, and measure it."""
+    def measure(self, labels_kji: np.ndarray, ijk_to_ras: np.ndarray, measured: bool) -> None:
+        """Count what carries its label, ``(k, j, i)`` of the volume, and measure it where the volume tells lengths."""
         labels = labels_kji[self.crop]
         # slice by slice: comparing a whole crop would add a byte per voxel to the peak
         self.voxels = sum(int(np.count_nonzero(plane == self.label)) for plane in labels)
-        self.volume_ml = self.voxels * abs(np.linalg.det(volume.ijk_to_ras[:3, :3])) / 1000
+        self.volume_ml = self.voxels * abs(np.linalg.det(ijk_to_ras[:3, :3])) / 1000
         start = [part.start for part in self.crop]
-        self.diameters = diameters(labels, volume.ijk_to_ras, start, self.label) if volume.measured else None
+        self.diameters = diameters(labels, ijk_to_ras, start, self.label) if measured else None
 
     def facts(self, flat: bool) -> Dict[str, Any]:
         """What reports and tables of runs hold of it; ``flat``: it has no millilitres."""
@@ -123,7 +123,8 @@ class Run:
     """
 
     def __init__(self, volume: Volume, boxes: List[Box], keep_masks: bool, messages: List[str]) -> None:
-        self._volume, self._shape_ijk, self._messages = volume, volume.shape_ijk, messages
+        self._shape_ijk, self._messages = volume.shape_ijk, messages
+        self._lengths = volume.ijk_to_ras, volume.measured  # not the volume: callers let go of it
         top = max(box.label for box in boxes)
         self.labels_kji = np.zeros(volume.array_kji.shape[:3], np.uint8 if top <= 255 else np.uint16)
         self.agreement_kji: Optional[np.ndarray] = None
@@ -260,7 +261,7 @@ class Run:
         for out in self.objects:
             own = out.voxels
             out.confidence = math.fsum(self._certain[out.label]) / own if own else 0.0  # exact: streams change the order
-            out.measure(self.labels_kji, self._volume)
+            out.measure(self.labels_kji, *self._lengths)
             out.covered = own - out.voxels
 
 
@@ -281,5 +282,5 @@ def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequ
     for found in objects:
         if found.mask_kji_crop is None or found.error:
             continue
-        found.measure(labels_kji, volume)
+        found.measure(labels_kji, volume.ijk_to_ras, volume.measured)
         found.covered = int(np.count_nonzero(found.mask_kji_crop)) - found.voxels

@@ -39,6 +39,7 @@ class Prompt:
         neighbour: the object on a slice beside this one.
         present: its mask on this slice so far, which is to be corrected.
         add, remove: strokes of the user on this slice.
+        candidate: which of the answers to take, 0 for the surest.
     """
 
     rectangle: Rectangle
@@ -47,6 +48,7 @@ class Prompt:
     present: Optional[Region] = None
     add: Optional[Region] = None
     remove: Optional[Region] = None
+    candidate: int = 0
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -96,6 +97,7 @@ class Segmenter:
         self._name, self._store, self._threads = model, store or ModelStore(), threads
         self._given = network
         self._networks: Dict[str, Network] = {}
+        self._warming = threading.Lock()
         self._warm: Dict[Tuple[Any, ...], SlicePredictor] = {}
 
     @says_what_is_missing
@@ -271,15 +273,17 @@ class Segmenter:
             def predictor_of(item: Item) -> SlicePredictor:
                 ((view, square),) = by_frame([item], kind, network.input_size, margin)
                 key = (id(volume.array_kji), id(network), view.axis, square, intensity)
-                if self._warm and next(iter(self._warm))[:2] != key[:2]:
-                    self.forget()
-                if key not in self._warm:
-                    while len(self._warm) >= 3:
-                        self._warm.pop(next(iter(self._warm)))
-                    self._warm[key] = SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock)
-                predictor = self._warm[key]
-                predictor.clock = clock
-                return predictor
+                with self._warming:  # a correction that was given up may still be on its way when the next stroke comes
+                    if self._warm and next(iter(self._warm))[:2] != key[:2]:
+                        self._warm.clear()
+                    predictor = self._warm.get(key)
+                    if predictor is None:
+                        predictor = SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock)
+                        while len(self._warm) >= 3:
+                            self._warm.pop(next(iter(self._warm)))
+                        self._warm[key] = predictor
+                    predictor.clock = clock
+                    return predictor
 
             def tick(done: int, total: int) -> bool:
                 if progress:
@@ -300,7 +304,8 @@ class Segmenter:
 
     def forget(self) -> None:
         """Let go of the volume that was corrected last and of its slices' embeddings."""
-        self._warm.clear()
+        with self._warming:
+            self._warm.clear()
 
     def _corrects(self, modality: str, is_3d: bool) -> Optional[Model]:
         """The model that would segment, or where it does not listen to strokes and was not asked for by name, one that does."""

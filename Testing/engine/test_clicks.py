@@ -100,3 +100,26 @@ def test_the_prompt_rectangle_is_the_3d_box_with_the_objects_rectangle_on_its_la
     tight = [flat.crop[2].start - 0.5, flat.crop[1].start - 0.5, flat.crop[2].stop - 0.5, flat.crop[1].stop - 0.5]
     assert a0 <= tight[0] and b0 <= tight[1] and a1 >= tight[2] and b1 >= tight[3]
     assert a1 - a0 <= 1.1 * (tight[2] - tight[0]) + 1e-9 and abs(a0 - x0) <= 0.05 * (tight[2] - tight[0]) + 1e-9
+
+
+class TwoAnswers(FakeNetwork):
+    """Surer of nothing than of the object."""
+
+    def decode(self, embedding, boxes_uv, hints=None, kinds=None):
+        logits, sure = super().decode(embedding, boxes_uv)
+        nothing = np.full_like(logits, -4)
+        return np.concatenate([logits, nothing], axis=1), np.concatenate([0 * sure + 0.3, 0 * sure + 0.6], axis=1)
+
+
+def test_the_best_of_the_answers_stands_beside_the_surest(tmp_path: Path, cases: list[Case]) -> None:
+    out = tmp_path / "out"
+    evaluate(cases, Segmenter(network=TwoAnswers()), out, prompt="slice", candidates=True)
+    with (out / "candidates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 and all(float(row["dsc"]) == 0 for row in rows if row["candidate"] == "0")
+    assert all(float(row["dsc"]) > 0.8 for row in rows if row["candidate"] == "1")
+    line = next(line for line in (out / "summary.md").read_text().splitlines() if line.startswith("| DSC, mean over promptable"))
+    surest, second, third, best = (float(cell) for cell in line.strip(" |").split("|")[2:])
+    assert surest == 0 and best == second > 0.8 and third == second, "a network with two answers gives its last for the third"
+    with pytest.raises(QMedSAMError, match="leaves nothing to choose"):
+        evaluate(cases, Segmenter(network=TwoAnswers()), out, oracle="extent", candidates=True)

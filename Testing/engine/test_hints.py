@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
@@ -215,3 +216,21 @@ def test_of_candidates_the_surest_is_taken(strategy, surest) -> None:
     network = Listening(surest=surest, candidates=3)
     result = Segmenter(network=network).segment(phantom(truth), [tight(truth)], strategy=strategy)
     assert dsc(result.labels_kji == 1, truth) > 0.93
+
+
+@pytest.mark.parametrize("strategy", ["fixed", "propagate", "vote"])
+def test_another_answer_is_taken_where_only_the_box_is_known(strategy: str) -> None:
+    """The surest by default, the second where the box says so, the last where it asks for more than there are; and what was found
+    by it is followed with the surest answers, not with the second again."""
+    truth = ball((9, 34, 36), (18, 17, 4), (11, 10, 3))
+    volume, box = phantom(truth), tight(truth, 0.05)
+    found = {}
+    for candidate in (0, 1, 5):
+        network = Listening(surest=1, candidates=2)
+        (one,) = Segmenter(network=network).segment(volume, [replace(box, candidate=candidate)], "MR", strategy).objects
+        found[candidate] = one.voxels
+    assert found[0] > 0.8 * truth.sum()
+    if strategy == "fixed":
+        assert found[1] == found[5] == 0, "the second answer is empty on every slice"
+    else:
+        assert found[1] == found[5] < found[0]

@@ -35,6 +35,7 @@ def evaluate(
     ),
     dim: Optional[str] = typer.Option(None, help="Only volumes (3D) or only pictures (2D)."),
     official: bool = typer.Option(False, "--official", help="Also score by the challenge's own conventions (official.csv)."),
+    candidates: bool = typer.Option(False, help="Also score the network's second and third answer, and the best of the three."),
     clicks: int = typer.Option(0, min=0, help="Also correct every object by so many simulated clicks, where it is most wrong."),
     threads: int = THREADS,
 ) -> None:
@@ -71,6 +72,7 @@ def evaluate(
             oracle=oracle,
             official=official,
             clicks=clicks,
+            candidates=candidates,
             progress=progress,
         )
     console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)

@@ -57,6 +57,9 @@ def segment(
         "--line",
         help="In place of a box: both ends of its long axis on a slice, i0,j0,k0,i1,j1,k1; of both axes, twelve numbers.",
     ),
+    candidate: int = typer.Option(
+        0, min=0, help="Take another of the network's answers: 1 for the second surest, 2 for the third."
+    ),
     correct: Optional[Path] = typer.Option(
         None, help="Go on from this segmentation with the strokes (positive, negative) of the boxes file."
     ),
@@ -129,6 +132,8 @@ def segment(
             prompts += read_boxes(boxes, image)
         if boxes and (box or line):  # numbered anew: the file's labels start at 1 as well
             prompts = [replace(p, label=n) for n, p in enumerate(prompts, start=1)]
+        if candidate:
+            prompts = [replace(p, candidate=candidate) for p in prompts]
         return prompts
 
     if number == ALL:

@@ -20,6 +20,7 @@ from ..files import PathLike, writing
 from ..files.tables import finite
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
+from .candidates import MOST, Answered, candidates_csv, candidates_markdown
 from .cases import Case
 from .corrections import Corrected, click_through, clicks_csv, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
@@ -71,11 +72,13 @@ def score_case(
     findings: Findings | None = None,
     clicks: int = 0,
     corrected: list[Corrected] | None = None,
+    answered: list[Answered] | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
     ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask,
-    ``corrected`` the scores after each of so many ``clicks``. An oracle says nothing of pictures.
+    ``corrected`` the scores after each of so many ``clicks``, ``answered`` those of each of the
+    network's answers. An oracle says nothing of pictures.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
@@ -145,6 +148,18 @@ def score_case(
             found.confidence,
             seconds / len(prompts),
         )
+        if answered is not None:
+            whose = (case.case_id, case.source, case.modality or "unknown", kind, p.label, p.component)
+            for candidate in range(MOST):
+                other = found
+                if candidate:
+                    (one,) = segmenter.segment(volume, [replace(p.box, candidate=candidate)], **settings).objects
+                    other = Answer(one.mask_kji_crop, one.crop, float(one.confidence))
+                real, mask = _on_common_crop([(p.truth, p.crop), (other.mask, other.crop)], flat)
+                near = (
+                    nsd(real[0], mask[0], spacing_kji[1:], NSD_TOLERANCE) if flat else nsd(real, mask, spacing_kji, NSD_TOLERANCE)
+                )
+                answered.append(Answered(*whose, candidate, dsc(real, mask), near))
         if corrected is not None:
             row = (case.case_id, case.source, case.modality or "unknown", kind)
             run = {"modality": settings["modality"], "frame": frame}
@@ -172,6 +187,7 @@ def evaluate(
     about: Mapping[str, Any] | None = None,
     official: bool = False,
     clicks: int = 0,
+    candidates: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -193,6 +209,7 @@ def evaluate(
         official: also write ``official.csv`` and a table by the challenge's conventions (:mod:`qmedsam.evaluation.official`).
         clicks: also write ``clicks.csv`` and a table of the scores after each of so many simulated clicks
             (:mod:`qmedsam.evaluation.corrections`).
+        candidates: also write ``candidates.csv`` and a table of the scores of the network's other answers.
         progress: called with done and total cases.
         cancelled: asked after every slice; then nothing is written.
 
@@ -207,6 +224,8 @@ def evaluate(
         raise QMedSAMError(f"There is no prompt '{prompt}'.", f"Use {', '.join(PROMPTS)}.")
     if clicks < 0 or (clicks and oracle is not None):
         raise QMedSAMError(f"{clicks} clicks cannot be simulated here.", "Give a number from 0, without --oracle.")
+    if candidates and oracle is not None:
+        raise QMedSAMError("An oracle leaves nothing to choose.", "Leave out --oracle or --candidates.")
     if not MOST_INWARD <= jitter <= 1:
         raise QMedSAMError(
             f"A jitter of {jitter} is not a share of the box's length.", f"Give a number from {MOST_INWARD} to 1, e.g. 0.05."
@@ -232,13 +251,14 @@ def evaluate(
     notes: list[dict[str, str]] = []
     by_convention: list[OfficialScore] | None = [] if official else None
     corrected: list[Corrected] | None = [] if clicks else None
+    answered: list[Answered] | None = [] if candidates else None
     with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
             if progress:
                 progress(done, len(cases))
             if cancelled and cancelled():
                 raise Cancelled
-            first, findings, clicked = len(rows), Findings(), len(corrected or ())
+            first, findings, clicked, asked = len(rows), Findings(), len(corrected or ()), len(answered or ())
             try:
                 options: dict[str, Any] = {
                     "strategy": strategy,
@@ -248,7 +268,7 @@ def evaluate(
                     "oracle": oracle,
                 }
                 options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
-                options |= {"clicks": clicks, "corrected": corrected}
+                options |= {"clicks": clicks, "corrected": corrected, "answered": answered}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
                     rows.append(score)
@@ -259,6 +279,7 @@ def evaluate(
             except QMedSAMError as error:
                 del rows[first:]
                 del (corrected or [])[clicked:]
+                del (answered or [])[asked:]
                 failed.append({"case": case.case_id, "reason": str(error)})
         if progress:
             progress(len(cases), len(cases))
@@ -285,6 +306,9 @@ def evaluate(
         if corrected:
             _write(folder / "clicks.csv", clicks_csv(corrected))
             text += clicks_markdown(corrected, not_promptable)
+        if answered:
+            _write(folder / "candidates.csv", candidates_csv(answered))
+            text += candidates_markdown(answered, not_promptable)
         _write(folder / "summary.md", text)
         # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
         chosen = choose(rows, not_promptable)

@@ -37,7 +37,8 @@ def read_boxes(path: PathLike, volume: Volume) -> List[Box]:
             - ``.json``: ``{"boxes": [...]}`` or the bare list. A box is six voxel indices ``[i0, j0, k0, i1, j1, k1]``, both
               ends included (four, ``[i0, j0, i1, j1]``, on a 2D image), or an object with ``"ijk"`` (such a list) or ``"ras"``
               (``{"center": [3 mm], "half_axes": 3 x 3 mm, one axis per column}``) or ``"line"`` (:func:`.lines.line_of`) and, if
-              wanted, ``"name"``, ``"label"``, ``"color"`` (0..1), strokes and rectangles (:mod:`qmedsam.files.marks`).
+              wanted, ``"name"``, ``"label"``, ``"color"`` (0..1), ``"candidate"`` (which answer to take, 0 is the surest),
+              strokes and rectangles (:mod:`qmedsam.files.marks`).
             - ``.npz``: the challenge's ``boxes``, ``(N, 6)`` of ``x0 y0 z0 x1 y1 z1`` or ``(N, 4)``, both ends included; or the
               dictionaries of 2025, a rectangle on the middle slice and the first and last slice.
         volume: the image that the boxes belong to.
@@ -149,12 +150,16 @@ def _where(path: Path, n: int) -> str:
 
 
 def _attributes(entry: Dict[str, Any], where: str) -> Dict[str, Any]:
-    """``name``, ``label`` and ``color`` of an object of a plain file."""
+    """``name``, ``label``, ``color`` and ``candidate`` of an object of a plain file."""
     color, label, name = entry.get("color"), entry.get("label", 0), entry.get("name", "")
     if not isinstance(name, str):
         raise QMedSAMError(f"The name of {where} is not a text.", "Put it in quotes.")
     name = encodable(name[:MOST_LETTERS])
-    return {"name": name, "label": label_of(label, where), "color": None if color is None else color_of(color, where)}
+    candidate = entry.get("candidate", 0)
+    if not is_number(candidate) or candidate not in range(100):
+        raise QMedSAMError(f"The candidate of {where} is not a whole number from 0.", "0 is the network's surest answer.")
+    given = {"label": label_of(label, where), "color": None if color is None else color_of(color, where)}
+    return {"name": name, "candidate": int(candidate), **given}
 
 
 def _from_indices(value: Any, volume: Volume, attributes: Dict[str, Any], where: str) -> Box:

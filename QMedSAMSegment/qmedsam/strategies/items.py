@@ -180,13 +180,13 @@ Strategy = Callable[[Rounds, Sequence[Item], Tick, Options], bool]
 
 
 def masks_of(predictor: SlicePredictor, index: int, prompts: Sequence[Tuple[Item, Prompt]]) -> Iterator[SliceMask]:
-    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes; of candidates the surest."""
+    """The masks of some prompts on one slice, brought back onto its pixels and cut to the boxes."""
     predictions = predictor.predict(index, [prompt for _, prompt in prompts]) if prompts else ()
-    for (item, _), (logits, confidence) in zip(prompts, predictions):
+    for (item, prompt), (logits, confidence) in zip(prompts, predictions):
         with predictor.clock.stage("restore"):
             pixels = item.view.pixels_of(item.rectangle(index))
-            best = int(np.argmax(confidence))
-            restored = predictor.frame.restore(logits[best], pixels)
+            chosen = int(np.argsort(-confidence, kind="stable")[min(prompt.candidate, len(confidence) - 1)])
+            restored = predictor.frame.restore(logits[chosen], pixels)
             mask = restored > 0
             mask &= item.box.inside(item.view, index, pixels)
-        yield SliceMask(index, pixels, mask, float(confidence[best]), restored)
+        yield SliceMask(index, pixels, mask, float(confidence[chosen]), restored)

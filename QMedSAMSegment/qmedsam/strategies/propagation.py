@@ -13,7 +13,7 @@ from ..predictor import Prompt, SlicePredictor
 from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, masks_of
 from .side_by_side import Tick, side_by_side
-from .slicewise import MARGIN, grown_within, tapered, whole
+from .slicewise import MARGIN, at_first, grown_within, tapered, whole
 
 #: Where else a key slice is looked for when the middle one is not SURE, as shares of the box's slices; the most confident
 #: one is taken.
@@ -108,7 +108,8 @@ class Walker:
     def prompt(self, index: int) -> Prompt:
         """For a slice: the neighbour's mask and extent, grown; the ROI's tapered rectangle where there is no neighbour yet."""
         if index in self.item.drawn:
-            return Prompt(self.item.drawn[index], "tight", self.previous.region if self.previous else None)
+            first = whole(self.item, index)
+            return first if self.previous is None else replace(first, neighbour=self.previous.region, candidate=0)
         roi = self.item.rectangle(index)
         extent = extent_of(self.previous.mask) if self.previous else None
         if self.previous is None or extent is None:
@@ -196,7 +197,7 @@ def first_look(item: Item, index: int, hinted: bool) -> Prompt:
 
     To a network that cannot be told that it is a 3D box's and loose, it is made smaller towards the box's ends.
     """
-    return whole(item, index) if hinted or index in item.drawn else Prompt(tapered(item, index))
+    return whole(item, index) if hinted or index in item.drawn else at_first(item, tapered(item, index))
 
 
 def _find_keys(predictor: SlicePredictor, walkers: Sequence[Walker], tick: Tick) -> bool:

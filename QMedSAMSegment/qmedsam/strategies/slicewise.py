@@ -39,7 +39,7 @@ def taper(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -
     """
 
     def prompt(item: Item, index: int) -> Prompt:
-        return whole(item, index) if index in item.drawn else Prompt(tapered(item, index), kind_of(item))
+        return whole(item, index) if index in item.drawn else at_first(item, tapered(item, index), kind_of(item))
 
     return _each_slice(rounds, items, tick, prompt)
 
@@ -54,7 +54,7 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
         if index in item.drawn:
             return whole(item, index)
         if index not in item.prompts:
-            return Prompt(tapered(item, index), "volume")
+            return at_first(item, tapered(item, index), "volume")
         rectangle = grown_within(item.prompts[index], item.rectangle(index), item.expected_share(index))
         return Prompt(rectangle, "propagated")
 
@@ -64,8 +64,13 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
 def whole(item: Item, index: int) -> Prompt:
     """The box's own rectangle on a slice, or the user's."""
     if index in item.drawn:
-        return Prompt(item.drawn[index], "tight")
-    return Prompt(item.rectangle(index), kind_of(item))
+        return at_first(item, item.drawn[index], "tight")
+    return at_first(item, item.rectangle(index), kind_of(item))
+
+
+def at_first(item: Item, rectangle: Rectangle, kind: str = "") -> Prompt:
+    """A look at a box alone: here the user's choice among the answers counts."""
+    return Prompt(rectangle, kind, candidate=item.box.candidate)
 
 
 def kind_of(item: Item) -> str:
