@@ -14,7 +14,7 @@ from .frames import Frame
 from .geometry import Box, View, Volume, extent_of
 from .measures import Diameters, diameters
 from .strategies import Item, SliceMask
-from .strategies.voting import LEAST_SLICES
+from .strategies.thin import walked_along
 
 #: ``progress(done, total)`` in box-slices; ``cancelled()`` is asked after every slice.
 Progress = Callable[[int, int], None]
@@ -147,9 +147,8 @@ class Run:
         self.boxes = [box for box, out in zip(boxes, self.objects) if not out.error]
         self.items = []
         for box, out in ((box, out) for box, out in zip(boxes, self.objects) if not out.error):
-            # A box drawn on a coronal or sagittal slice or two is segmented there: from the side it is a line.
-            axis, count = thinnest(box, volume)
-            view = View.of(volume, axis if count < LEAST_SLICES else 2)
+            # A box on one or two coronal or sagittal slices, or few thick ones, is segmented there: from the side it is a line.
+            view = View.of(volume, walked_along(box, volume))
             self.items.append(Item(box, view, self._writer(box, view, out)))
         self._lock = threading.Lock()
         self._certain: Dict[int, List[float]] = {box.label: [] for box in boxes}

@@ -392,3 +392,31 @@ def test_votes_leave_no_comb(shipped) -> None:
 
 def test_every_strategy_is_among_the_variants() -> None:
     assert {name for name, _ in VARIANTS} == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("slices,looks", [(4, 4), (5, 5), (7, None)])
+def test_few_thick_slices_are_looked_at_one_by_one(axis, slices, looks) -> None:
+    """Whichever axis they lie along: each once, from its own side, with the box's rectangle; more of them are voted on."""
+    shape, middle, radii = [44, 44, 44], [22, 22, 22], [12, 12, 12]
+    shape[2 - axis], middle[axis], radii[axis] = slices + 6, (slices + 5) / 2, slices / 2
+    spacing = np.ones(4)
+    spacing[axis] = 5
+    truth = ball(shape, middle, radii)
+    network = FakeNetwork(64)
+    result = Segmenter(network=network).segment(phantom(truth, np.diag(spacing)), [tight(truth)], strategy="vote")
+    assert dsc(result.labels_kji == 1, truth) > 0.9
+    assert result.cost["encodes"] == looks if looks else result.cost["encodes"] > 2 * slices
+    if looks:
+        thinner = Segmenter(network=FakeNetwork(64)).segment(phantom(truth), [tight(truth)], strategy="vote")
+        assert thinner.cost["encodes"] > looks, "few slices of a small thing are no thick ones"
+
+
+def test_small_boxes_are_looked_at_on_enough_slices() -> None:
+    """Slices 4 mm apart, a box of 20 pixels of 1 mm: every fourth of these would be five slices in a view from the side."""
+    truth = ball((16, 48, 48), (24, 24, 8), (10, 10, 5))
+    network = FakeNetwork(64)
+    result = Segmenter(network=network).segment(
+        phantom(truth, np.diag([1.0, 1.0, 4.0, 1.0])), [tight(truth)], strategy="vote", options=Options(vote_on="mask")
+    )
+    assert result.cost["encodes"] >= 11 + 20 and dsc(result.labels_kji == 1, truth) > 0.9

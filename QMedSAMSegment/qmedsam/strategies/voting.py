@@ -15,15 +15,16 @@ from .propagation import propagate
 from .second_look import SecondLook, shares
 from .side_by_side import Tick
 from .slicewise import fixed, guided, known, taper
+from .thin import few_thick, is_thin
 
 #: Votes are kept as whole numbers that add up to this, a byte per voxel.
 ALL = 255
-#: A box with fewer slices than this along one axis is a picture: its other views would be a few pixels high.
-LEAST_SLICES = 3
 #: Voxels whose votes are counted at the same time (bytes). One box may have more.
 BATCH_VOXELS = 64 * 2**20
 #: A view looks at every n-th slice at most (or at as many as the options skip), however fine the voxels are along its axis.
 COARSEST = 4
+#: A view looks at this many slices of a box at least, where the box has them.
+LEAST_ASKED = 12
 #: Of ``ALL``: what a voxel needs of the first two views to count as found for the last one's prompt.
 SOME = 40
 
@@ -37,14 +38,17 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
     A view that walks from mask to mask, and whose slices lie closer than those of the coarsest axis, is asked on every n-th
     of them: what lies between has no more to say than one slice of that axis. The view with the most slices comes last, and
     only on those of its slices where it can still change the majority.
-    A box that is one or two slices thin along one axis is segmented on those slices alone. An item's masks come when all of
-    its votes are counted: a cancelled run holds whole objects only.
+    A box that is one or two slices thin along one axis, or has few thick ones, is segmented on those slices alone. An
+    item's masks come when all of its votes are counted: a cancelled run holds whole objects only.
 
     Arguments and result as for :func:`.slicewise.fixed`; ``options`` gives the weights, what is voted on and the walk.
     """
-    thin = [item for item in items if is_thin(item)]
-    if not WALKS[options.walk](rounds, [_unanimous(item) for item in thin], tick, options):
-        return False
+    for thick in (False, True):
+        thin = [item for item in items if is_thin(item) and few_thick(item.box, item.view, item.view.axis) == thick]
+        # Thick slices have little to do with each other: a walk from one to the next loses the object (decision 34).
+        walk = fixed if thick and options.walk == "propagate" else WALKS[options.walk]
+        if not walk(rounds, [_unanimous(item) for item in thin], tick, options):
+            return False
     for batch in _batches([item for item in items if not is_thin(item)]):
         ballots = [Ballot(item, options) for item in batch]
         last = len(ballots[0].order) - 1
@@ -83,12 +87,6 @@ def _look_again(rounds: Rounds, ballots: Sequence[Ballot], tick: Tick, options: 
     for look in looks:
         look.blend()
     return True
-
-
-def is_thin(item: Item) -> bool:
-    """Whether there are too few slices along an axis for views from the side."""
-    shape = item.view.shape_ijk
-    return min(len(item.box.slices(axis, shape[axis])) for axis in (0, 1, 2)) < LEAST_SLICES
 
 
 def _unanimous(item: Item) -> Item:
@@ -185,9 +183,13 @@ class Ballot:
         spacing = self.item.view.spacing_mm
         return max(int(max(spacing) / spacing[axis] + 0.5), 1)
 
+    def _coarse(self, axis: int) -> int:
+        """Slices from one that a view looks at to the next of itself: however fine they are, enough to see the object's shape."""
+        return max(min(self._finer(axis), COARSEST, self.votes_kji.shape[2 - axis] // LEAST_ASKED), 1)
+
     def _stride(self, axis: int) -> int:
-        """Slices from one that a view looks at to the next: what the options skip comes on top only up to a bound."""
-        return min(self._finer(axis) * self.options.every, max(COARSEST, self.options.every))
+        """The same with what the options skip, which comes on top only up to a bound."""
+        return min(self._coarse(axis) * self.options.every, max(COARSEST, self.options.every))
 
     def _found(self, view: View) -> Dict[int, Rectangle]:
         """By slice of a view, the extent of what the views before it found there."""
@@ -250,7 +252,7 @@ class Ballot:
 
         view = self.item.view
         # Not as wide as the options skip: where all axes are as fine, that would average the object's own surface away.
-        widths = {axis: 2 * (min(self._finer(axis), COARSEST) // 2) + 1 for axis in range(3)}
+        widths = {axis: 2 * (self._coarse(axis) // 2) + 1 for axis in range(3)}
         if max(widths.values()) == 1:
             return
         for axis, width in widths.items():
