@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
+from brevitas.core.stats import AbsPercentile  # noqa: E402
 from brevitas.graph.calibrate import calibration_mode  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
@@ -15,7 +16,7 @@ from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.config import QuantizationConfig  # noqa: E402
 from qmedsam_training.export import to_onnx  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
-from qmedsam_training.quantization import Widths, calibrated, quantize, quantized_layers  # noqa: E402
+from qmedsam_training.quantization import Percentile, Widths, calibrated, quantize, quantized_layers  # noqa: E402
 from small import TINY, EncoderAlone  # noqa: E402
 
 SIZE = 64
@@ -118,3 +119,31 @@ def test_calibrating_a_part_leaves_the_others_scales() -> None:
     calibrated(model, _batches(1), ["mask_decoder"])
     assert all(torch.equal(v, before[k]) for k, v in model.image_encoder.state_dict().items())
     assert any(k.endswith("scaling_impl.value") for k in model.mask_decoder.state_dict())
+
+
+def test_the_scale_of_activations_is_brevitas_percentile() -> None:
+    """Of the few largest values alone: the same number; of huge activations, of an evenly spread part."""
+    ours, theirs = Percentile(99.999), AbsPercentile(99.999, None)
+    random = torch.Generator().manual_seed(0)
+    for count in (1, 7, 1000, 49_999, 50_000, 50_001, 300_000, Percentile.MOST):
+        values = torch.randn(count, generator=random)
+        assert ours(values) == theirs(values), count
+    values = torch.randn(3 * Percentile.MOST + 5, generator=random)
+    assert ours(values) == pytest.approx(float(theirs(values)), rel=0.05)
+
+
+def test_weights_are_quantized_once_while_calibrating_and_stay_as_they_were() -> None:
+    """The same activation scales as if every image had quantized them anew, and the float weights behind them untouched."""
+    plain, once = _quantized(QuantizationConfig()), _quantized(QuantizationConfig())
+    before = {name: value.clone() for name, value in once.named_parameters() if name.endswith("weight")}
+    with calibration_mode(plain):
+        for sample in _batches():
+            plain(*sample)
+    calibrated(once, _batches())
+    scales = [{n: v for n, v in model.state_dict().items() if "scaling_impl.value" in n} for model in (plain, once)]
+    assert scales[0] and scales[0].keys() == scales[1].keys()
+    for name, value in scales[0].items():
+        assert torch.allclose(value, scales[1][name], rtol=1e-5), name
+    assert all(torch.equal(value, before[name]) for name, value in once.named_parameters() if name in before)
+    sample = next(iter(_batches(1)))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(plain.eval()(*sample), once(*sample)))
