@@ -171,7 +171,6 @@ def calibrated(
 
     model.eval()
     with ExitStack() as stack:
-        stack.enter_context(weights_quantized_once(model))
         for part in [model] if parts is None else [getattr(model, name) for name in parts]:
             stack.enter_context(calibration_mode(part))
         for sample in samples:
@@ -181,10 +180,7 @@ def calibrated(
 
 @contextmanager
 def weights_quantized_once(model: nn.Module) -> Iterator[None]:
-    """Layers multiply by the values that their weights are quantized to, found once instead of for every image.
-
-    Nine tenths of LiteMedSAM's calibration went into finding the same scales again.
-    """
+    """For several runs: layers multiply by the values that their weights are quantized to, found once instead of in each run."""
     from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer
 
     layers = [m for m in model.modules() if isinstance(m, QuantWeightBiasInputOutputLayer) and m.weight_quant.is_quant_enabled]
