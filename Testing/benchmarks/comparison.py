@@ -3,7 +3,7 @@
     python Testing/benchmarks/comparison.py MANIFEST.csv -o Docs/Evidence/Comparison [--keep runs/comparison] [--volumes]
 
 LiteMedSAM is fetched, imported in float (and int8), and asked the published way: the whole slice as its frame, the box on every
-slice of a volume (``--volumes``; hours on two cores). Everybody gets the same boxes. What was scored is kept and not scored again.
+slice of a volume (``--volumes``; hours on two cores). Everybody gets the same boxes. What was scored is kept, not scored again.
 """
 
 from __future__ import annotations
