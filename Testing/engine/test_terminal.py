@@ -52,7 +52,8 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_blames_nobody(tmp_path: 
     """In a process of its own: a signal in one that has loaded OpenVINO ended it with a segmentation fault."""
     code = (
         "import os, signal, sys, time\n"
-        "from qmedsam.commands import app, models\n"
+        "from qmedsam import models\n"
+        "from qmedsam.commands import app\n"
         "def library(*arguments):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

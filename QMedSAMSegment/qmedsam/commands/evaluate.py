@@ -8,7 +8,6 @@ from typing import List, Optional
 import typer
 
 from ..errors import QMedSAMError
-from ..intensity import known_modality
 from .options import FRAME, MODEL, STRATEGY, THREADS
 from .terminal import bar, console
 
@@ -39,13 +38,15 @@ def evaluate(
     clicks: int = typer.Option(0, min=0, help="Also correct every object by so many simulated clicks, where it is most wrong."),
     threads: int = THREADS,
 ) -> None:
-    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
+    """Score a model on labelled cases.
 
+    Beside it stands the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
     Volumes (3D sources, 3D boxes) and pictures have means of their own; the volumes' is the headline.
     The exit code is 1 when a case could not be scored.
     """
     from ..evaluation.cases import read_manifest
     from ..evaluation.loop import evaluate as run
+    from ..intensity import known_modality
     from ..segmenter import Segmenter
 
     cases = read_manifest(manifest, split)

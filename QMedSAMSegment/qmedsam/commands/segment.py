@@ -6,16 +6,13 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from rich.markup import escape
 
 from .. import __version__
 from ..errors import QMedSAMError
-from ..following import ALL, frame_path, parse_frame_index
-from ..geometry import Box, Volume
-from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -31,10 +28,11 @@ from .options import (
     WALK,
     WINDOW,
 )
-from .parsing import parse_box, parse_line, strategy_options
-from .results import draw, print_notes, print_objects
 from .terminal import bar, console
-from .timeseries import segment_all
+
+if TYPE_CHECKING:
+    from ..geometry import Box, Volume
+    from ..segmenter import Segmentation
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -105,8 +103,13 @@ def segment(
         write_segmentation,
         writing,
     )
-    from ..segmenter import Segmentation, Segmenter
+    from ..following import ALL, frame_path, parse_frame_index
+    from ..intensity import parse_window
+    from ..segmenter import Segmenter
     from .correct import corrected
+    from .parsing import parse_box, parse_line, strategy_options
+    from .results import draw, print_notes, print_objects
+    from .timeseries import segment_all
 
     check_targets((output, png, report, agreement, diameters), volume, boxes)
     if diameters and (diameters.suffix.lower() != ".json" or frame_index == "all"):
