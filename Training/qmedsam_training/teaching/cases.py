@@ -126,7 +126,7 @@ def read_lessons(
             first = spelled.setdefault(folded(target), target)
             if first != target:
                 raise QMedSAMError(
-                    f"The targets '{shown(first)}' and '{shown(target)}' have names that differ by capital letters or blanks alone.",
+                    f"The targets '{shown(first)}' and '{shown(target)}' have names that differ by capitals or blanks alone.",
                     "Give them one name where they are the same structure, else clearly different ones.",
                 )
         for target, code in _codes(one.case).items():

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ..interruption import Interruption
 from ..reporting import Tell, console, shown
+from .settings import LESSON, Lesson
 
 #: Seconds between two lines of progress for a program.
 _EVERY = 0.5
@@ -29,9 +30,10 @@ def teach(
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
     start: Optional[Path] = typer.Option(None, "--from", help="Float checkpoint to start from; default: the shipped one."),
     name: List[str] = typer.Option([], help="VALUE=NAME for masks that do not name their labels; again for each."),
-    steps: int = typer.Option(160, min=1, help="Of learning, for every fold and for the model."),
+    steps: int = typer.Option(LESSON.steps, min=1, help="Of learning, for every fold and for the model."),
+    rate: float = typer.Option(LESSON.rate, min=0, help="Highest learning rate."),
     seed: int = typer.Option(0, min=0, help="Of everything that is drawn."),
-    threads: int = typer.Option(0, min=0, help="Of the processor; 0: all cores."),
+    threads: int = typer.Option(0, min=0, help="Of the processor; 0: one or all cores, whichever is quicker."),
     cache_mib: float = typer.Option(512.0, min=64, help="What frames may take, in memory and on the disk."),
     work: Optional[Path] = typer.Option(None, help="Folder for what is kept between runs; default: beside the model."),
     write_anyway: bool = typer.Option(False, "--write-anyway", help="Write the model even if nothing was gained."),
@@ -42,23 +44,12 @@ def teach(
 
     Ctrl+C keeps what is done: the same command goes on. In the last part it writes the model as far as it has learned.
     """
-    say = _Json() if as_json else _Text()
+    say: Any = _Json() if as_json else _Text()
     try:
         with Interruption() as interruption:
+            how = {"steps": steps, "rate": rate, "seed": seed}
             code = _teach(
-                folder,
-                output,
-                start,
-                _named(name),
-                steps,
-                seed,
-                threads,
-                cache_mib,
-                work,
-                write_anyway,
-                dry_run,
-                say,
-                interruption,
+                folder, output, start, _named(name), how, threads, cache_mib, work, write_anyway, dry_run, say, interruption
             )
     except QMedSAMError as error:
         if not as_json:
@@ -74,8 +65,7 @@ def _teach(
     output: Path,
     start: Optional[Path],
     names: Dict[int, str],
-    steps: int,
-    seed: int,
+    how: Dict[str, Any],
     threads: int,
     cache_mib: float,
     work: Optional[Path],
@@ -90,19 +80,18 @@ def _teach(
     from ..export import check_replaceable
     from ..recipes import checked_name
     from .cases import read_lessons
-    from .lesson import Lesson
     from .plan import planned
     from .run import Stopped, Teaching, shipped_base, started_from, work_folder
 
     checked_name(output.resolve().name)
     check_replaceable(output)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or 1)
+    torch.set_num_threads(threads or 1)
     with say.progress("Reading the cases") as tell:
         lessons = read_lessons(folder, names, lambda done, total: tell(done / total, f"{done} of {total} cases read"))
     base = start or shipped_base(lessons.is_3d)
     model, network = started_from(base)
     habits = Habits(size=network.side, margin=network.margin, flat=1.0)
-    plan = planned(lessons, model, habits, Lesson(steps=steps, seed=seed), cache_mib)
+    plan = planned(lessons, model, habits, Lesson(**how), cache_mib, threads)
     say.plan(plan.rows(lessons), lessons.notes)
     if dry_run:
         return 0
@@ -123,8 +112,8 @@ def _teach(
         say.text("Stopped. The same command goes on from what is done.")
         return STOPPED
     teaching.clean()
-    if done < steps:
-        say.text(f"You stopped it after {done} of {steps} steps; the model is what it knew then.")
+    if done < how["steps"]:
+        say.text(f"You stopped it after {done} of {how['steps']} steps; the model is what it knew then.")
     say.written(output, lessons.targets)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import Callable, List, Sequence, Tuple
 
 import torch
@@ -15,31 +14,7 @@ from ..atlas.fit import FitConfig, parameters_of, rate_at, rounds_loss
 from ..atlas.prompts import prompts_of
 from ..averaging import averaged
 from .frames import Frames
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """How it is taught.
-
-    Args:
-        steps: of the optimiser.
-        batch: frames a step.
-        rate: highest learning rate.
-        warmup: share of the steps in which it rises.
-        decay: AdamW's.
-        average: of the weights; it rises from 0.1.
-        scenes: share of frames that are generated scenes.
-        seed: of what is drawn.
-    """
-
-    steps: int = 160
-    batch: int = 12
-    rate: float = 3e-4
-    warmup: float = 0.1
-    decay: float = 0.02
-    average: float = 0.98
-    scenes: float = 0.15
-    seed: int = 0
+from .settings import Lesson
 
 
 def taught(

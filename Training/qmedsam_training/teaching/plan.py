@@ -13,10 +13,11 @@ from ..architectures.compact import CompactSAM
 from ..atlas.drawing import Habits
 from .cases import Lessons
 from .frames import bytes_of_frame, frames_of_scenes
-from .lesson import Lesson, taught
+from .lesson import taught
+from .settings import Lesson
 
 #: Frames of a case at most, and of generated scenes.
-MOST_FRAMES, SCENES = 96, 160
+MOST_FRAMES, SCENES = 64, 96
 #: Processor seconds of what is done once: quantizing, exporting, comparing runtimes (measured on two cores).
 _ONCE = 60.0
 #: Slices of a volume that are asked for an object: its extent along three axes, as a share of the longest side.
@@ -60,7 +61,7 @@ class Plan:
         return rows
 
 
-def planned(lessons: Lessons, model: CompactSAM, habits: Habits, lesson: Lesson, cache_mib: float) -> Plan:
+def planned(lessons: Lessons, model: CompactSAM, habits: Habits, lesson: Lesson, cache_mib: float, threads: int = 0) -> Plan:
     """A plan, with the time of a real step on this computer.
 
     Args:
@@ -69,7 +70,9 @@ def planned(lessons: Lessons, model: CompactSAM, habits: Habits, lesson: Lesson,
         habits: of drawing.
         lesson: as asked for.
         cache_mib: that all frames together may take.
+        threads: of the processor; 0: one or all, whichever is quicker now.
     """
+    _choose_threads(model, habits, threads)
     each = bytes_of_frame(model, habits.size)
     room = int(cache_mib * 2**20 / each) - SCENES
     frames = max(min(MOST_FRAMES, room // len(lessons.cases)), 2)
@@ -91,6 +94,22 @@ def planned(lessons: Lessons, model: CompactSAM, habits: Habits, lesson: Lesson,
     largest = max(case.voxels for case in lessons.cases)
     memory = psutil.Process().memory_info().rss + count * each + largest * _PER_VOXEL + 2**28
     return Plan(frames, folds, lesson, seconds, memory)
+
+
+def _choose_threads(model: CompactSAM, habits: Habits, threads: int) -> None:
+    """Beside other work several threads wait for each other: then a step on two takes ten times as long as on one."""
+    if threads:
+        torch.set_num_threads(threads)
+        return
+    trial = frames_of_scenes(model, habits, 8, 0)
+    seconds = {}
+    for count in sorted({1, psutil.cpu_count(logical=False) or 1}):
+        torch.set_num_threads(count)
+        taught(model, [trial], trial, Lesson(steps=1))
+        start = time.monotonic()
+        taught(model, [trial], trial, Lesson(steps=2))
+        seconds[count] = time.monotonic() - start
+    torch.set_num_threads(min(seconds, key=lambda count: seconds[count]))
 
 
 def _looks(lessons: Lessons, number: int) -> float:

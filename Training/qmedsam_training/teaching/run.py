@@ -1,4 +1,4 @@
-"""The whole way: frames, folds, the table, the last run, and the int8 model; every part is kept, so that it can be gone on with."""
+"""The whole way: frames, folds, the table, the last run, the int8 model. Every part is kept, so that it can be gone on with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from qmedsam import QMedSAMError
@@ -78,7 +78,7 @@ class Teaching:
         """
         told = {
             "base": self.base,
-            "weights": float(sum(p.double().abs().sum() for p in self.model.parameters())),
+            "weights": float(sum(p.double().abs().sum() for p in self.model.state_dict().values())),
             "cases": [[case.number, case.key] for case in self.lessons.cases],
             "frames": self.plan.frames,
             "lesson": asdict(self.plan.lesson),
@@ -128,8 +128,7 @@ class Teaching:
             if path.is_file():
                 kept = json.loads(path.read_text(encoding="utf-8"))
             else:
-                begin = _DRAWN + (number - 1) * span
-                kept = self._fold(number, held, frames, scenes, lambda share, text: tell(begin + share * span, text))
+                kept = self._fold(number, held, frames, scenes, _within(tell, _DRAWN + (number - 1) * span, span))
                 _write(path, kept)
             rows += [Outcome(**row) for row in kept["outcomes"]]
             others.append(kept["others"])
@@ -256,7 +255,7 @@ def started_from(path: Path) -> Tuple[CompactSAM, NetworkConfig]:
     model, network = networks.load(path)
     if not isinstance(model, CompactSAM) or network.quantization:
         raise QMedSAMError(f"'{path.name}' is no float checkpoint of qmedsam-compact.", "Others cannot be taught this way.")
-    return cast(CompactSAM, model.float().eval()), network
+    return model.float().eval(), network
 
 
 def shipped_base(is_3d: bool) -> Path:
@@ -271,9 +270,11 @@ def shipped_base(is_3d: bool) -> Path:
     return path
 
 
+def _within(tell: Tell, begin: float, span: float) -> Tell:
+    """What a part tells, as the share of the whole that it is."""
+    return lambda share, text: tell(begin + share * span, text)
+
+
 def _write(path: Path, values: Any) -> None:
     with writing(path) as partial:
         partial.write_text(json.dumps(values) + os.linesep, encoding="utf-8")
-
-
-__all__: Optional[List[str]] = ["Stopped", "Teaching", "shipped_base", "started_from", "work_folder"]
