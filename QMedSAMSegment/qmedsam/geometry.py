@@ -111,7 +111,8 @@ class Box:
         label: value of the object in the label array, from 1; 0 means "number me by position".
         name: of the segment.
         color: RGB in 0..1, or None for a default.
-        code: of the structure (:mod:`.terminology`), for models that were taught it.
+        target: what it is a box of, where its name says something else (a ROI's own name).
+        code: of that structure (:mod:`.terminology`), for models that were taught it.
         strokes: of the user, that correct what is found in the box.
         rectangles: around the object on single slices.
     """
@@ -121,6 +122,7 @@ class Box:
     label: int = 0
     name: str = ""
     color: Optional[Tuple[float, float, float]] = None
+    target: str = ""
     code: str = ""
     strokes: Tuple[Stroke, ...] = ()
     rectangles: Tuple[SliceRectangle, ...] = ()

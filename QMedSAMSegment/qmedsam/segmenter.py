@@ -325,10 +325,11 @@ class Segmenter:
         modality = resolved_modality(volume, modality, window is not None, [])
         is_3d = len(volume.array_kji) > 1
         chosen: Dict[Tuple[str, str], str] = {}
-        for box in boxes:  # many boxes have one name, and every answer reads the manifests
-            if (box.name, box.code) not in chosen:
-                chosen[box.name, box.code] = self._store.route(modality, is_3d, box.name, box.code).name
-        return groups_of([chosen[box.name, box.code] for box in boxes])
+        wanted = [(box.target or box.name, box.code) for box in boxes]
+        for name, code in wanted:  # many boxes have one name, and every answer reads the manifests
+            if (name, code) not in chosen:
+                chosen[name, code] = self._store.route(modality, is_3d, name, code).name
+        return groups_of([chosen[one] for one in wanted])
 
     def _by_several(
         self,
@@ -372,7 +373,7 @@ class Segmenter:
 
     def _tell_of_taught(self, model: Optional[Model], boxes: Sequence[Box], messages: List[str]) -> None:
         if model is not None and model.manifest.targets and self._name is None:
-            names = ", ".join(dict.fromkeys(f"'{box.name}'" for box in boxes))
+            names = ", ".join(dict.fromkeys(f"'{box.target or box.name}'" for box in boxes))
             messages.append(
                 f"{names}: answered by the model '{model.name}', which was taught this. Choose another one to go back."
             )
@@ -380,7 +381,7 @@ class Segmenter:
     def _model(self, modality: str, is_3d: bool, box: Box) -> Optional[Model]:
         if self._given is not None and self._name is None:
             return None
-        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d, box.name, box.code)
+        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d, box.target or box.name, box.code)
 
     def _network(self, model: Optional[Model]) -> Network:
         if self._given is not None:

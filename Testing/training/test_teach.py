@@ -11,26 +11,26 @@ import pytest
 
 pytest.importorskip("brevitas")
 
-import torch  # noqa: E402
-from qmedsam import Box, ModelStore, QMedSAMError, Segmenter  # noqa: E402
-from qmedsam.files import read_volume  # noqa: E402
-from qmedsam.models import shipped_folder  # noqa: E402
-from qmedsam_training import networks  # noqa: E402
-from qmedsam_training.atlas.drawing import Habits  # noqa: E402
-from qmedsam_training.cli import app  # noqa: E402
-from qmedsam_training.config import NetworkConfig  # noqa: E402
-from qmedsam_training.teaching import plan as plan_module  # noqa: E402
-from qmedsam_training.teaching import run as run_module  # noqa: E402
-from qmedsam_training.teaching.cases import read_lessons  # noqa: E402
-from qmedsam_training.teaching.frames import frames_of_scenes  # noqa: E402
-from qmedsam_training.teaching.lesson import taught  # noqa: E402
-from qmedsam_training.teaching.plan import planned  # noqa: E402
-from qmedsam_training.teaching.report import Findings  # noqa: E402
-from qmedsam_training.teaching.run import Stopped, Teaching, started_from  # noqa: E402
-from qmedsam_training.teaching.scoring import Outcome  # noqa: E402
-from qmedsam_training.teaching.settings import Lesson  # noqa: E402
-from small import TINY, invoke  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+import torch
+from qmedsam import Box, ModelStore, QMedSAMError, Segmenter
+from qmedsam.files import read_volume
+from qmedsam.models import shipped_folder
+from qmedsam_training import networks
+from qmedsam_training.atlas.drawing import Habits
+from qmedsam_training.cli import app
+from qmedsam_training.config import NetworkConfig
+from qmedsam_training.teaching import plan as plan_module
+from qmedsam_training.teaching import run as run_module
+from qmedsam_training.teaching.cases import read_lessons
+from qmedsam_training.teaching.frames import frames_of_scenes
+from qmedsam_training.teaching.lesson import taught
+from qmedsam_training.teaching.plan import planned
+from qmedsam_training.teaching.report import Findings
+from qmedsam_training.teaching.run import Stopped, Teaching, started_from
+from qmedsam_training.teaching.scoring import Outcome
+from qmedsam_training.teaching.settings import Lesson
+from small import TINY, invoke
+from typer.testing import CliRunner
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -120,7 +120,7 @@ def test_from_cases_to_a_model_that_answers_for_its_target_alone(
     # On a case that nobody has seen, by the engine, which chooses the model by the box's name.
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     store = ModelStore([output.parent, shipped_folder()], user=tmp_path / "user")
-    array, truth = kidney(9)
+    _, truth = kidney(9)
     where = write_case(tmp_path, 9)
     k, j, i = (np.flatnonzero(truth.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
     extent = ((i[0], j[0], k[0]), (i[-1], j[-1], k[-1]))

@@ -129,7 +129,7 @@ def joined(parts: Sequence[Frames]) -> Frames:
     values: Dict[str, Tensor] = {
         part.name: torch.cat([getattr(one, part.name) for one in parts]) for part in fields(Frames) if part.name != "image"
     }
-    return Frames(**values, image=parts[0].image)
+    return Frames(**values, image=torch.cat([p.image for p in parts])[:SHOWN])
 
 
 def bytes_of_frame(model: CompactSAM, size: int) -> int:
