@@ -18,12 +18,14 @@ from .cli_options import DRY, MANIFEST, described, objects
 from .config import NetworkConfig, QuantizationConfig
 from .recipes import read_recipe
 from .reporting import Tell, console, errors, shown
+from .teaching.commands import teach
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 for command in (cli_training.index, cli_training.train, cli_training.ablate, cli_training.settings):
     app.command()(command)
 for command in (cli_networks.ptq, cli_networks.threshold, cli_networks.evaluate, cli_networks.compare):
     app.command()(command)
+app.command()(teach)
 app.add_typer(atlas.app, name="atlas")
 
 

@@ -33,7 +33,7 @@ from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..models import ModelStore
 from ..segmenter import Segmentation, Segmenter
-from .identity import key_of, model_sha256, sha256, sizes_of
+from .identity import key_of, routed_sha256, sha256, sizes_of
 from .memory import check_memory
 from .settings import DONE, FAILED, NOT_RUN, Case, Outcome, Settings
 
@@ -140,8 +140,7 @@ class Bench:
             return False
         volume, boxes, result, segments = done
         if self._given is None:
-            store = ModelStore()
-            outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality, outcome.is_3d))
+            outcome.model_sha256 = routed_sha256(ModelStore(), name, result.modality, outcome.is_3d)
         if settings.pictures:
             self._draw(case, volume, result, segments, boxes, outcome)
         return True
