@@ -140,43 +140,25 @@ def write(results: Path) -> None:
     rows = read(results)
     sources = [source for source in SOURCES if any(row["source"] == source for row in rows)]
     sizes = sorted({int(row["size"]) for row in rows})
-    how = (
+    head = ("source", "patients", "cases", "ellipse", "before", "taught", "gain (95 %)", "NSD before", "taught", "others")
+    lines = [
+        "# Teaching: 5, 10 and 20 cases",
+        "",
         "The decoder of `compact-160.pt`, taught with the steps of `qmedsam-train teach` and scored on the patients of",
         f"`{SPLIT}` (boxes up to 5 % too large, float networks, means over patients). The network has not seen these sources.",
-        f"Measured on {processor()}.",
-    )
-    head = (
-        "source",
-        "patients",
-        "cases",
-        "ellipse",
-        "before",
-        "taught",
-        "gain in points (95 %)",
-        "NSD before",
-        "taught",
-        "others",
-    )
-    lines = ["# Teaching: 5, 10 and 20 cases", "", *how, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for source in sources:
-        for own in (of_run(rows, source, size) for size in sizes):
-            if own:
-                lines.append(f"| {' | '.join(cells(own))} |")
-    for size in sizes:
-        by = [gains(own)[0] for own in (of_run(rows, source, size) for source in sources) if own]
-        mean_gain, worst = np.mean(by), min(by)
-        lines += [
-            "",
-            f"{len(by)} sources with {size} cases (or all): {mean_gain:+.1f} points in the mean, {worst:+.1f} at worst.",
-        ]
-    lines += ["", "Gains are points of DSC; *others*: on generated objects of other kinds.", ""]
-    lines += [
-        "![Gain by number of cases](teaching.png)",
+        f"Gains are points of DSC; *others*: the same on generated objects of other kinds. Processor: {processor()}.",
         "",
-        "<!-- not run: needs the labelled cases, and takes hours -->",
-        "```sh",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
-    lines += ["```sh", "python Testing/benchmarks/teaching.py DATA/manifest.csv --results teaching.csv --write", "```"]
+    runs = [of_run(rows, source, size) for source in sources for size in sizes]
+    lines += [f"| {' | '.join(cells(own))} |" for own in runs if own]
+    for size in SIZES:
+        by = [gains(own)[0] for own in (of_run(rows, source, size) for source in SOURCES) if own]
+        about = f"{np.mean(by):+.1f} points in the mean, {min(by):+.1f} at worst" if by else "not run"
+        lines += ["", f"{size} cases (or all there are), {len(by)} of {len(SOURCES)} sources: {about}."]
+    command = "python Testing/benchmarks/teaching.py DATA/manifest.csv --results teaching.csv --write"
+    lines += ["", "![Gain by number of cases](teaching.png)", "", f"Measured by `{command}`."]
     (PAGES / "teaching.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(rows, sources, sizes)
 
