@@ -17,8 +17,9 @@ from qmedsam_training.atlas.drawing import Habits
 from qmedsam_training.cli import app
 from qmedsam_training.teaching import plan as plan_module
 from qmedsam_training.teaching import run as run_module
+from qmedsam_training.teaching.card import fields_of
 from qmedsam_training.teaching.cases import read_lessons
-from qmedsam_training.teaching.plan import planned
+from qmedsam_training.teaching.plan import Plan, planned
 from qmedsam_training.teaching.report import Findings
 from qmedsam_training.teaching.run import Stopped, Teaching, started_from
 from qmedsam_training.teaching.scoring import Outcome
@@ -214,3 +215,12 @@ def test_the_report_says_what_was_lost() -> None:
     assert not nothing.gained and "Nothing was gained" in nothing.sentences()[0]
     alone = Findings([Outcome(1, "liver", 0.8, 0.9, 0.5, 0.5, 0.5)], 1, 0.7, 0.7)
     assert "not shown" in alone.sentences()[0] and "(one case)" in alone.cells()[0][6]
+
+
+def test_the_licence_of_what_was_started_from_goes_along(cases: Path) -> None:
+    lessons, found = read_lessons(cases), Findings([Outcome(1, "Left kidney", 0.8, 0.9, 0.5, 0.5, 0.5)], 1, 0.7, 0.7)
+    plan = Plan(8, 3, Lesson(), 1.0, 1.0)
+    fields = fields_of(lessons, found, "volume-160", plan, 80)
+    assert "CC-BY-SA-4.0" in fields["license"] and fields["data"][1] == {"name": "volume-160", "license": "CC-BY-SA-4.0"}
+    assert fields_of(lessons, found, "mine", plan, 80)["data"][1]["license"] == "its own"
+    assert "Mueller" not in json.dumps(fields)
