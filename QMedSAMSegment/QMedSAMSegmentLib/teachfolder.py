@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
@@ -142,6 +140,9 @@ class TeachFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def _rows(self) -> List[Dict[str, str]]:
+        import csv
+        import io
+
         if not self.list.is_file():
             return []
         try:
@@ -153,6 +154,9 @@ class TeachFolder:
         return rows
 
     def _write(self, rows: Sequence[Dict[str, str]]) -> None:
+        import csv
+        import io
+
         text = io.StringIO()
         told = bool(rows) and all(row["kind"] for row in rows)  # an empty cell would stand for a value that was forgotten
         columns = (*_COLUMNS, "modality") if told else _COLUMNS

@@ -152,17 +152,17 @@ class TeachPanel:
         table, said = self.ui.teachCasesTable, ""
         try:
             self._cases = self.folder.cases() if self.folder is not None else []
+            counts = self.folder.counts() if self.folder is not None else {}
         except QMedSAMError as error:
-            self._cases, said = [], str(error)
+            self._cases, counts, said = [], {}, str(error)
         table.setRowCount(len(self._cases))
         for row, case in enumerate(self._cases):
             for column, text in enumerate((str(case.number), case.modality, ", ".join(case.segments))):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
-        counts: Dict[str, int] = {}
-        for case in self._cases:
-            for name in case.segments:
-                counts[name] = counts.get(name, 0) + 1
-        texts = [_("{name}: {count} cases").format(name=name, count=count) for name, count in sorted(counts.items())]
+        texts = [
+            _("{name} in 1 case").format(name=name) if count == 1 else _("{name} in {count} cases").format(name=name, count=count)
+            for name, count in counts.items()
+        ]
         self.ui.teachCountsLabel.setText(said or "; ".join(texts))
         self.updateButtons()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
@@ -28,6 +26,8 @@ SET_UP = (
 
 def teaches(python: str) -> bool:
     """Whether a Python has torch and ``qmedsam_training``; no longer than some seconds."""
+    import subprocess
+
     try:
         done = subprocess.run([python, "-c", _ASK], capture_output=True, timeout=_PATIENCE, env=environment(), check=False)
     except (OSError, subprocess.TimeoutExpired, ValueError):
@@ -48,6 +48,8 @@ def rememberPython(python: str) -> None:
 
 
 def _candidates() -> Iterator[str]:
+    import shutil
+
     import qt
 
     remembered = str(qt.QSettings().value(_KEY, "") or "")
@@ -92,6 +94,8 @@ def launcher(python: str) -> Callable[[Sequence[str]], Any]:
     """
 
     def launch(arguments: Sequence[str]) -> Any:
+        import subprocess
+
         try:
             return subprocess.Popen(
                 [python, *arguments],

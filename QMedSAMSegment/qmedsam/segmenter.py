@@ -325,15 +325,21 @@ class Segmenter:
         self, volume: Volume, boxes: Sequence[Box], modality: str, window: Optional[Tuple[float, float]]
     ) -> List[List[int]]:
         """Which boxes one model answers together."""
+        everything = [list(range(len(boxes)))]
         if self._given is not None or self._name is not None:
-            return [list(range(len(boxes)))]
+            return everything
+        taught = [model for model in self._store.models() if model.manifest.targets]
+        if not taught:
+            return everything
         modality = resolved_modality(volume, modality, window is not None, [])
         is_3d = len(volume.array_kji) > 1
         chosen: Dict[Tuple[str, str], str] = {}
         wanted = [(box.target or box.name, box.code) for box in boxes]
-        for name, code in wanted:  # many boxes have one name, and every answer reads the manifests
+        for name, code in wanted:  # every answer reads the manifests
             if (name, code) not in chosen:
-                chosen[name, code] = self._store.route(modality, is_3d, name, code).name
+                known = any(model.was_taught(name, code) for model in taught)
+                found = self._store.route(modality, is_3d, name, code) if known else None
+                chosen[name, code] = found.name if found is not None and found.manifest.targets else ""
         return groups_of([chosen[one] for one in wanted])
 
     def _by_several(

@@ -13,6 +13,7 @@ from nodes import addTransform, addVolume, grid
 from qmedsam import QMedSAMError
 from qmedsam.evaluation.cases import read_manifest
 from QMedSAMSegmentLib import teachprocess
+from QMedSAMSegmentLib.batchprocess import BatchProcess
 from QMedSAMSegmentLib.boxtags import codeOf
 from QMedSAMSegmentLib.segments import EditorWriter, orientedImage
 from QMedSAMSegmentLib.teachfolder import TeachFolder, presentCase
@@ -155,3 +156,17 @@ def test_another_python_is_asked_whether_it_can_teach(monkeypatch, tmp_path: Pat
     assert process.stdout.read().strip() == "hello" and process.wait() == 0
     with pytest.raises(QMedSAMError, match="cannot be started"):
         teachprocess.launcher(str(tmp_path / "nothing"))([])
+
+
+def test_the_real_command_answers_in_lines(case, tmp_path: Path) -> None:
+    """What the panel starts, as it starts it: one case is too few, and that is told as an event."""
+    pytest.importorskip("brevitas")
+    volumeNode, node, _, _ = case
+    folder = TeachFolder(tmp_path / "cases")
+    folder.add(*presentCase(volumeNode, node, ["kidney"]))
+    arguments = teachprocess.teachArguments(folder.list, tmp_path / "model")
+    process = BatchProcess(arguments, teachprocess.launcher(sys.executable))
+    told: list = []
+    ended = process.read(lambda done, total: told.append((done, total)), lambda: False)
+    assert ended.code == 2 and "1 usable case cannot both teach and show" in ended.message
+    assert next(event["event"] for event in process.events()) == "process" and told and not (tmp_path / "model").exists()

@@ -12,24 +12,20 @@ import pytest
 pytest.importorskip("brevitas")
 
 import torch
-from qmedsam import Box, ModelStore, QMedSAMError, Segmenter
-from qmedsam.files import read_volume
-from qmedsam.models import shipped_folder
-from qmedsam_training import networks
+from qmedsam import QMedSAMError
 from qmedsam_training.atlas.drawing import Habits
 from qmedsam_training.cli import app
-from qmedsam_training.config import NetworkConfig
 from qmedsam_training.teaching import plan as plan_module
 from qmedsam_training.teaching import run as run_module
+from qmedsam_training.teaching.card import fields_of
 from qmedsam_training.teaching.cases import read_lessons
-from qmedsam_training.teaching.frames import frames_of_scenes
-from qmedsam_training.teaching.lesson import taught
-from qmedsam_training.teaching.plan import planned
+from qmedsam_training.teaching.plan import Plan, planned
 from qmedsam_training.teaching.report import Findings
 from qmedsam_training.teaching.run import Stopped, Teaching, started_from
 from qmedsam_training.teaching.scoring import Outcome
 from qmedsam_training.teaching.settings import Lesson
-from small import TINY, invoke
+from small import invoke
+from tinybase import tiny_base
 from typer.testing import CliRunner
 
 sitk = pytest.importorskip("SimpleITK")
@@ -65,7 +61,7 @@ def write_case(folder: Path, n: int, name: str = "Left kidney", stem: str = "Mue
 @pytest.fixture(autouse=True)
 def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn, scored and quantized with is a fraction of the real thing."""
-    monkeypatch.setattr(plan_module, "MOST_FRAMES", 32)
+    monkeypatch.setattr(plan_module, "MOST_FRAMES", 12)
     monkeypatch.setattr(plan_module, "SCENES", 16)
     monkeypatch.setattr(run_module, "SCENES", 16)
 
@@ -73,14 +69,7 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network that has seen generated scenes for a few seconds."""
-    torch.manual_seed(0)
-    network = NetworkConfig(options={**TINY, "hints": 4, "kinds": 3, "candidates": 3}, input_size=64)
-    model: Any = networks.make(network).eval()
-    scenes = frames_of_scenes(model, Habits(size=64, flat=1.0), 64, 0)
-    model, _ = taught(model, [scenes], scenes, Lesson(steps=25, rate=3e-3))
-    path = tmp_path_factory.mktemp("base") / "tiny.pt"
-    networks.save(path, model, network)
-    return path
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny.pt")
 
 
 @pytest.fixture(scope="module")
@@ -100,44 +89,6 @@ def refused(*arguments: Any) -> str:
     result = teach(*arguments)
     assert isinstance(result.exception, QMedSAMError), result.output
     return str(result.exception)
-
-
-def test_from_cases_to_a_model_that_answers_for_its_target_alone(
-    base: Path, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "models" / "my-kidney"
-    said = invoke(app, "teach", cases, "-o", output, "--from", base, "--steps", 60, "--rate", 3e-3, "--threads", 1)
-    assert "4 objects in 4 cases (SCT:64033007/SCT:7771000)" in said and "Wrote" in said
-    assert said.index("better than before") < said.index("Wrote"), "the table comes before the model"
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["targets"] == [{"name": "Left kidney", "codes": ["SCT:64033007/SCT:7771000"]}]
-    assert manifest["dimension"] == 3 and manifest["precision"] == "int8"
-    scores = manifest["scores"]["taught"]
-    assert scores["dsc"] > scores["before_dsc"] + 0.02 and scores["cases"] == 4
-    card = (output / "MODEL_CARD.md").read_text()
-    assert "Mueller" not in card + json.dumps(manifest) and "| 4 | Left kidney |" in card
-    assert not list(tmp_path.glob("models/*-teaching/*.frames"))
-    # On a case that nobody has seen, by the engine, which chooses the model by the box's name.
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    store = ModelStore([output.parent, shipped_folder()], user=tmp_path / "user")
-    _, truth = kidney(9)
-    where = write_case(tmp_path, 9)
-    k, j, i = (np.flatnonzero(truth.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
-    extent = ((i[0], j[0], k[0]), (i[-1], j[-1], k[-1]))
-
-    def dsc(name: str, model: Any = None) -> tuple[str, float]:
-        found = Segmenter(model, store=store, threads=1).segment(read_volume(where), [Box.from_voxels(*extent, name=name)])
-        mask = found.labels_kji > 0
-        return found.model, 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-
-    answered, after = dsc("left kidney")
-    assert answered == "my-kidney" and dsc("liver")[0] == "qmedsam-volume"
-    from qmedsam_training.evaluation import TorchNetwork
-
-    model, _ = started_from(base)
-    found = Segmenter(network=TorchNetwork(model, 64)).segment(read_volume(where), [Box.from_voxels(*extent)])
-    before = 2 * ((found.labels_kji > 0) & truth).sum() / ((found.labels_kji > 0).sum() + truth.sum())
-    assert after > before + 0.02, (before, after)
 
 
 def test_what_gained_nothing_is_written_on_request_alone(
@@ -264,3 +215,12 @@ def test_the_report_says_what_was_lost() -> None:
     assert not nothing.gained and "Nothing was gained" in nothing.sentences()[0]
     alone = Findings([Outcome(1, "liver", 0.8, 0.9, 0.5, 0.5, 0.5)], 1, 0.7, 0.7)
     assert "not shown" in alone.sentences()[0] and "(one case)" in alone.cells()[0][6]
+
+
+def test_the_licence_of_what_was_started_from_goes_along(cases: Path) -> None:
+    lessons, found = read_lessons(cases), Findings([Outcome(1, "Left kidney", 0.8, 0.9, 0.5, 0.5, 0.5)], 1, 0.7, 0.7)
+    plan = Plan(8, 3, Lesson(), 1.0, 1.0)
+    fields = fields_of(lessons, found, "volume-160", plan, 80)
+    assert "CC-BY-SA-4.0" in fields["license"] and fields["data"][1] == {"name": "volume-160", "license": "CC-BY-SA-4.0"}
+    assert fields_of(lessons, found, "mine", plan, 80)["data"][1]["license"] == "its own"
+    assert "Mueller" not in json.dumps(fields)

@@ -110,7 +110,7 @@ def test_cases_are_added_listed_counted_and_removed(teaching) -> None:
     ui.teachSegmentsList.item(1).setCheckState(QtCore.Qt.Unchecked)
     ui.teachAddButton.click()
     assert _rows(ui.teachCasesTable) == [["1", "", "kidney, liver"], ["2", "", "kidney"]]
-    assert ui.teachCountsLabel.text == "kidney: 2 cases; liver: 1 cases"
+    assert ui.teachCountsLabel.text == "kidney in 2 cases; liver in 1 case"
     ui.teachNameEdit.setText("my-kidney")
     assert not ui.teachRunButton.enabled, "two cases cannot teach"
     ui.teachAddButton.click()

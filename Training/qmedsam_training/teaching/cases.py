@@ -113,7 +113,7 @@ def read_lessons(
     for done, case in enumerate(cases):
         told(done, len(cases))
         try:
-            one, said = _read(case, len(usable) + 1, dict(names or {}))
+            one, said = read_case(case, len(usable) + 1, dict(names or {}))
         except QMedSAMError as error:
             notes.append(f"Left out '{shown(case.case_id)}': {error}")
             continue
@@ -142,7 +142,12 @@ def labels_of(case: Case, labels: LabelMap) -> Dict[int, str]:
     return {**dict(case.names), **labels.names}
 
 
-def _read(case: Case, number: int, names: Dict[int, str]) -> Tuple[Taught, List[str]]:
+def read_case(case: Case, number: int, names: Mapping[int, str]) -> Tuple[Taught, List[str]]:
+    """A case with its objects counted, and notes on how it was understood.
+
+    Raises:
+        QMedSAMError: it cannot be read.
+    """
     volume, labels = case.load()
     is_3d = case.is_3d and len(volume.array_kji) > 1
     called = {**{value: text for value, text in labels_of(case, labels).items() if text.strip()}, **names}

@@ -76,10 +76,10 @@ def _teach(
 ) -> int:
     import torch
 
-    from ..atlas.drawing import Habits
     from ..export import check_replaceable
     from ..recipes import checked_name
     from .cases import read_lessons
+    from .frames import habits_for
     from .plan import planned
     from .run import Stopped, Teaching, shipped_base, started_from, work_folder
 
@@ -90,7 +90,7 @@ def _teach(
         lessons = read_lessons(folder, names, lambda done, total: tell(done / total, f"{done} of {total} cases read"))
     base = start or shipped_base(lessons.is_3d)
     model, network = started_from(base)
-    habits = Habits(size=network.side, margin=network.margin, flat=1.0)
+    habits = habits_for(network)
     plan = planned(lessons, model, habits, Lesson(**how), cache_mib, threads)
     say.plan(plan.rows(lessons), lessons.notes)
     if dry_run:

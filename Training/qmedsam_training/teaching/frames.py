@@ -22,10 +22,13 @@ from ..atlas.fit import FitConfig, Sampler
 from ..atlas.looks import normalised, repainted
 from ..atlas.scenes import scenes
 from ..atlas.store import read_atlas, write_atlas
+from ..config import NetworkConfig
 from .cases import Taught
 
-#: How much looks and shapes are changed; the middle of what the base was trained with.
-STRENGTH = 0.5
+#: How much looks and shapes are changed: little, for few steps are better spent near what will be asked.
+STRENGTH = 0.2
+#: How often each kind of box is asked of pictures (their own tight one alone, as users draw them) and of volumes.
+_KINDS = ((1.0, 0.0, 0.0), (0.25, 0.45, 0.3))
 #: Frames of a batch that is drawn and encoded at once, and share of them that are homogeneous regions of the images.
 _BATCH = 16
 _REGIONS = 0.1
@@ -78,6 +81,11 @@ class Frames:
             return cls(**torch.load(path, weights_only=True))
         except Exception:  # a truncated file brings out anything: the frames are drawn again
             return None
+
+
+def habits_for(network: NetworkConfig) -> Habits:
+    """Frames as the engine draws them for a network, with the three channels of one slice."""
+    return Habits(size=network.side, margin=network.margin, strength=STRENGTH, kinds=_KINDS, flat=1.0)
 
 
 def frames_of(taught: Taught, model: CompactSAM, habits: Habits, count: int, seed: int, scratch: Path) -> Frames:

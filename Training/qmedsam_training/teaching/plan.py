@@ -17,7 +17,7 @@ from .lesson import taught
 from .settings import Lesson
 
 #: Frames of a case at most, and of generated scenes.
-MOST_FRAMES, SCENES = 64, 96
+MOST_FRAMES, SCENES = 48, 16
 #: Processor seconds of what is done once: quantizing, exporting, comparing runtimes (measured on two cores).
 _ONCE = 60.0
 #: Slices of a volume that are asked for an object: its extent along three axes, as a share of the longest side.

@@ -28,7 +28,7 @@ from ..reporting import Tell
 from ..runtimes import parity
 from .card import card_of, fields_of
 from .cases import Lessons, Taught
-from .frames import Frames, frames_of, frames_of_scenes
+from .frames import Frames, frames_of, frames_of_scenes, habits_for
 from .lesson import taught
 from .plan import SCENES, Plan
 from .report import Findings
@@ -67,8 +67,8 @@ class Teaching:
 
     @property
     def habits(self) -> Habits:
-        """Frames as the engine draws them, with the three channels of one slice."""
-        return Habits(size=self.network.side, margin=self.network.margin, flat=1.0)
+        """Of drawing."""
+        return habits_for(self.network)
 
     def prepare(self) -> None:
         """Make the folder; what it holds of other cases or settings is removed.

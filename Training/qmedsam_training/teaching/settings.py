@@ -20,13 +20,13 @@ class Lesson:
         seed: of what is drawn.
     """
 
-    steps: int = 160
-    batch: int = 12
-    rate: float = 3e-4
+    steps: int = 80
+    batch: int = 8
+    rate: float = 1e-3
     warmup: float = 0.1
     decay: float = 0.02
-    average: float = 0.98
-    scenes: float = 0.15
+    average: float = 0.9
+    scenes: float = 0.0
     seed: int = 0
 
 
