@@ -379,3 +379,17 @@ def test_files_that_hold_no_labels(tmp_path: Path) -> None:
     layers = sitk.GetImageFromArray(np.ones((3, 4, 5, 2), np.uint8), isVector=True)
     sitk.WriteImage(layers, str(tmp_path / "overlapping.seg.nrrd"))
     complaint(lambda: read_labels(tmp_path / "overlapping.seg.nrrd"))
+
+
+def test_pages_of_a_tiff_in_a_circle(tmp_path: Path) -> None:
+    """libtiff goes round in it for ever."""
+    content = bytearray(written(tmp_path / "a.tif").read_bytes())
+    places = []
+    place = struct.unpack_from("<I", content, 4)[0]
+    while place:
+        places.append(place)
+        following = place + 2 + 12 * struct.unpack_from("<H", content, place)[0]
+        place = struct.unpack_from("<I", content, following)[0]
+    struct.pack_into("<I", content, following, places[2])
+    (tmp_path / "a.tif").write_bytes(content)
+    assert "ends too early" in complaint(lambda: read_volume(tmp_path / "a.tif"))
