@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Callable
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from qmedsam.errors import QMedSAMError
 from qmedsam.files import check_target, read_boxes, read_labels, read_volume, write_boxes, write_segmentation
 from qmedsam.geometry import Box, Volume
+from qmedsam.models import ModelStore
 
 ARRAY = np.random.default_rng(3).integers(-500, 1500, (6, 20, 30)).astype(np.int16)
 VOLUME = Volume(ARRAY, np.eye(4))
@@ -393,3 +395,13 @@ def test_pages_of_a_tiff_in_a_circle(tmp_path: Path) -> None:
     struct.pack_into("<I", content, following, places[2])
     (tmp_path / "a.tif").write_bytes(content)
     assert "ends too early" in complaint(lambda: read_volume(tmp_path / "a.tif"))
+
+
+def test_names_in_a_zip_that_are_no_text(tmp_path: Path) -> None:
+    """Not in Python's words of codecs and bytes."""
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("mödel/manifest.json", "{}")
+    content = (tmp_path / "m.zip").read_bytes()
+    (tmp_path / "m.zip").write_bytes(content.replace("ö".encode(), b"\xff\xff"))
+    store = ModelStore(folders=[tmp_path / "user"], user=tmp_path / "user")
+    assert "codec" not in complaint(lambda: store.add(tmp_path / "m.zip"))

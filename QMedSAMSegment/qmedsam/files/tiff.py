@@ -9,7 +9,7 @@ import struct
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ..errors import QMedSAMError
 from .header import ImageHeader, check_sizes, cut
@@ -20,8 +20,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES = 256, 257, 258, 259, 270, 277
 _X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES, _TURN = 282, 283, 284, 296, 254, 339, 279, 325, 274
-_WANTED = (_WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES)
-_WANTED += (_X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES, _TURN)
+_WANTED = {_WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES}
+_WANTED |= {_X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES, _TURN}
 #: Ways of packing that ITK's libtiff has, and what a byte of theirs can become.
 _PACKINGS = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 128, 7: 520, 2: 20_000, 3: 20_000, 4: 20_000}
 _NAMES = {34925: "LZMA", 50000: "zstd", 50001: "WebP", 34712: "JPEG 2000", 33005: "JPEG 2000", 6: "the old JPEG", 34887: "LERC"}
@@ -252,7 +252,7 @@ def _directories(stream: BinaryIO) -> Iterator[_Directory]:
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     number, few, width = ("Q", "Q", 20) if big else ("I", "H", 12)
     place = struct.unpack(order + number, head[8:16] if big else head[4:8])[0]
-    seen = set()
+    seen: Set[int] = set()
     while place:
         if place >= size or place in seen or len(seen) >= _MOST_PAGES:
             raise OSError("no chain of pages")
