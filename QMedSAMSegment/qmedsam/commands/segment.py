@@ -69,7 +69,7 @@ def segment(
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(
-        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+        None, help="Of a DICOM folder with several: its number, its description or a part of it, its UID or the beginning of it."
     ),
     frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),

@@ -14,7 +14,6 @@ from .contours import filled
 from .dicom_header import class_of, read_whole
 from .grids import LPS_TO_RAS
 from .header import check_fits_memory
-from .paths import reason_of
 
 _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -65,7 +64,7 @@ def read_masks(path: Path, volume: Volume) -> Masks:
         raise QMedSAMError(f"There is not enough memory for '{path.name}'.", "Crop the segmentation.") from None
     except Exception as error:  # pydicom raises whatever a damaged file makes it stumble over
         raise QMedSAMError(
-            f"'{path.name}' could not be read as a segmentation ({reason_of(error)}).", "It may be damaged: export it again."
+            f"'{path.name}' could not be read as a segmentation.", "It may be damaged: export it again."
         ) from error
 
 
