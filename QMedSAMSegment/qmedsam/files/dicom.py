@@ -272,7 +272,7 @@ def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[st
 
 
 def _tests(series: str) -> Tuple[Callable[[List[DicomFile]], bool], ...]:
-    """Whether the files of a series are meant by a name: its UID, number, description, the UID's beginning, a part of the description."""
+    """Whether a series is meant by a name: its UID, number, description, the beginning of the UID, a part of the description."""
     wanted = series.strip().lower()
 
     def number(files: List[DicomFile]) -> str:
