@@ -32,6 +32,7 @@ from ..following import ALL, follow, frame_path
 from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..models import ModelStore
+from ..painting import unexplained
 from ..segmenter import Segmentation, Segmenter
 from .identity import key_of, model_sha256, sha256, sizes_of
 from .memory import check_memory
@@ -270,6 +271,6 @@ def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
     done = [o for o in result.objects if not o.error]
     outcome.confidence = float(sum(o.confidence for o in done) / len(done))
     outcome.stages = dict(result.seconds)
-    empty = [o.name for o in done if not o.voxels]
+    empty = [o.name for o in unexplained(result.objects, result.messages)]
     notes = [*result.messages, *([f"Nothing was found in the box of {', '.join(empty)}."] if empty else [])]
     outcome.message = " ".join(notes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterable, List, Optional, Sequence, Tuple
 
 from rich.markup import escape
 from rich.table import Table
 
 from ..geometry import Box, Volume
 from ..intensity import Intensity
+from ..painting import unexplained
 from ..segmenter import Segmentation
 from .terminal import console
 
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
 DOUBTFUL = 0.6
 
 
-def print_notes(result: Segmentation) -> None:
-    """What the user should know of a result before its table; also which boxes gave nothing, and which ones little."""
+def notes_of(result: Segmentation) -> List[str]:
+    """What the user should know of a result, an object's finding once; also which boxes gave nothing, and which ones little."""
     notes = list(result.messages)
-    empty = [o for o in result.objects if not o.voxels and not o.covered]
-    # What the engine explains by itself needs no second note.
-    empty = [o for o in empty if not any(f"Nothing was found in the box '{o.name}'" in note for note in notes)]
+    empty = unexplained(result.objects, notes)
     if empty:
         names = ", ".join(f"'{o.name}'" for o in empty)
         notes.append(
@@ -36,13 +35,21 @@ def print_notes(result: Segmentation) -> None:
     doubtful = [f"'{o.name}' ({o.confidence:.2f})" for o in result.objects if o.voxels and o.confidence < DOUBTFUL]
     if doubtful:
         notes.append(f"The network doubts what it found: {', '.join(doubtful)}. Look at it, and check box and modality.")
+    return notes
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Before the table of a result."""
     for note in notes:
         console.print(f"[yellow]Note:[/] {escape(note)}")
 
 
 def print_objects(objects: list, scores: Optional[dict] = None, flat: bool = False) -> None:
     """A row per object (mm: its axial diameters); ``scores``: DSC by label; ``flat``: a picture, which has no millilitres."""
-    table = Table("label", "segment", "slices", "voxels", "ml", "mm", "confidence", *(["DSC"] if scores else []))
+    table = Table()
+    for head in ("label", "segment", "slices", "voxels", "ml", "mm", "confidence", *(["DSC"] if scores else [])):
+        is_figure = head != "segment"  # on a narrow terminal names are broken, figures never
+        table.add_column(head, no_wrap=is_figure, justify="right" if is_figure else "left", overflow="fold")
     for o in objects:
         size = "-" if flat else f"{o.volume_ml:.2f}"  # a picture has no thickness
         axes = "-" if o.diameters is None else f"{o.diameters.long_mm:.0f} x {o.diameters.short_mm:.0f}"

@@ -32,7 +32,7 @@ from .options import (
     WINDOW,
 )
 from .parsing import parse_box, parse_line, strategy_options
-from .results import draw, print_notes, print_objects
+from .results import draw, notes_of, print_notes, print_objects
 from .terminal import bar, console
 from .timeseries import segment_all
 
@@ -199,7 +199,7 @@ def segment(
             draw(png, image, result, segments, prompts, chosen, volume.name)
         except Exception as error:
             undrawn = error
-    print_notes(result)
+    print_notes(notes_of(result))
     print_objects(objects, flat=not image.has_ml)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")
