@@ -439,3 +439,12 @@ def test_evaluate_reports_names_notes_and_what_was_left_out(tmp_path: Path) -> N
     page = (tmp_path / "out" / "summary.md").read_text()
     assert "1 smaller than 100 voxels" in page and "beside its image" in page
     assert ",liver," in (tmp_path / "out" / "scores.csv").read_text()
+
+
+def test_two_masks_of_one_image_ask_for_names(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,mask\nct.nii.gz,liver.nii.gz\nct.nii.gz,spleen.nii.gz\n")
+    with pytest.raises(QMedSAMError, match="are two masks of one image") as asked:
+        read_manifest(tmp_path / "m.csv")
+    assert "case_id" in asked.value.hint
+    (tmp_path / "m.csv").write_text("case_id,image,mask\na,ct.nii.gz,liver.nii.gz\nb,ct.nii.gz,spleen.nii.gz\n")
+    assert [case.case_id for case in read_manifest(tmp_path / "m.csv")] == ["a", "b"]

@@ -144,6 +144,7 @@ def _from_table(path: Path) -> List[Case]:
         raise QMedSAMError(f"'{path.name}' lacks the column(s) {', '.join(missing)}.", _PAGE)
     cases: List[Case] = []
     lines: Dict[object, int] = {}
+    masks: Dict[Path, Tuple[int, Path]] = {}
     for line, row in rows:
         values = {field: row[column] for field, column in named.items() if column is not None}
         # A column that is there is meant: half a table filled in gives half of a mean.
@@ -154,6 +155,12 @@ def _from_table(path: Path) -> List[Case]:
             case = _case(values, path)
         except QMedSAMError as error:
             raise QMedSAMError(f"Line {line} of '{path.name}': {error.message}", error.hint) from None
+        before, mask = masks.setdefault(case.image, (line, case.mask))
+        if mask != case.mask and not values.get("case_id"):
+            raise QMedSAMError(
+                f"Lines {before} and {line} of '{path.name}' are two masks of one image.",
+                "Give each line a name of its own in a column case_id, or join the masks in one file.",
+            )
         for key, what in ((case.case_id, f"case '{case.case_id}'"), ((case.image, case.mask), "pair of files")):
             if lines.setdefault(key, line) != line:
                 raise QMedSAMError(f"Lines {lines[key]} and {line} of '{path.name}' are the same {what}.", "Keep one of them.")
