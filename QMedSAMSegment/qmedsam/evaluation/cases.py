@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -74,13 +74,16 @@ class Case:
         """Modality and source: what scores are averaged over before the mean over sources."""
         return f"{self.modality or 'unknown'}/{self.source}"
 
-    def load(self) -> Tuple[Volume, LabelMap]:
+    def load(self, read: Callable[..., Volume] = read_volume) -> Tuple[Volume, LabelMap]:
         """The image with its modality (the case's, the file's, or CT where the values look like it), and its labels on its grid.
+
+        Args:
+            read: what images are read by: that of a :class:`~qmedsam.files.apart.Reader` where the program has to go on.
 
         Raises:
             QMedSAMError: one of them cannot be read, they do not meet, or a volume is called a picture.
         """
-        image = read_volume(self.image, self.series)
+        image = read(self.image, self.series)
         modality = self.modality or image.modality
         if not modality and image.array_kji.dtype != np.uint8 and not image.is_rgb and looks_like_ct(image.array_kji):
             modality = "CT"
@@ -89,7 +92,7 @@ class Case:
             raise QMedSAMError(
                 f"'{self.image.name}' has {volume.shape_ijk[2]} slices, but its case is called 2D.", "Write 3D, or nothing."
             )
-        return volume, read_label_map(self.mask, volume, self.image)
+        return volume, read_label_map(self.mask, volume, self.image, read)
 
 
 def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
