@@ -162,6 +162,24 @@ def test_figures_are_whole_on_a_terminal_of_80_columns(monkeypatch, capsys) -> N
         assert "confidence" in text and "…" not in text and max(map(len, text.splitlines())) <= 80
 
 
+def test_pages_of_scores_leave_columns_out_on_a_narrow_terminal(monkeypatch, capsys, tmp_path: Path) -> None:
+    from qmedsam.commands.results import print_page
+    from qmedsam.evaluation.summary import Score, markdown, summarize
+
+    rows = [
+        Score(f"c{n}", f"p{n}", 1, "", 1, "a_source_of_a_long_name", "CT", "volume", 9, 0.1, 0.812, 0.7, 0.6, 0.9, 1)
+        for n in (1, 2)
+    ]
+    (tmp_path / "summary.md").write_text(markdown(summarize(rows)))
+    for columns, has_all in ((80, False), (220, True)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_page(tmp_path / "summary.md")
+        text = capsys.readouterr().out
+        assert text.count("s / prompt") == (3 if has_all else 0) and ("all columns" in " ".join(text.split())) is not has_all
+        assert max(map(len, text.splitlines())) <= columns
+        assert all("0.700" in line for line in text.splitlines() if "0.812" in line and "│" in line)
+
+
 def test_a_checkpoint_is_pointed_to_the_command_that_takes_it(tmp_path: Path) -> None:
     for name, word in (("lite_medsam.pth", "one of it"), ("encoder.onnx", "the checkpoint that it was exported from")):
         (tmp_path / name).write_bytes(b"x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -120,6 +120,18 @@ def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
     if not cases:
         raise QMedSAMError(f"'{path.name}' has no case" + (f" of the split '{split}'." if split else "."), _PAGE)
     return cases
+
+
+def of_modalities(cases: Sequence[Case], names: Sequence[str]) -> List[Case]:
+    """The cases of these modalities; where one is named, also those that tell none, as of it.
+
+    Raises:
+        QMedSAMError: an unknown modality.
+    """
+    wanted = {known_modality(name) for name in names}
+    if len(wanted) == 1:
+        cases = [case if case.modality else replace(case, modality=next(iter(wanted))) for case in cases]
+    return [case for case in cases if case.modality in wanted]
 
 
 def case_of(pair: Pair, source: str, modality: str = "") -> Case:

@@ -266,7 +266,8 @@ def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[st
             return found[fits[0]]
         if fits:
             raise QMedSAMError(
-                f"{len(fits)} series of '{folder}' are called {shown(series)}.", _listing({u: found[u] for u in fits})
+                f"{len(fits)} series of '{folder}' fit the name {shown(series)}.",
+                f"Say it more closely. {_listing({u: found[u] for u in fits})}",
             )
     raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {shown(series)}.", _listing(found))
 
