@@ -60,11 +60,16 @@ class Segmentation:
         about = ", ".join(filter(None, [self.model, self.modality or "no modality", self.strategy]))
         lines = [f"Segmentation of {size} voxels ({about})"]
         for one in self.objects[:_LISTED]:
-            ml = "" if len(self.labels_kji) == 1 else f" ({one.volume_ml:.2f} ml)"  # a picture has no thickness
+            ml = f" ({one.volume_ml:.2f} ml)" if self.has_ml else ""
             lines.append(f"  {one.label} {one.name}: {one.voxels} voxels{ml}, confidence {one.confidence:.2f}")
         if len(self.objects) > _LISTED:
             lines.append(f"  and {len(self.objects) - _LISTED} more")
         return "\n".join([*lines, *(f"  Note: {message}" for message in self.messages)])
+
+    @property
+    def has_ml(self) -> bool:
+        """Whether volumes can be told: a picture has no thickness."""
+        return len(self.labels_kji) > 1
 
     @property
     def errors(self) -> List[str]:

@@ -9,14 +9,15 @@ import typer
 
 from ..errors import QMedSAMError
 from .options import FRAME, MODEL, STRATEGY, THREADS
-from .terminal import bar, console
+from .results import print_page
+from .terminal import bar
 
 
 def evaluate(
-    manifest: Path = typer.Argument(..., help="CSV of labelled cases."),
+    manifest: Path = typer.Argument(..., help="Labelled cases: CSV, folder (nnU-Net, BIDS...) or dataset.json."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for scores.csv, summary.json, summary.md and sheet.png."),
     split: Optional[str] = typer.Option(None, help="Only the cases of this split."),
-    modality: Optional[List[str]] = typer.Option(None, help="Only these modalities."),
+    modality: Optional[List[str]] = typer.Option(None, help="Only these; cases that tell none are of the one named."),
     source: Optional[List[str]] = typer.Option(None, help="Only these sources."),
     model: Optional[str] = MODEL,
     strategy: str = STRATEGY,
@@ -44,15 +45,14 @@ def evaluate(
     Volumes (3D sources, 3D boxes) and pictures have means of their own; the volumes' is the headline.
     The exit code is 1 when a case could not be scored.
     """
-    from ..evaluation.cases import read_manifest
+    from ..evaluation.cases import of_modalities, read_manifest
     from ..evaluation.loop import evaluate as run
     from ..intensity import known_modality
     from ..segmenter import Segmenter
 
     cases = read_manifest(manifest, split)
     if modality:
-        wanted = {known_modality(m) for m in modality}
-        cases = [c for c in cases if c.modality in wanted]
+        cases = of_modalities(cases, modality)
     if source:
         cases = [c for c in cases if c.source in source]
     if dim is not None:
@@ -76,6 +76,6 @@ def evaluate(
             candidates=candidates,
             progress=progress,
         )
-    console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)
+    print_page(output / "summary.md")
     if summary["failed"]:
         raise typer.Exit(1)

@@ -28,7 +28,8 @@ def list_models() -> None:
 
     store = _store()
     name = Column("name", no_wrap=True)  # it has to be typed
-    table = Table(name, "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    others = ("title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    table = Table(name, *(Column(title, overflow="fold") for title in others))  # nothing is left out on a narrow terminal
     for model in store.models():
         m = model.manifest
         where = str(model.folder.parent)

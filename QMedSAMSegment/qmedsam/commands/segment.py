@@ -67,7 +67,7 @@ def segment(
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(
-        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+        None, help="Of a DICOM folder with several: its number, its description or a part of it, its UID or the beginning of it."
     ),
     frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
@@ -108,7 +108,7 @@ def segment(
     from ..segmenter import Segmenter
     from .correct import corrected
     from .parsing import parse_box, parse_line, strategy_options
-    from .results import draw, print_notes, print_objects
+    from .results import draw, notes_of, print_notes, print_objects
     from .timeseries import segment_all
 
     check_targets((output, png, report, agreement, diameters), volume, boxes)
@@ -202,7 +202,7 @@ def segment(
             draw(png, image, result, segments, prompts, chosen, volume.name)
         except Exception as error:
             undrawn = error
-    print_notes(result)
+    print_notes(notes_of(result))
     print_objects(objects, flat=not image.has_ml)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")

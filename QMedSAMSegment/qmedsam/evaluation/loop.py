@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import Cancelled, QMedSAMError
-from ..files import PathLike, writing
+from ..files import PathLike, read_volume, writing
+from ..files.apart import Reader
 from ..files.tables import finite
+from ..geometry import Volume
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
 from .candidates import MOST, Answered, candidates_csv, candidates_markdown
@@ -73,18 +75,19 @@ def score_case(
     clicks: int = 0,
     corrected: list[Corrected] | None = None,
     answered: list[Answered] | None = None,
+    read: Callable[..., Volume] = read_volume,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
     ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask,
     ``corrected`` the scores after each of so many ``clicks``, ``answered`` those of each of the
-    network's answers. An oracle says nothing of pictures.
+    network's answers. An oracle says nothing of pictures. ``read`` as for :meth:`.cases.Case.load`.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
         Cancelled: ``cancelled()`` turned true.
     """
-    volume, labels = case.load()
+    volume, labels = case.load(read)
     case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
     findings = Findings() if findings is None else findings
     prompts = prompts_of(case, labels, prompt, jitter, findings.left_out, volume)
@@ -252,7 +255,10 @@ def evaluate(
     by_convention: list[OfficialScore] | None = [] if official else None
     corrected: list[Corrected] | None = [] if clicks else None
     answered: list[Answered] | None = [] if candidates else None
-    with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Reader() as reader,
+    ):  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
             if progress:
                 progress(done, len(cases))
@@ -267,7 +273,7 @@ def evaluate(
                     "jitter": jitter,
                     "oracle": oracle,
                 }
-                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
+                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings, "read": reader.read}
                 options |= {"clicks": clicks, "corrected": corrected, "answered": answered}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")

@@ -8,7 +8,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, List, Optional, Tuple, TypeVar
+from typing import Any, BinaryIO, Callable, List, Optional, Tuple, TypeVar, cast
 
 from ..errors import QMedSAMError, shown
 from .header import cut
@@ -20,6 +20,7 @@ _MOST_READS = 3_000_000
 _DEFERRED = 1 << 20
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MOST_INFLATED = 1 << 30
+_SOP_CLASS = 0x00080016
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"SQ", b"UT", b"UC", b"UR")
 
 #: What objects without a grey image are called.
@@ -149,7 +150,31 @@ def read_whole(path: Path) -> Any:
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(_Bounded(stream), force=True)
+            plain = io.BytesIO(_inflated(stream, path)) if _is_deflated(stream) else stream
+            return pydicom.dcmread(_Bounded(plain))
+    except QMedSAMError:
+        raise
+    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
+        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+
+
+def class_of(path: Path) -> str:
+    """The UID of what a DICOM file holds (its SOP class), read no further than there; empty where it does not say.
+
+    Raises:
+        QMedSAMError: it is damaged.
+    """
+    from pydicom.filereader import read_partial
+
+    try:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if _is_deflated(stream):
+                return value_of(_deflated(stream, path).dataset, "SOPClassUID", str, "")
+            head = read_partial(cast(BinaryIO, _Bounded(stream)), lambda tag, vr, length: tag > _SOP_CLASS, force=True)
+            return value_of(head, "SOPClassUID", str, "") or value_of(head.file_meta, "MediaStorageSOPClassUID", str, "")
+    except QMedSAMError:
+        raise
     except Exception as error:  # pydicom's own errors on damaged files are of many kinds
         raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
 
@@ -240,8 +265,8 @@ def _is_deflated(stream: BinaryIO) -> bool:
     return head[128:132] == b"DICM" and _DEFLATED.encode() in head
 
 
-def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
-    """The whole file, unpacked within limits."""
+def _inflated(stream: BinaryIO, path: Path) -> bytes:
+    """The file as it would be if it were not deflated; unpacked within limits."""
     content = stream.read()
     # (0002,0000) UL 4: the length of the meta group behind it
     if content[132:140] != b"\x02\0\0\0UL\x04\0":
@@ -255,8 +280,14 @@ def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
         raise cut(path)
     syntax = b"1.2.840.10008.1.2.1"
     meta = content[132:start].replace(_DEFLATED.encode(), syntax + b"\0" * (len(_DEFLATED) - len(syntax)))
-    made = _Bounded(io.BytesIO(content[:132] + meta + plain))
+    return content[:132] + meta + plain
+
+
+def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
+    """The whole file, its pixels in memory."""
+    syntax = "1.2.840.10008.1.2.1"
+    made = _Bounded(io.BytesIO(_inflated(stream, path)))
     dataset = _parsed(made)
-    offset, length = _pixels(made, path, syntax.decode())
+    offset, length = _pixels(made, path, syntax)
     made.seek(max(offset, 0))
-    return DicomFile(path, dataset, syntax.decode(), offset, length, made.read(length) if offset >= 0 and length else b"")
+    return DicomFile(path, dataset, syntax, offset, length, made.read(length) if offset >= 0 and length else b"")
