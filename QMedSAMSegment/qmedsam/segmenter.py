@@ -172,8 +172,8 @@ class Segmenter:
                 for (view, square), group in by_frame(items, kind, network.input_size, margin).items():
                     yield SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock), group
 
-            run.total = sum(box_slices(i, options) if strategy == "vote" else len(i.slices) for i in run.items)
-            rounds = Rounds(groups, network.streams)
+            run.total = sum(box_slices(i, options, network.hinted) if strategy == "vote" else len(i.slices) for i in run.items)
+            rounds = Rounds(groups, network.streams, network.hinted)
             finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
         framed = by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))

@@ -204,7 +204,7 @@ def test_the_last_view_of_a_vote_is_asked_around_what_the_others_found() -> None
     network = Listening()
     Segmenter(network=network).segment(phantom(truth), [tight(truth, 2.0)], strategy="vote")
     kinds = network.kinds()
-    assert {"volume", "propagated"} == set(kinds)
+    assert {"volume", "propagated", "tight"} == set(kinds)
     silent = [not hints.any() for (_, hints, _, _), kind in zip(network.told, kinds) if kind == "propagated"]
     assert any(silent) and not all(silent)
 

@@ -105,7 +105,8 @@ class Item:
         emit: takes its masks, at most one per slice, in any order and from any stream.
         slices: that its box touches.
         wanted: those of them that are looked at one by one; all, unless somebody took some away.
-        prompts: by slice, where something is known of the object already.
+        prompts: by slice, the object's extent where something is known of it already.
+        neighbours: by slice, the object on the slice beside, where that is known.
         every: encode every n-th slice of this view; 0 for what the options say.
         drawn: by slice, rectangles that a user drew tight around the object there.
     """
@@ -116,6 +117,7 @@ class Item:
     slices: range = field(init=False)
     wanted: Sequence[int] = field(init=False)
     prompts: Dict[int, Rectangle] = field(init=False, default_factory=dict)
+    neighbours: Dict[int, Region] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
     drawn: Dict[int, Rectangle] = field(init=False)
 
@@ -166,10 +168,12 @@ class Rounds:
     Args:
         groups: of items.
         streams: how many predictors may be asked at the same time.
+        hinted: whether their network is told of neighbours and of what a rectangle is.
     """
 
     groups: Callable[[Sequence[Item]], Iterator[Tuple[SlicePredictor, List[Item]]]]
     streams: int = 1
+    hinted: bool = False
 
     def __call__(self, items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
         return self.groups(items)

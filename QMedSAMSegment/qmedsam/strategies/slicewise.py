@@ -15,6 +15,8 @@ LEAST_SHARE = 0.15
 #: Growth of a prompt that comes from a mask elsewhere: this share of the mask's extent on every side, and one pixel. The
 #: papers use 3 to 7 pixels of a 256 grid without looking at the object's size.
 MARGIN = 0.10
+#: Room that a user leaves around an object on every side, as a share of its extent (0 to 5 %, in the middle).
+ROOM = 0.03
 
 
 def fixed(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
@@ -61,6 +63,19 @@ def guided(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) 
     return _each_slice(rounds, items, tick, prompt)
 
 
+def known(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """Tight rectangles around what was found (``item.prompts``), told of the object beside (``item.neighbours``).
+
+    Arguments and result as for :func:`fixed`.
+    """
+
+    def prompt(item: Item, index: int) -> Prompt:
+        rectangle = item.drawn.get(index) or widened(item.prompts[index], item.rectangle(index))
+        return Prompt(rectangle, "tight", item.neighbours.get(index))
+
+    return _each_slice(rounds, items, tick, prompt)
+
+
 def whole(item: Item, index: int) -> Prompt:
     """The box's own rectangle on a slice, or the user's."""
     if index in item.drawn:
@@ -98,6 +113,13 @@ def grown_within(previous: Rectangle, roi: Rectangle, share: float = 1.0) -> Rec
         sides.append((first, first + length))
     (x0, x1), (y0, y1) = sides
     return x0, y0, x1, y1
+
+
+def widened(found: Rectangle, roi: Rectangle) -> Rectangle:
+    """A rectangle as a user draws it around an object of that extent: with a little room, inside the ROI's."""
+    x0, y0, x1, y1 = found
+    across, down = ROOM * (x1 - x0), ROOM * (y1 - y0)
+    return max(x0 - across, roi[0]), max(y0 - down, roi[1]), min(x1 + across, roi[2]), min(y1 + down, roi[3])
 
 
 def _each_slice(rounds: Rounds, items: Sequence[Item], tick: Tick, prompt: Callable[[Item, int], Prompt]) -> bool:

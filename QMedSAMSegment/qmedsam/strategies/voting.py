@@ -12,8 +12,9 @@ import numpy as np
 from ..geometry import Rectangle, View, extent_of
 from .items import Item, Options, Rounds, SliceMask, Strategy
 from .propagation import propagate
+from .second_look import SecondLook, shares
 from .side_by_side import Tick
-from .slicewise import fixed, guided, taper
+from .slicewise import fixed, guided, known, taper
 
 #: Votes are kept as whole numbers that add up to this, a byte per voxel.
 ALL = 255
@@ -57,7 +58,30 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
             if unasked and tick(unasked):
                 return False
         for ballot in ballots:
+            ballot.count()
+        if looks_again(rounds.hinted, options) and not _look_again(rounds, ballots, tick, options):
+            return False
+        for ballot in ballots:
             ballot.announce()
+    return True
+
+
+def looks_again(hinted: bool, options: Options) -> bool:
+    """Whether the majority is looked at once more: by networks that are told of neighbours and of what a rectangle is, where the
+    views walk and say how sure they are. Other votes are counted as the paper counts them."""
+    return hinted and options.walk == "propagate" and options.vote_on == "probability"
+
+
+def _look_again(rounds: Rounds, ballots: Sequence[Ballot], tick: Tick, options: Options) -> bool:
+    looks = [ballot.look_again() for ballot in ballots]
+    items = [look.ask() for look in looks]
+    if not known(rounds, [item for item in items if len(item.wanted)], tick, options):
+        return False
+    unasked = sum(len(item.slices) - len(item.wanted) for item in items)
+    if unasked and tick(unasked):
+        return False
+    for look in looks:
+        look.blend()
     return True
 
 
@@ -76,11 +100,12 @@ def _unanimous(item: Item) -> Item:
     return replace(item, emit=emit)
 
 
-def box_slices(item: Item, options: Options) -> int:
-    """How many box-slices :func:`vote` ticks for an item."""
+def box_slices(item: Item, options: Options, hinted: bool) -> int:
+    """How many box-slices :func:`vote` ticks for an item; ``hinted``: whether the network is told of neighbours."""
     if is_thin(item):
         return len(item.slices)
     axes = [axis for axis, weight in zip(item.view.anatomical_axes, options.view_weights) if weight]
+    axes += axes[:1] * looks_again(hinted, options)
     return sum(len(item.box.slices(axis, item.view.shape_ijk[axis])) for axis in axes)
 
 
@@ -198,9 +223,7 @@ class Ballot:
     def _votes(self, found: SliceMask, weight: int) -> np.ndarray:
         if self.options.vote_on == "mask" or found.logits is None:
             return found.mask * np.uint8(weight)
-        sure = 1 / (1 + np.exp(-np.clip(found.logits, -30, 30)))
-        sure[(found.logits > 0) & ~found.mask] = 0  # outside the box, or not connected to the object
-        return (sure * weight).astype(np.uint8)  # rounded down: exactly undecided by all is not a majority
+        return (shares(found) * weight).astype(np.uint8)  # rounded down: exactly undecided by all is not a majority
 
     def _fill(self) -> None:
         """On slices that the last view passed over: between what it said on the two beside them."""
@@ -237,14 +260,24 @@ class Ballot:
             pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
             votes *= self.item.box.inside(view, index, pixels)
 
-    def announce(self) -> None:
-        """Hand out the majority's mask, slice by slice along the item's own view."""
+    def count(self) -> None:
+        """All votes are in: settle what lies between the slices that were asked."""
         self._fill()
         self._smooth()
-        half = sum(w for _, w in self.order) / 2
+        self.passed_over = None
+
+    def look_again(self) -> SecondLook:
+        """At what was found, in the first view (in the patient) that has a weight; after :meth:`count`."""
+        view = self.item.view
+        axis = next(a for a, weight in zip(view.anatomical_axes, self.options.view_weights) if weight)
+        view = View(axis, view.shape_ijk, view.spacing_mm, view.anatomical_axes)
+        return SecondLook(self.item, view, self.crop, self.votes_kji, np.broadcast_to(self.asked_kji, self.votes_kji.shape))
+
+    def announce(self) -> None:
+        """Hand out the majority's mask, slice by slice along the item's own view."""
         confidence = math.fsum(self.certain) / self.area if self.area else 0.0
         pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
         asked_kji = np.broadcast_to(self.asked_kji, self.votes_kji.shape)
         for index, votes, asked in zip(self.item.slices, self.votes_kji, asked_kji):
             agreement = (100.0 * votes / asked).astype(np.uint8) if self.options.agreement else None
-            self.item.emit(SliceMask(index, pixels, votes > half, confidence, agreement=agreement))
+            self.item.emit(SliceMask(index, pixels, votes > asked / 2, confidence, agreement=agreement))
