@@ -47,7 +47,6 @@ def evaluate(
     """
     from ..evaluation.cases import of_modalities, read_manifest
     from ..evaluation.loop import evaluate as run
-    from ..intensity import known_modality
     from ..segmenter import Segmenter
 
     cases = read_manifest(manifest, split)

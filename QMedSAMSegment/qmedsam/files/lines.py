@@ -84,7 +84,7 @@ def write_diameters(path: PathLike, found: Mapping[int, Diameters], names: Mappi
 
     Args:
         path: ends in ``.json`` (Slicer expects ``.mrk.json``).
-        found: by label, see :func:`qmedsam.measures.diameters_of`.
+        found: by label, see :func:`qmedsam.measures.diameters`.
         names: of the labels.
         volume: the image.
 
