@@ -9,7 +9,6 @@ import typer
 
 from ..errors import QMedSAMError
 from .options import FRAME, MODEL, STRATEGY, THREADS
-from .results import print_page
 from .terminal import bar
 
 
@@ -48,6 +47,7 @@ def evaluate(
     from ..evaluation.cases import of_modalities, read_manifest
     from ..evaluation.loop import evaluate as run
     from ..segmenter import Segmenter
+    from .results import print_page
 
     cases = read_manifest(manifest, split)
     if modality:
