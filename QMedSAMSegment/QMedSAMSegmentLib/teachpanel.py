@@ -10,7 +10,8 @@ import slicer
 from qmedsam import ModelStore, QMedSAMError
 from slicer.i18n import tr as _
 
-from .batchprocess import BatchProcess, Ended
+from .batchprocess import Ended
+from .processpanel import ProcessPanel
 from .questions import confirmed
 from .signals import connected
 from .teachfolder import TaughtCase, TeachFolder, presentCase
@@ -32,7 +33,7 @@ LEAST_CASES = 3
 MODELS = "models"
 
 
-class TeachPanel:
+class TeachPanel(ProcessPanel):
     """Widgets of the section *Teach*; learning is done in a process of its own, by another Python.
 
     Args:
@@ -56,10 +57,9 @@ class TeachPanel:
         find: Callable[[], Optional[str]] = foundPython,
         check: Callable[[str], bool] = teaches,
     ) -> None:
+        super().__init__(jobs, ui.teachProgressBar, ui.teachLabel)
         self.widget, self.ui, self.store, self._used = widget, ui, store, used
-        self._jobs, self._launch, self._find, self._check = jobs, launch, find, check
-        self._job: Optional[Job] = None
-        self._process: Optional[BatchProcess] = None
+        self._launch, self._find, self._check = launch, find, check
         self._cases: List[TaughtCase] = []
         self._nodes: Dict[str, List[str]] = {}
         self._table: Dict[str, Any] = {}
@@ -81,17 +81,6 @@ class TeachPanel:
         connected(self.ui.teachCasesTable, "itemSelectionChanged()", self.updateButtons)
         self.updateScene()
         self.updateCases()
-
-    def close(self) -> None:
-        """Ask a run to end; nothing calls back afterwards."""
-        if self._job is not None and self._process is not None:
-            self._job.abandon()
-            self._process.stop()
-        self._job = self._process = None
-
-    @property
-    def running(self) -> bool:
-        return self._job is not None
 
     @property
     def folder(self) -> Optional[TeachFolder]:
@@ -243,21 +232,10 @@ class TeachPanel:
             return
         self.ui.teachPythonEdit.setText(python)
         self._table, self._written = {}, None
-        self.ui.teachProgressBar.setRange(0, 0)
-        self.ui.teachLabel.setText(_("Starting..."))
-        try:
-            self._process = BatchProcess(teachArguments(folder.list, model, anyway), self._launch(python))
-        except (QMedSAMError, OSError) as error:
-            self._ended(str(error))
-            return
-        self._job = self._jobs(self._process.read, self._finished, self._failed, self._progress)
-        self.updateButtons()
-        self._job.start()
+        self._start(teachArguments(folder.list, model, anyway), self._launch(python), _("Starting..."))
 
     def onCancel(self) -> None:
-        if self._process is not None:
-            self.ui.teachLabel.setText(_("Stopping; what is done is kept. Press Cancel again to stop at once."))
-            self._process.stop()
+        self._stop(_("Stopping; what is done is kept. Press Cancel again to stop at once."))
 
     def onUse(self) -> None:
         """Put the taught model among the user's, in the place of an earlier one of its name."""
@@ -281,11 +259,6 @@ class TeachPanel:
 
     # A run
 
-    def _progress(self, done: int, total: int, secondsLeft: Optional[float]) -> None:
-        self.ui.teachProgressBar.setRange(0, total)
-        self.ui.teachProgressBar.setValue(done)
-        self._show()
-
     def _finished(self, ended: Ended) -> None:
         self._show()
         sentences = "\n".join(self._table.get("sentences", ()))
@@ -302,14 +275,6 @@ class TeachPanel:
         else:
             text = ended.message or _("Teaching failed with the exit code {code}.").format(code=ended.code)
         self._ended(text)
-
-    def _failed(self, error: Exception) -> None:
-        self._ended(str(error))
-
-    def _ended(self, text: str) -> None:
-        self._job = self._process = None
-        self.ui.teachLabel.setText(text)
-        self.updateButtons()
 
     def _show(self) -> None:
         """What the process told."""

@@ -21,11 +21,12 @@ import torch
 from qmedsam.evaluation.cases import Case, read_manifest
 from qmedsam.evaluation.scores import bootstrap_interval
 from qmedsam_training.data.splitting import chance_of
+from qmedsam_training.networks import compact_of
 from qmedsam_training.teaching.cases import Taught, read_case
 from qmedsam_training.teaching.frames import frames_of, frames_of_scenes, habits_for
 from qmedsam_training.teaching.lesson import taught
 from qmedsam_training.teaching.plan import MOST_FRAMES, SCENES
-from qmedsam_training.teaching.run import shipped_base, started_from
+from qmedsam_training.teaching.run import shipped_base
 from qmedsam_training.teaching.scoring import dsc_of_others, outcomes
 from qmedsam_training.teaching.settings import Lesson
 
@@ -63,7 +64,7 @@ def usable(cases: Sequence[Case], most: int) -> List[Taught]:
 
 def measure(manifest: Path, source: str, size: int, results: Path) -> None:
     """Teach with the first cases of a source's ``train`` and score on its :data:`SPLIT`."""
-    model, network = started_from(shipped_base(is_3d=False))
+    model, network = compact_of(shipped_base(is_3d=False))
     habits = habits_for(network)
     lessons = usable(of_source(read_manifest(manifest, "train"), source), size)
     others = usable(of_source(read_manifest(manifest, SPLIT), source), 1000)

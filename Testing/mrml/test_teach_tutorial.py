@@ -17,6 +17,7 @@ from qmedsam import ModelStore, Segmenter
 from qmedsam.models import shipped_folder
 from qmedsam_training.cli import app
 from qmedsam_training.evaluation import TorchNetwork
+from qmedsam_training.networks import compact_of
 from qmedsam_training.teaching import plan as plan_module
 from qmedsam_training.teaching import run as run_module
 from QMedSAMSegmentLib.logic import QMedSAMSegmentLogic
@@ -89,7 +90,7 @@ def test_five_kidneys_teach_and_the_sixth_improves(scene, tmp_path: Path, monkey
         _, result = QMedSAMSegmentLogic(lambda model: segmenter).segment(sixth, [roiNode], node, [segmentId])
         return result, dsc(segmentArray(node, segmentId, sixth), truth)
 
-    before = segmented(Segmenter(network=TorchNetwork(run_module.started_from(base)[0], 64)), "Left kidney")[1]
+    before = segmented(Segmenter(network=TorchNetwork(compact_of(base)[0], 64)), "Left kidney")[1]
     result, after = segmented(Segmenter(store=store, threads=1), "left kidney")  # by the segment's name, not the ROI's
     assert result.model == "my-kidney" and any("was taught this" in message for message in result.messages)
     assert after > before + 0.02, (before, after)

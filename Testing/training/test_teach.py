@@ -15,13 +15,14 @@ import torch
 from qmedsam import QMedSAMError
 from qmedsam_training.atlas.drawing import Habits
 from qmedsam_training.cli import app
+from qmedsam_training.networks import compact_of
 from qmedsam_training.teaching import plan as plan_module
 from qmedsam_training.teaching import run as run_module
 from qmedsam_training.teaching.card import fields_of
 from qmedsam_training.teaching.cases import read_lessons
 from qmedsam_training.teaching.plan import Plan, planned
 from qmedsam_training.teaching.report import Findings
-from qmedsam_training.teaching.run import Stopped, Teaching, started_from
+from qmedsam_training.teaching.run import Stopped, Teaching
 from qmedsam_training.teaching.scoring import Outcome
 from qmedsam_training.teaching.settings import Lesson
 from small import invoke
@@ -119,7 +120,7 @@ def test_a_program_is_told_in_lines_of_json(base: Path, cases: Path, tmp_path: P
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(base: Path, cases: Path, tmp_path: Path) -> None:
     lessons = read_lessons(cases)
-    model, network = started_from(base)
+    model, network = compact_of(base)
     habits = Habits(size=64, flat=1.0)
     plan = planned(lessons, model, habits, Lesson(steps=3, rate=1e-3), 64, 1)
     asked = [0]
@@ -148,7 +149,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(base: Path, cases: Path, 
 
 def test_a_broken_frame_file_is_drawn_again(base: Path, cases: Path, tmp_path: Path) -> None:
     lessons = read_lessons(cases)
-    model, network = started_from(base)
+    model, network = compact_of(base)
     plan = planned(lessons, model, Habits(size=64, flat=1.0), Lesson(steps=1), 64, 1)
     teaching = Teaching(lessons, model, network, "tiny", plan, tmp_path / "work", lambda: False)
     teaching.prepare()

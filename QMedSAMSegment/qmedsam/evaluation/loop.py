@@ -22,11 +22,12 @@ from ..files.tables import finite
 from ..geometry import Volume
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
-from .candidates import MOST, Answered, candidates_csv, candidates_markdown
+from .candidates import MOST, Answered, candidates_markdown
 from .cases import Case
-from .corrections import Corrected, click_through, clicks_csv, clicks_markdown
+from .corrections import Corrected, click_through, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
 from .prompts import ORACLES, PROMPTS, Crop, prompts_of, told
+from .rows import rows_csv
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
 
@@ -133,7 +134,6 @@ def score_case(
     for p, found in zip(prompts, answers):
         parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels.shape)]
         truth, predicted, ellipse = _on_common_crop(parts, flat)
-        first, second, spacing = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
             case.patient_id,
@@ -146,7 +146,7 @@ def score_case(
             int(p.truth.sum()),
             float(p.truth.sum(axis=(1, 2)).max()) / (labels.shape[1] * labels.shape[2]),
             dsc(truth, predicted),
-            nsd(first, second, spacing, NSD_TOLERANCE),
+            _nsd(truth, predicted, spacing_kji, flat),
             dsc(truth, ellipse),
             found.confidence,
             seconds / len(prompts),
@@ -159,10 +159,7 @@ def score_case(
                     (one,) = segmenter.segment(volume, [replace(p.box, candidate=candidate)], **settings).objects
                     other = Answer(one.mask_kji_crop, one.crop, float(one.confidence))
                 real, mask = _on_common_crop([(p.truth, p.crop), (other.mask, other.crop)], flat)
-                near = (
-                    nsd(real[0], mask[0], spacing_kji[1:], NSD_TOLERANCE) if flat else nsd(real, mask, spacing_kji, NSD_TOLERANCE)
-                )
-                answered.append(Answered(*whose, candidate, dsc(real, mask), near))
+                answered.append(Answered(*whose, candidate, dsc(real, mask), _nsd(real, mask, spacing_kji, flat)))
         if corrected is not None:
             row = (case.case_id, case.source, case.modality or "unknown", kind)
             run = {"modality": settings["modality"], "frame": frame}
@@ -310,10 +307,10 @@ def evaluate(
             _write(folder / "official.csv", official_csv(by_convention))
             text += official_markdown(by_convention)
         if corrected:
-            _write(folder / "clicks.csv", clicks_csv(corrected))
+            _write(folder / "clicks.csv", rows_csv(Corrected, corrected))
             text += clicks_markdown(corrected, not_promptable)
         if answered:
-            _write(folder / "candidates.csv", candidates_csv(answered))
+            _write(folder / "candidates.csv", rows_csv(Answered, answered))
             text += candidates_markdown(answered, not_promptable)
         _write(folder / "summary.md", text)
         # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
@@ -338,6 +335,12 @@ def _stacked(objects: Sequence[Any]) -> Answer:
         own = int(found.mask_kji_crop.sum())
         area, certainty = area + own, certainty + own * found.confidence
     return Answer(mask, crop, certainty / area if area else 0.0)  # type: ignore[arg-type]
+
+
+def _nsd(truth: np.ndarray, predicted: np.ndarray, spacing_kji: np.ndarray, flat: bool) -> float:
+    """Of masks on one crop; ``flat``: of their only slice, as a picture."""
+    first, second, spacing = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
+    return nsd(first, second, spacing, NSD_TOLERANCE)
 
 
 def _on_common_crop(parts: Sequence[tuple[np.ndarray, Crop]], flat: bool) -> list[np.ndarray]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .rows import rows_csv
 from .scores import bootstrap_interval
 
 #: Sources whose targets are thin lines or hardly visible: no box says what is meant. Reported apart.
@@ -184,12 +183,7 @@ def _tables(title: str, part: Mapping[str, Any]) -> list[str]:
 
 def scores_csv(rows: Sequence[Score]) -> str:
     """The rows as CSV text, five decimals."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Score)])
-    for row in rows:
-        writer.writerow([round(v, 5) if isinstance(v, float) else v for v in asdict(row).values()])
-    return out.getvalue()
+    return rows_csv(Score, rows, 5)
 
 
 def choose(

@@ -6,9 +6,10 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, List, Optional, Tuple, TypeVar, cast
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Tuple, TypeVar, cast
 
 from ..errors import QMedSAMError, shown
 from .header import cut
@@ -119,24 +120,14 @@ def read_dicom_header(path: Path) -> DicomFile:
         import pydicom  # noqa: F401
     except ImportError as error:
         raise QMedSAMError("Reading DICOM needs the package pydicom.", "Install it: python -m pip install pydicom.") from error
-    try:
-        with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if _is_deflated(stream):
-                return _deflated(stream, path)
-            bounded = _Bounded(stream)
-            dataset = _parsed(bounded)
-            syntax = _syntax(dataset)
-            offset, length = _pixels(bounded, path, syntax)
-            return DicomFile(path, dataset, syntax, offset, length)
-    except _Beyond as error:
-        raise QMedSAMError(
-            f"'{path.name}' is a damaged DICOM file (an element is longer than the file).", "Copy or export it again."
-        ) from error
-    except QMedSAMError:
-        raise
-    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
-        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+    with _opened(path) as stream:
+        if _is_deflated(stream):
+            return _deflated(stream, path)
+        bounded = _Bounded(stream)
+        dataset = _parsed(bounded)
+        syntax = _syntax(dataset)
+        offset, length = _pixels(bounded, path, syntax)
+        return DicomFile(path, dataset, syntax, offset, length)
 
 
 def read_whole(path: Path) -> Any:
@@ -147,15 +138,9 @@ def read_whole(path: Path) -> Any:
     """
     import pydicom
 
-    try:
-        with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            plain = io.BytesIO(_inflated(stream, path)) if _is_deflated(stream) else stream
-            return pydicom.dcmread(_Bounded(plain))
-    except QMedSAMError:
-        raise
-    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
-        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+    with _opened(path) as stream:
+        plain = io.BytesIO(_inflated(stream, path)) if _is_deflated(stream) else stream
+        return pydicom.dcmread(_Bounded(plain))
 
 
 def class_of(path: Path) -> str:
@@ -166,17 +151,29 @@ def class_of(path: Path) -> str:
     """
     from pydicom.filereader import read_partial
 
+    with _opened(path) as stream:
+        if _is_deflated(stream):
+            return value_of(_deflated(stream, path).dataset, "SOPClassUID", str, "")
+        head = read_partial(cast(BinaryIO, _Bounded(stream)), lambda tag, vr, length: tag > _SOP_CLASS, force=True)
+        return value_of(head, "SOPClassUID", str, "") or value_of(head.file_meta, "MediaStorageSOPClassUID", str, "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file for pydicom, whose own errors on damaged files are of many kinds and become one.
+
+    Raises:
+        QMedSAMError: whatever happens while it is open.
+    """
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if _is_deflated(stream):
-                return value_of(_deflated(stream, path).dataset, "SOPClassUID", str, "")
-            head = read_partial(cast(BinaryIO, _Bounded(stream)), lambda tag, vr, length: tag > _SOP_CLASS, force=True)
-            return value_of(head, "SOPClassUID", str, "") or value_of(head.file_meta, "MediaStorageSOPClassUID", str, "")
+            yield stream
     except QMedSAMError:
         raise
-    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
-        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+    except Exception as error:
+        why = " (an element is longer than the file)" if isinstance(error, _Beyond) else ""
+        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file{why}.", "Copy or export it again.") from error
 
 
 class _Beyond(Exception):

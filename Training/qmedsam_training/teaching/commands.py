@@ -77,11 +77,12 @@ def _teach(
     import torch
 
     from ..export import check_replaceable
+    from ..networks import compact_of
     from ..recipes import checked_name
     from .cases import read_lessons
     from .frames import habits_for
     from .plan import planned
-    from .run import Stopped, Teaching, shipped_base, started_from, work_folder
+    from .run import Stopped, Teaching, shipped_base, work_folder
 
     checked_name(output.resolve().name)
     check_replaceable(output)
@@ -89,7 +90,7 @@ def _teach(
     with say.progress("Reading the cases") as tell:
         lessons = read_lessons(folder, names, lambda done, total: tell(done / total, f"{done} of {total} cases read"))
     base = start or shipped_base(lessons.is_3d)
-    model, network = started_from(base)
+    model, network = compact_of(base)
     habits = habits_for(network)
     plan = planned(lessons, model, habits, Lesson(**how), cache_mib, threads)
     say.plan(plan.rows(lessons), lessons.notes)

@@ -246,18 +246,6 @@ def _calibration(model: CompactSAM, cases: Sequence[Frames], scenes: Frames) -> 
         yield (image, prompts.boxes, rows, *((hints, prompts.kinds) if model.hints else ()))
 
 
-def started_from(path: Path) -> Tuple[CompactSAM, NetworkConfig]:
-    """The network of a float checkpoint of ours.
-
-    Raises:
-        QMedSAMError: it is another one, or quantized already.
-    """
-    model, network = networks.load(path)
-    if not isinstance(model, CompactSAM) or network.quantization:
-        raise QMedSAMError(f"'{path.name}' is no float checkpoint of qmedsam-compact.", "Others cannot be taught this way.")
-    return model.float().eval(), network
-
-
 def shipped_base(is_3d: bool) -> Path:
     """The weights that the shipped model was made of, in the source tree.
 
