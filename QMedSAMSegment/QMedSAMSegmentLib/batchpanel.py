@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import qt
-from qmedsam import QMedSAMError
 from qmedsam.intensity import MODALITIES
 from qmedsam.strategies import STRATEGIES
 from slicer.i18n import tr as _
 
-from .batchprocess import FINISHED, SOME_FAILED, BatchProcess, Ended, launchModule, moduleArguments
+from .batchprocess import FINISHED, SOME_FAILED, Ended, launchModule, moduleArguments
+from .processpanel import ProcessPanel
 from .signals import connected
 from .worker import Job
 
 
-class BatchPanel:
+class BatchPanel(ProcessPanel):
     """Widgets of the section *Batch*; the cases are done in a process of their own.
 
     Args:
@@ -35,9 +35,8 @@ class BatchPanel:
         jobs: Callable[..., Job] = Job,
         launch: Callable[[Sequence[str]], Any] = launchModule,
     ) -> None:
-        self.widget, self.ui, self._ready, self._jobs, self._launch = widget, ui, ready, jobs, launch
-        self._job: Optional[Job] = None
-        self._process: Optional[BatchProcess] = None
+        super().__init__(jobs, ui.batchProgressBar, ui.batchLabel)
+        self.widget, self.ui, self._ready, self._launch = widget, ui, ready, launch
         self._rows: Dict[str, int] = {}
         self._states: Dict[str, str] = {}
         self._report: Optional[Path] = None
@@ -60,17 +59,6 @@ class BatchPanel:
         for edit in (self.ui.batchCasesEdit, self.ui.batchOutputEdit):
             connected(edit, "textChanged(QString)", self.onTyped)
         self.updateButtons()
-
-    def close(self) -> None:
-        """Ask a run to end; nothing calls back afterwards."""
-        if self._job is not None and self._process is not None:
-            self._job.abandon()
-            self._process.stop()
-        self._job = self._process = None
-
-    @property
-    def running(self) -> bool:
-        return self._job is not None
 
     def updateButtons(self) -> None:
         chosen = bool(self._path(self.ui.batchCasesEdit) and self._path(self.ui.batchOutputEdit))
@@ -104,31 +92,15 @@ class BatchPanel:
         )
         self._rows, self._states, self._report = {}, {}, Path(folder) / "index.html"
         self.ui.batchTable.setRowCount(0)
-        self.ui.batchProgressBar.setRange(0, 0)
-        self.ui.batchLabel.setText(_("Looking for cases..."))
-        try:
-            self._process = BatchProcess(arguments, self._launch)
-        except (QMedSAMError, OSError) as error:
-            self._ended(str(error))
-            return
-        self._job = self._jobs(self._process.read, self._finished, self._failed, self._progress)
-        self.updateButtons()
-        self._job.start()
+        self._start(arguments, self._launch, _("Looking for cases..."))
 
     def onCancel(self) -> None:
-        if self._process is not None:
-            self.ui.batchLabel.setText(_("Stopping... press Cancel again to stop at once."))
-            self._process.stop()
+        self._stop(_("Stopping... press Cancel again to stop at once."))
 
     def onReport(self) -> None:
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._report)))
 
     # A run
-
-    def _progress(self, done: int, total: int, secondsLeft: Optional[float]) -> None:
-        self.ui.batchProgressBar.setRange(0, total)
-        self.ui.batchProgressBar.setValue(done)
-        self._show()
 
     def _finished(self, ended: Ended) -> None:
         self._show()
@@ -144,14 +116,6 @@ class BatchPanel:
         else:
             text = ended.message or _("The run failed with the exit code {code}.").format(code=ended.code)
         self._ended(text)
-
-    def _failed(self, error: Exception) -> None:
-        self._ended(str(error))
-
-    def _ended(self, text: str) -> None:
-        self._job = self._process = None
-        self.ui.batchLabel.setText(text)
-        self.updateButtons()
 
     def _show(self) -> None:
         """Put what the process told into the table."""

@@ -104,6 +104,8 @@ class BatchProcess:
             event = json.loads(line)
             if event["event"] == "process":
                 self._launched.said(event["pid"])
+            elif event["event"] == "progress":
+                progress(round(1000 * event["share"]), 1000)
             elif event["event"] == "error":
                 self._message = event["message"]
             with self._lock:

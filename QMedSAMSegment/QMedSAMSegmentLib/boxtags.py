@@ -6,6 +6,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from qmedsam import Box, QMedSAMError
+from qmedsam.terminology import code_of
 
 from .boxes import boundSegmentIds, createRoi, setRoi
 from .geometry import nodeToWorld
@@ -218,6 +219,13 @@ def _anchor(segmentationNode: Any, segmentId: str, boxes: Sequence[np.ndarray]) 
         return None
     mean = total / count
     return Anchor(origin + mean, squares / count - np.outer(mean, mean))
+
+
+def codeOf(segmentationNode: Any, segmentId: str) -> str:
+    """What a segment is in a standard terminology (:mod:`qmedsam.terminology`); empty where nobody chose it."""
+    if segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
+        return ""
+    return code_of(tagOf(segmentationNode, segmentId, "TerminologyEntry"))
 
 
 def tagOf(segmentationNode: Any, segmentId: str, name: str) -> str:

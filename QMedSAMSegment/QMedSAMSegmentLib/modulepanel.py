@@ -1,4 +1,4 @@
-"""The module's panel: engine, self-check, models, and the section for cohorts."""
+"""The module's panel: engine, self-check, models, and the sections for cohorts and for teaching."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .questions import confirmed
 from .selfcheck import selfCheck
 from .signals import connected
 from .speed import rememberMsPerSlice
+from .teachpanel import TeachPanel
 from .trial import guardThisApplication
 from .volumes import onlyVolume
 from .worker import Job
@@ -89,6 +90,7 @@ class ModulePanel:
             connected(button, "clicked()", method)
         connected(self.ui.modelsTable, "itemSelectionChanged()", self.updateButtons)
         self.batch = BatchPanel(widget, self.ui, lambda: self.installer.present(), jobs)
+        self.teach = TeachPanel(widget, self.ui, self.store, self.update, jobs)
         self.update()
 
     def close(self) -> None:
@@ -97,6 +99,7 @@ class ModulePanel:
             self._job.abandon()
         self._job = None
         self.batch.close()
+        self.teach.close()
 
     def update(self) -> None:
         """Look again at the engine and the models."""

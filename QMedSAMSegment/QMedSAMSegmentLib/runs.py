@@ -11,7 +11,7 @@ from qmedsam.measures import diameters
 from qmedsam.painting import ObjectResult
 
 from .boxes import boxFromRoi
-from .boxtags import storeInTag
+from .boxtags import codeOf, storeInTag
 from .geometry import ijkToWorld
 from .grids import coveringSegment, cutToGrid, ensureReferenceGeometry, onSegmentationGrid
 from .installer import INSTALL_HINT, installed
@@ -119,7 +119,9 @@ class Run:
         self._names = {one.segmentId: _segmentName(segmentationNode, one) for one in self.prompts}
         for n, prompt in enumerate(self.prompts, start=1):
             try:
-                self._boxes[n] = boxFromRoi(prompt.roiNode, volumeNode, label=n, name=prompt.roiNode.GetName() or f"box {n}")
+                name, code = prompt.roiNode.GetName() or f"box {n}", codeOf(segmentationNode, prompt.segmentId)
+                about = {"name": name, "target": self._names[prompt.segmentId], "code": code}
+                self._boxes[n] = boxFromRoi(prompt.roiNode, volumeNode, label=n, **about)
             except QMedSAMError as error:
                 self._failed[n] = error
         if not self._boxes:

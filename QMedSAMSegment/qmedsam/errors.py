@@ -7,6 +7,8 @@ from typing import Any, Callable, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+#: What a UnicodeError means for a user: its own words are codecs and hexadecimal numbers.
+NO_TEXT = "a part of it that should be text is none"
 #: Letters of a file's own text that a sentence may hold.
 _SHOWN = 60
 
@@ -71,7 +73,9 @@ def says_what_is_missing(function: _Function) -> _Function:
 
 
 def shown(text: object) -> str:
-    """A file's own text for a sentence: one short line of printable letters."""
+    """A file's own text, or an exception's, for a sentence: one short line of printable letters."""
+    if isinstance(text, UnicodeError):
+        return NO_TEXT
     if isinstance(text, (list, tuple, dict)):
         text = type(text).__name__  # never turned into text as a whole: it may be of any size
     line = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * _SHOWN])

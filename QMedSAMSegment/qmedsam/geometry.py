@@ -111,6 +111,8 @@ class Box:
         label: value of the object in the label array, from 1; 0 means "number me by position".
         name: of the segment.
         color: RGB in 0..1, or None for a default.
+        target: what it is a box of, where its name says something else (a ROI's own name).
+        code: of that structure (:mod:`.terminology`), for models that were taught it.
         strokes: of the user, that correct what is found in the box.
         rectangles: around the object on single slices.
         candidate: which of the network's answers to take where it looks at the box alone, 0 for the surest; from there on the
@@ -122,6 +124,8 @@ class Box:
     label: int = 0
     name: str = ""
     color: Optional[Tuple[float, float, float]] = None
+    target: str = ""
+    code: str = ""
     strokes: Tuple[Stroke, ...] = ()
     rectangles: Tuple[SliceRectangle, ...] = ()
     candidate: int = 0

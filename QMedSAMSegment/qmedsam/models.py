@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .errors import QMedSAMError, shown
 from .intensity import MODALITIES
+from .terminology import same_structure
 
 MANIFEST = "manifest.json"
 _LONGEST_MANIFEST = 1 << 20
@@ -52,6 +53,7 @@ class Manifest:
     data: Tuple[Dict[str, str], ...] = ()
     reference: Dict[str, Any] = field(default_factory=dict)
     prompts: Dict[str, Any] = field(default_factory=dict)
+    targets: Tuple[Dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -142,6 +144,11 @@ class Model:
     def bytes(self) -> int:
         """Size of the listed files."""
         return sum((self.folder / name).stat().st_size for name in self.manifest.files if (self.folder / name).is_file())
+
+    def was_taught(self, name: str, code: str = "") -> bool:
+        """Whether it was taught the structure of this name (in any case) or code (:mod:`.terminology`)."""
+        targets = self.manifest.targets
+        return any(same_structure([one["name"]], one.get("codes", ()), name, code) for one in targets)
 
     def verify(self) -> None:
         """Compare every listed file with its SHA-256.
@@ -241,21 +248,28 @@ class ModelStore:
             raise QMedSAMError(f"'{name}' is no model.", f"{hint}Models at hand: {known}.")
         raise QMedSAMError(f"There is no model '{name}'.", f"Models at hand: {known}.")
 
-    def route(self, modality: str, is_3d: bool = True) -> Model:
-        """The model for a modality: one that names it before one that takes any (``*``), then by priority.
+    def route(self, modality: str, is_3d: bool = True, name: str = "", code: str = "") -> Model:
+        """The model for a segment: one that was taught it, else the one for the modality.
+
+        For a modality one that names it comes before one that takes any (``*``), then priority counts. A model that was taught
+        some structures (``targets``) is for these alone.
 
         Args:
             modality: ``""`` for an unknown one.
             is_3d: several slices, or a picture: some models are for either alone.
+            name, code: of the segment, as far as they are known.
 
         Raises:
             QMedSAMError: no model serves it.
         """
         models = [model for model in self.models() if model.manifest.dimension in (0, 3 if is_3d else 2)]
-        for wanted in (modality, "*"):
-            for model in models:
-                if wanted in model.manifest.modalities:
-                    return model
+        taught = [model for model in models if model.manifest.targets and model.was_taught(name, code)]
+        others = [model for model in models if not model.manifest.targets]
+        for some in (taught, others):
+            for wanted in (modality, "*"):
+                for model in some:
+                    if wanted in model.manifest.modalities:
+                        return model
         raise QMedSAMError(
             f"No model at hand serves {modality or 'images of an unknown modality'}.",
             "Name one with --model, or add one with 'qmedsam models add'.",

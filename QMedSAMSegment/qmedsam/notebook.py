@@ -38,6 +38,11 @@ class Result(Segmentation):
     window: Optional[Tuple[float, float]] = None
     origin: Optional[Origin] = None
 
+    @property
+    def has_ml(self) -> bool:
+        """Whether volumes can be told: a picture has no thickness, an array without a spacing no lengths."""
+        return self.volume.has_ml
+
     def save(self, path: PathLike) -> Path:
         """Write the labels into a file whose suffix says how (``.seg.nrrd``, ``.nii.gz``, ``.dcm``...).
 
@@ -47,16 +52,26 @@ class Result(Segmentation):
         write_segmentation(path, self.labels_kji, self.volume, self.written(self.boxes)[1], self.origin)
         return Path(path)
 
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows: the overlay."""
+    def save_overlay(self, path: PathLike) -> Path:
+        """Write the picture that a notebook shows: slices of the image with boxes and contours, as PNG.
+
+        Raises:
+            QMedSAMError: another suffix, or a place that cannot be written to.
+        """
         from .pictures.overlays import overlay_png
 
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise QMedSAMError(f"The overlay is a PNG picture, not '{path.suffix}'.", "Give a name that ends in .png.")
         boxes, segments = self.written(self.boxes)
         intensity = Intensity.of(self.volume, self.modality, self.window)
+        overlay_png(path, self.volume, self.labels_kji, segments, boxes, intensity, self.volume.name)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay."""
         with TemporaryDirectory(prefix="qmedsam-") as folder:
-            path = Path(folder) / "overlay.png"
-            overlay_png(path, self.volume, self.labels_kji, segments, boxes, intensity, self.volume.name)
-            return path.read_bytes()
+            return self.save_overlay(Path(folder) / "overlay.png").read_bytes()
 
 
 _segmenters: Dict[Tuple[Optional[str], int], Segmenter] = {}
@@ -80,7 +95,8 @@ def segment(
         image: file or DICOM folder, :class:`Volume`, or numpy array (``(k, j, i)``, ``(j, i)``, colours last).
         boxes: one or several: :class:`Box`, ``i0, j0, k0, i1, j1, k1`` (on one slice ``i0, j0, i1, j1``; both ends included),
             or a boxes file.
-        spacing: of an array, in mm along i, j and k (or i and j).
+        spacing: of an array, in mm along i, j and k (or i and j): columns, rows, slices, the reverse of the array's axes.
+            Without one voxels count as cubes (the strategies look at shapes in mm), and no ml and mm are told.
         model, threads: as for :class:`Segmenter`.
         series: of a DICOM folder with several.
         settings: as for :meth:`Segmenter.segment`.
@@ -112,7 +128,7 @@ def volume_of_array(array: np.ndarray, spacing: Optional[Sequence[float]] = None
 
     Args:
         array: ``(k, j, i)`` or ``(j, i)``, with three or four colours last for pictures in colour.
-        spacing: mm along i, j and k (a picture: i and j); 1 where it is not given.
+        spacing: mm along i, j and k (a picture: i and j); None for cubes of unknown size.
 
     Raises:
         QMedSAMError: another number of axes, or a spacing that is none.
@@ -128,7 +144,7 @@ def volume_of_array(array: np.ndarray, spacing: Optional[Sequence[float]] = None
         if len(given) not in (axes, 3) or not (np.isfinite(given).all() and (given > 0).all()):
             raise QMedSAMError(f"The spacing {list(spacing)} is not {axes} lengths.", "Give mm along i, j and k.")
         sizes[: len(given)] = given
-    return Volume(shaped if axes == 3 else shaped[None], np.diag([*sizes, 1.0]))
+    return Volume(shaped if axes == 3 else shaped[None], np.diag([*sizes, 1.0]), measured=spacing is not None)
 
 
 def boxes_of_any(boxes: Any, volume: Volume) -> List[Box]:

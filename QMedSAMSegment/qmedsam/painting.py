@@ -22,6 +22,7 @@ Cancelled = Callable[[], bool]
 
 #: Network pixels below which a long object is lost: strips of 3000 px were found from 2.6 (``slice``) and 5.3 (``roi``).
 THIN = 4
+_NOTHING = "Nothing was found in the box"
 
 
 @dataclass
@@ -247,7 +248,7 @@ class Run:
                 thin = max(min(u1 - u0, v1 - v0), 0.0)
                 if item.box.label in empty and thin < THIN:
                     self._messages.append(
-                        f"Nothing was found in the box '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
+                        f"{_NOTHING} '{item.box.name}': the network sees it {thin:.1f} pixels thin. "
                         "Use the frame 'roi', or split a long box."
                     )
 
@@ -262,6 +263,12 @@ class Run:
             out.confidence = math.fsum(self._certain[out.label]) / own if own else 0.0  # exact: streams change the order
             out.measure(self.labels_kji, *self._lengths)
             out.covered = own - out.voxels
+
+
+def unexplained(objects: Sequence[ObjectResult], messages: Sequence[str]) -> List[ObjectResult]:
+    """Objects of which nothing was found, of which no error and no message says so, and that no smaller box covers."""
+    empty = [one for one in objects if not (one.voxels or one.covered or one.error)]
+    return [one for one in empty if not any(f"{_NOTHING} '{one.name}'" in message for message in messages)]
 
 
 def repaint(labels_kji: np.ndarray, objects: Sequence[ObjectResult], boxes: Sequence[Box], volume: Volume) -> None:

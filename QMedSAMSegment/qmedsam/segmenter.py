@@ -17,6 +17,7 @@ from .models import Model, ModelStore
 from .network import Network
 from .painting import Cancelled, ObjectResult, Progress, Run, labelled, repaint
 from .predictor import Clock, SlicePredictor
+from .sharing import failed, groups_of, joined, part_of
 from .strategies import STRATEGIES, Item, Options, Rounds
 from .strategies.voting import box_slices
 
@@ -33,7 +34,7 @@ class Segmentation:
         objects: one per box, in the order given.
         seconds: per stage (``prepare``, ``load``, ``frame``, ``encode``, ``decode``, ``restore``) and ``total``;
             ``correct`` after it, where boxes have strokes.
-        model, modality, strategy: what was used.
+        model, modality, strategy: what was used; several models are named with commas between them.
         messages: sentences for the user (an assumption made, a box cut at the volume's border).
         cancelled: true when stopped early; the labels then hold what was done so far.
         cost: ``encodes`` and ``decodes`` of the network, and ``single_encodes`` and ``single_decodes``: what one look at
@@ -59,11 +60,16 @@ class Segmentation:
         about = ", ".join(filter(None, [self.model, self.modality or "no modality", self.strategy]))
         lines = [f"Segmentation of {size} voxels ({about})"]
         for one in self.objects[:_LISTED]:
-            ml = "" if len(self.labels_kji) == 1 else f" ({one.volume_ml:.2f} ml)"  # a picture has no thickness
+            ml = f" ({one.volume_ml:.2f} ml)" if self.has_ml else ""
             lines.append(f"  {one.label} {one.name}: {one.voxels} voxels{ml}, confidence {one.confidence:.2f}")
         if len(self.objects) > _LISTED:
             lines.append(f"  and {len(self.objects) - _LISTED} more")
         return "\n".join([*lines, *(f"  Note: {message}" for message in self.messages)])
+
+    @property
+    def has_ml(self) -> bool:
+        """Whether volumes can be told: a picture has no thickness."""
+        return len(self.labels_kji) > 1
 
     @property
     def errors(self) -> List[str]:
@@ -138,12 +144,17 @@ class Segmenter:
         clock = Clock()
         with clock.stage("total"):
             boxes = labelled(boxes)
+            shares = self._shares(volume, boxes, modality, window)
+            if len(shares) > 1:
+                settings_of_all = (modality, strategy, frame, window)
+                return self._by_several(shares, volume, boxes, settings_of_all, progress, cancelled, keep_masks, options)
             keep_all, keep_masks = keep_masks, keep_masks or any(box.strokes for box in boxes)
             messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
                 modality = resolved_modality(volume, modality, window is not None, messages)
-                model = self._model(modality, len(volume.array_kji) > 1)
+                model = self._model(modality, len(volume.array_kji) > 1, boxes[0])
                 settings = settings_of(model)
+                self._tell_of_taught(model, boxes, messages)
                 run = Run(volume, boxes, keep_masks, messages)
                 strategy = resolved_strategy(strategy, settings, modality, volume, run.boxes, messages)
                 options = options or Options()
@@ -264,7 +275,7 @@ class Segmenter:
                 )
             messages: List[str] = []
             modality = resolved_modality(volume, modality, window is not None, messages)
-            model = self._corrects(modality, len(volume.array_kji) > 1)
+            model = self._corrects(modality, len(volume.array_kji) > 1, box)
             network, settings = self._network(model), settings_of(model)
             intensity = Intensity.of(volume, modality, window)
             kind, margin = frame or settings["frame"]["kind"], settings["frame"].get("margin", 0.3)
@@ -307,18 +318,86 @@ class Segmenter:
         with self._warming:
             self._warm.clear()
 
-    def _corrects(self, modality: str, is_3d: bool) -> Optional[Model]:
+    def _corrects(self, modality: str, is_3d: bool, box: Box) -> Optional[Model]:
         """The model that would segment, or where it does not listen to strokes and was not asked for by name, one that does."""
-        model = self._model(modality, is_3d)
+        model = self._model(modality, is_3d, box)
         if model is None or self._name or model.manifest.prompts.get("hints"):
             return model
-        others = [one for one in self._store.models() if one.manifest.prompts.get("hints")]
+        others = [one for one in self._store.models() if one.manifest.prompts.get("hints") and not one.manifest.targets]
         return next((one for one in others if {modality, "*"} & set(one.manifest.modalities)), model)
 
-    def _model(self, modality: str, is_3d: bool) -> Optional[Model]:
+    def _shares(
+        self, volume: Volume, boxes: Sequence[Box], modality: str, window: Optional[Tuple[float, float]]
+    ) -> List[List[int]]:
+        """Which boxes one model answers together."""
+        everything = [list(range(len(boxes)))]
+        if self._given is not None or self._name is not None:
+            return everything
+        taught = [model for model in self._store.models() if model.manifest.targets]
+        if not taught:
+            return everything
+        modality = resolved_modality(volume, modality, window is not None, [])
+        is_3d = len(volume.array_kji) > 1
+        chosen: Dict[Tuple[str, str], str] = {}
+        wanted = [(box.target or box.name, box.code) for box in boxes]
+        for name, code in wanted:  # every answer reads the manifests
+            if (name, code) not in chosen:
+                known = any(model.was_taught(name, code) for model in taught)
+                found = self._store.route(modality, is_3d, name, code) if known else None
+                chosen[name, code] = found.name if found is not None and found.manifest.targets else ""
+        return groups_of([chosen[one] for one in wanted])
+
+    def _by_several(
+        self,
+        shares: Sequence[Sequence[int]],
+        volume: Volume,
+        boxes: Sequence[Box],
+        settings: Tuple[str, str, Optional[str], Optional[Tuple[float, float]]],
+        progress: Optional[Progress],
+        cancelled: Optional[Cancelled],
+        keep_masks: bool,
+        options: Optional[Options],
+    ) -> Segmentation:
+        """Every model its own boxes, one model after the other."""
+        parts: List[Tuple[Sequence[int], Segmentation]] = []
+        lost: Dict[int, ObjectResult] = {}
+        messages: List[str] = []
+        stopped = False
+        done = 0
+        errors: List[QMedSAMError] = []
+        for indices in shares:
+            own = [boxes[index] for index in indices]
+            told = part_of(progress, done / len(boxes), len(indices) / len(boxes))
+            done += len(indices)
+            reason = "It was not reached: the run was stopped." if stopped else ""
+            if not stopped:
+                try:
+                    found = self.segment(volume, own, *settings, told, cancelled, True, options)
+                    parts.append((indices, found))
+                    stopped = found.cancelled
+                    continue
+                except QMedSAMError as error:  # none of its boxes lies on the image; the others' do
+                    errors.append(error)
+                    reason = str(error)
+                    messages.append(f"{error.message} The others were segmented.")
+            lost.update(zip(indices, failed(own, reason, keep_masks)))
+        if not parts:
+            raise errors[0]
+        result = Segmentation(**joined(parts, boxes, volume, keep_masks, lost))
+        result.messages += messages
+        return result
+
+    def _tell_of_taught(self, model: Optional[Model], boxes: Sequence[Box], messages: List[str]) -> None:
+        if model is not None and model.manifest.targets and self._name is None:
+            names = ", ".join(dict.fromkeys(f"'{box.target or box.name}'" for box in boxes))
+            messages.append(
+                f"{names}: answered by the model '{model.name}', which was taught this. Choose another one to go back."
+            )
+
+    def _model(self, modality: str, is_3d: bool, box: Box) -> Optional[Model]:
         if self._given is not None and self._name is None:
             return None
-        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d)
+        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d, box.target or box.name, box.code)
 
     def _network(self, model: Optional[Model]) -> Network:
         if self._given is not None:

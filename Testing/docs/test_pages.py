@@ -18,7 +18,7 @@ def text_of(*parts: str) -> str:
 
 
 def test_every_environment_variable_is_listed() -> None:
-    sources = [*(ROOT / "QMedSAMSegment").rglob("*.py"), *(ROOT / "QMedSAMBatch").glob("*.py")]
+    sources = [path for room in ("QMedSAMSegment", "QMedSAMBatch", "Training") for path in (ROOT / room).rglob("*.py")]
     read = {name for path in sources for name in re.findall(r"\bQMEDSAM_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     assert read == set(re.findall(r"^\| `(QMEDSAM_[A-Z_]+)`", text_of("Reference", "Environment.md"), re.MULTILINE))
 

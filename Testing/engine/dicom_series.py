@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dicoms
 import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
@@ -41,7 +42,7 @@ def write_series(folder: Path, array_kji: np.ndarray, axes_lps: np.ndarray, **at
         image.PixelData = (array_kji[k] + 1024).astype("<i2").tobytes()
         for key, value in attributes.items():
             setattr(image, key, value)
-        image.save_as(folder / f"{place:03d}.dcm", enforce_file_format=True)
+        dicoms.written(image, folder / f"{place:03d}.dcm")
     return series
 
 
@@ -91,4 +92,4 @@ def write_multiframe(path: Path, like: Path, array_kji: np.ndarray, axes_lps: np
         )
         for k, position in enumerate(positions, start=1)
     ]
-    image.save_as(path, enforce_file_format=True)
+    dicoms.written(image, path)

@@ -87,10 +87,16 @@ def save(dataset: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> 
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     path.parent.mkdir(parents=True, exist_ok=True)
+    return written(dataset, path)
+
+
+def written(dataset: Dataset, path: Path) -> Path:
+    """Write a data set with its meta header, in the words of pydicom 2 (Python 3.9) or 3."""
     if int(pydicom.__version__.split(".")[0]) >= 3:
         pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    else:  # Python 3.9
-        dataset.is_implicit_VR, dataset.is_little_endian = False, syntax != "1.2.840.10008.1.2.2"
+    else:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        dataset.is_implicit_VR, dataset.is_little_endian = syntax == "1.2.840.10008.1.2", syntax != "1.2.840.10008.1.2.2"
         pydicom.dcmwrite(path, dataset, write_like_original=False)
     return path
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 from qmedsam.batch import Settings, collect, run_batch
 from qmedsam.errors import QMedSAMError
-from qmedsam.files import read_volume
+from qmedsam.evaluation.cases import read_manifest
+from qmedsam.evaluation.loop import evaluate
+from qmedsam.files import read_frames, read_segments, read_volume
 from qmedsam.files.apart import Reader, is_vouched
 from qmedsam.network.fake import FakeNetwork
 from qmedsam.segmenter import Segmenter
@@ -115,3 +118,37 @@ def test_a_batch_without_workers_survives_a_file_that_ends_its_reader(tmp_path: 
     assert [outcome.state for outcome in result.outcomes] == ["failed", "done", "done"]
     assert "ended the process" in result.outcomes[0].message
     shutil.rmtree(folder)
+
+
+def test_masks_and_time_points_are_read_apart_too(tmp_path: Path, reader: Reader, monkeypatch) -> None:
+    """By a batch and an evaluation alike: no picture is opened in their own process."""
+    disc = np.zeros((30, 40), np.uint8)
+    disc[8:20, 10:28] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(disc), str(tmp_path / "m.png"))
+    photo = picture(tmp_path / "a.png")
+    pages = [Image.fromarray(page.astype(np.uint8)) for page in GREY]
+    told = "ImageJ=1.54\nimages=5\nframes=5\n"
+    pages[0].save(tmp_path / "t.tif", save_all=True, append_images=pages[1:], description=told)
+    (case,) = read_manifest(_listed(tmp_path / "m.csv", "image,mask\na.png,m.png\n"))
+    here = [frame.array_kji for frame in read_frames(tmp_path / "t.tif")]
+    volume = read_volume(photo)
+
+    def broken(*given, **named):
+        raise AssertionError("opened here")
+
+    monkeypatch.setattr("qmedsam.files.volumes.read_image", broken)
+    assert np.array_equal(np.stack([frame.array_kji for frame in reader.frames(tmp_path / "t.tif")]), np.stack(here))
+    (box,) = read_segments(tmp_path / "m.png", volume, read=reader.read)
+    assert box.corners_ijk[:, :2].min(axis=0).tolist() == [9.5, 7.5]
+    case.load(reader.read)
+    segmenter = Segmenter(network=FakeNetwork())
+    result = run_batch(
+        collect([tmp_path / "m.csv"], tmp_path / "out"), tmp_path / "out", Settings(pictures=False), segmenter=segmenter
+    )
+    assert [outcome.state for outcome in result.outcomes] == ["done"], result.outcomes[0].message
+    assert evaluate([case], segmenter, tmp_path / "scores")["picture"]["mean_all"]["cases"] == 1
+
+
+def _listed(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

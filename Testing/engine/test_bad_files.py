@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Callable
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from qmedsam.errors import QMedSAMError
 from qmedsam.files import check_target, read_boxes, read_labels, read_volume, write_boxes, write_segmentation
 from qmedsam.geometry import Box, Volume
+from qmedsam.models import ModelStore
 
 ARRAY = np.random.default_rng(3).integers(-500, 1500, (6, 20, 30)).astype(np.int16)
 VOLUME = Volume(ARRAY, np.eye(4))
@@ -379,3 +381,27 @@ def test_files_that_hold_no_labels(tmp_path: Path) -> None:
     layers = sitk.GetImageFromArray(np.ones((3, 4, 5, 2), np.uint8), isVector=True)
     sitk.WriteImage(layers, str(tmp_path / "overlapping.seg.nrrd"))
     complaint(lambda: read_labels(tmp_path / "overlapping.seg.nrrd"))
+
+
+def test_pages_of_a_tiff_in_a_circle(tmp_path: Path) -> None:
+    """libtiff goes round in it for ever."""
+    content = bytearray(written(tmp_path / "a.tif").read_bytes())
+    places = []
+    place = struct.unpack_from("<I", content, 4)[0]
+    while place:
+        places.append(place)
+        following = place + 2 + 12 * struct.unpack_from("<H", content, place)[0]
+        place = struct.unpack_from("<I", content, following)[0]
+    struct.pack_into("<I", content, following, places[2])
+    (tmp_path / "a.tif").write_bytes(content)
+    assert "ends too early" in complaint(lambda: read_volume(tmp_path / "a.tif"))
+
+
+def test_names_in_a_zip_that_are_no_text(tmp_path: Path) -> None:
+    """Not in Python's words of codecs and bytes."""
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("mödel/manifest.json", "{}")
+    content = (tmp_path / "m.zip").read_bytes()
+    (tmp_path / "m.zip").write_bytes(content.replace("ö".encode(), b"\xff\xff"))
+    store = ModelStore(folders=[tmp_path / "user"], user=tmp_path / "user")
+    assert "codec" not in complaint(lambda: store.add(tmp_path / "m.zip"))

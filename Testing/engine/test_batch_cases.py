@@ -195,6 +195,11 @@ def test_what_is_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(json.dumps(row))
     with pytest.raises(QMedSAMError, match="would be written over"):
         collect([tmp_path / "l.jsonl"], tmp_path / "out")
+    two = "volume,segmentation\nin/ct.nii.gz,liver.nii.gz\nin/ct.nii.gz,spleen.nii.gz\n"
+    (tmp_path / "two.csv").write_text(two)
+    with pytest.raises(QMedSAMError, match="is there twice") as twice:
+        collect([tmp_path / "two.csv"], tmp_path / "out")
+    assert "masks in one file" in twice.value.hint
     with pytest.raises(QMedSAMError, match="no format"):
         collect([tmp_path / "in"], tmp_path / "out", "docx")
 

@@ -121,6 +121,21 @@ def test_the_log_tells_what_was_done_with_what(tmp_path: Path, fake: Segmenter) 
     assert case["output"] == "ct.seg.nrrd" and case["objects"][0]["name"] == "ellipsoid"
 
 
+def test_a_box_in_which_nothing_was_found_is_noted_once(tmp_path: Path) -> None:
+    """What the engine explains (the network sees the box too thin) is not said again."""
+    network = FakeNetwork(256)
+    network.decode = lambda _, boxes, *said: (np.full((len(boxes), 1, 256, 256), -1.0, np.float32), np.zeros((len(boxes), 1)))
+    (tmp_path / "in").mkdir()
+    strip = (np.indices((8, 3000))[1] % 200).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(strip), str(tmp_path / "in" / "us.png"))
+    drawn = [{"ijk": [0, 0, 2999, 7], "name": "strip"}, {"ijk": [0, 0, 7, 7], "name": "square"}]
+    (tmp_path / "in" / "us.json").write_text(json.dumps({"boxes": drawn}))
+    settings = Settings(modality="US", pictures=False)
+    (outcome,) = _run(tmp_path / "in", tmp_path / "out", settings, segmenter=Segmenter(network=network)).outcomes
+    assert outcome.message.count("'strip'") == 1 and "pixels thin" in outcome.message
+    assert outcome.message.count("Nothing was found") == 2 and outcome.message.endswith("in the box of square.")
+
+
 def test_a_second_run_does_nothing_twice(tmp_path: Path, fake: Segmenter) -> None:
     write_cohort(tmp_path / "in")
     settings = replace(MR, pictures=True)

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Optional
 
+import dicoms
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -252,7 +253,7 @@ def _edited(folder: Path, edit) -> None:
     for file in folder.iterdir():
         image = pydicom.dcmread(file)
         edit(image)
-        image.save_as(file, enforce_file_format=True)
+        dicoms.written(image, file)
 
 
 def _written(folder: Path, segments=((1, "liver", None),), source: Optional[Path] = None) -> pydicom.Dataset:
@@ -377,7 +378,7 @@ def test_a_projection_is_referred_to_without_a_place(tmp_path, cube, axes, kind)
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
     image.Modality, image.ImagerPixelSpacing = ("DX" if "Mammo" not in kind.name else "MG"), [0.1, 0.1]
     image.PixelData = (cube[3] + 1024).astype("<i2").tobytes()
-    image.save_as(source, enforce_file_format=True)
+    dicoms.written(image, source)
     seg = _written(tmp_path, source=source)
     reference = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
     assert reference.ReferencedSOPInstanceUID == image.SOPInstanceUID
@@ -395,7 +396,7 @@ def test_frames_that_say_everything_anew(tmp_path, cube, axes) -> None:
         group.PlaneOrientationSequence = shared.PlaneOrientationSequence
         group.PixelMeasuresSequence = shared.PixelMeasuresSequence
     del shared.PlaneOrientationSequence, shared.PixelMeasuresSequence
-    image.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    dicoms.written(image, tmp_path / "enhanced.dcm")
     check_output(tmp_path / "out.dcm", tmp_path / "enhanced.dcm")
     labels = (volume.array_kji > 100).astype(np.uint8)
     write_segmentation(tmp_path / "out.dcm", labels, volume, [(1, "liver", None)], Origin(tmp_path / "enhanced.dcm"))
@@ -428,7 +429,7 @@ def test_a_time_point_refers_to_its_own_frames(tmp_path, cube, axes, time_point:
     for n, group in enumerate(image.PerFrameFunctionalGroupsSequence):
         group.FrameContentSequence[0].TemporalPositionIndex = n // 9 + 1
         group.FrameContentSequence[0].InStackPositionNumber = n % 9 + 1
-    image.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    dicoms.written(image, tmp_path / "enhanced.dcm")
     volume = read_volume(tmp_path / "enhanced.dcm", frame_index=time_point)
     labels = (volume.array_kji > 100).astype(np.uint8)
     origin = Origin(tmp_path / "enhanced.dcm", time_point=time_point)

@@ -269,9 +269,12 @@ def test_series_by_number_name_and_beginning(tmp_path: Path) -> None:
             path.rename(tmp_path / f"{n}-{path.name}")
     text = said(lambda: read_volume(tmp_path))
     assert "--series" in text and text.index("2: Early") < text.index("10: Late")
-    for name in ("10", "late", "1.2.10", "1.2.10.7"):
+    for name in ("10", "late", "1.2.10", "1.2.10.7", "LAT"):
         assert read_volume(tmp_path, series=name).name == "Late"
-    assert "are called 1.2" in said(lambda: read_volume(tmp_path, series="1.2"))
+        assert read_volume(tmp_path / "10-000.dcm", series=name).name == "Late"
+    assert "2 series" in said(lambda: read_volume(tmp_path, series="a")), "a part of both descriptions"
+    assert "does not belong" in said(lambda: read_volume(tmp_path / "10-000.dcm", series="Early"))
+    assert "fit the name 1.2" in said(lambda: read_volume(tmp_path, series="1.2"))
     # Who writes a DICOM SEG asks for the files first: the same sentence, not that this is no DICOM.
     assert "2: Early" in said(lambda: series_files(tmp_path)) and "2: Early" in said(lambda: series_files(tmp_path, "portal"))
 

@@ -17,6 +17,7 @@ from typing import Callable
 
 import dicoms
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from qmedsam.batch import Settings, collect, run_batch
@@ -24,6 +25,7 @@ from qmedsam.batch.memory import check_memory
 from qmedsam.batch.settings import Case
 from qmedsam.errors import QMedSAMError
 from qmedsam.files import read_boxes, read_labels, read_segments, read_volume
+from qmedsam.files.labelled import read_label_map
 from qmedsam.geometry import Volume
 from qmedsam.models import ModelStore
 from qmedsam.network.fake import FakeNetwork
@@ -467,6 +469,42 @@ def test_zips_that_are_no_models(tmp_path: Path, monkeypatch) -> None:
     assert "unpack to more" in said(lambda: store.add(bomb))
 
 
+# Masks that DICOM keeps
+
+
+def test_a_dicom_mask_whose_frames_lie_anywhere(tmp_path: Path) -> None:
+    """A file of a kilobyte that asks for terabytes of empty slices, and one of a length that leads out of it."""
+    import seeds
+
+    content = seeds.dicom_seg(tmp_path)[0]
+    volume = Volume(np.zeros((5, 12, 14), np.uint8), np.eye(4))
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(content)
+    assert read_label_map(path, volume).names == {1: "Liver", 2: "Tumour"}
+    far = pydicom.dcmread(path)
+    group, _, last = far.PerFrameFunctionalGroupsSequence
+    last.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 3]
+    group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, -1_000_000_000]
+    far.save_as(tmp_path / "far.dcm")
+    assert "memory" in said(lambda: read_label_map(tmp_path / "far.dcm", volume))
+    group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, "nan"]
+    far.save_as(tmp_path / "nan.dcm")
+    said(lambda: read_label_map(tmp_path / "nan.dcm", volume))
+    place = content.index(b"\x62\x00\x02\x00SQ") + 8  # the sequence of segments
+    path.write_bytes(content[:place] + b"\xf0\xff\xff\xff" + content[place + 4 :])
+    assert "damaged" in said(lambda: read_label_map(path, volume))
+
+
+def test_a_deflated_structure_set_is_unpacked_within_limits(tmp_path: Path, monkeypatch) -> None:
+    import seeds
+
+    volume = Volume(np.zeros((5, 12, 14), np.uint8), np.eye(4))
+    (tmp_path / "r.dcm").write_bytes(seeds.rtstruct(tmp_path)[2])
+    assert read_label_map(tmp_path / "r.dcm", volume).names == {1: "Liver", 5: "Tumour"}
+    monkeypatch.setattr("qmedsam.files.dicom_header._MOST_INFLATED", 100)
+    assert "unpacks to more" in said(lambda: read_label_map(tmp_path / "r.dcm", volume))
+
+
 # The fuzzer itself, a few inputs of every reader; ``python Testing/fuzz/run.py`` runs as many as wanted
 
 
@@ -476,6 +514,8 @@ def test_zips_that_are_no_models(tmp_path: Path, monkeypatch) -> None:
     [
         "dicom",
         "dicom-folder",
+        "dicom-seg",
+        "rtstruct",
         "nifti",
         "nrrd",
         "segmentation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import QMedSAMError, Volume
-from qmedsam.evaluation.cases import Case, components, read_manifest
+from qmedsam.evaluation.cases import Case, components, of_modalities, read_manifest
 from qmedsam.evaluation.scores import dsc
 from qmedsam.files import image_of, read_segments, read_volume, write_segmentation
 from qmedsam.files.labelled import read_label_map
@@ -439,3 +440,23 @@ def test_evaluate_reports_names_notes_and_what_was_left_out(tmp_path: Path) -> N
     page = (tmp_path / "out" / "summary.md").read_text()
     assert "1 smaller than 100 voxels" in page and "beside its image" in page
     assert ",liver," in (tmp_path / "out" / "scores.csv").read_text()
+
+
+def test_a_modality_that_is_named_is_that_of_cases_that_tell_none(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,mask\na.nii.gz,l.nii.gz\n")
+    (plain,) = read_manifest(tmp_path / "m.csv")
+    told = replace(plain, case_id="b", modality="MR")
+    assert [(c.case_id, c.modality) for c in of_modalities([plain, told], ["ct"])] == [("a", "CT")]
+    assert [(c.case_id, c.modality) for c in of_modalities([plain, told], ["MR"])] == [("a", "MR"), ("b", "MR")]
+    assert [c.case_id for c in of_modalities([plain, told], ["CT", "MR"])] == ["b"]
+    with pytest.raises(QMedSAMError, match="magic"):
+        of_modalities([plain], ["magic"])
+
+
+def test_two_masks_of_one_image_ask_for_names(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,mask\nct.nii.gz,liver.nii.gz\nct.nii.gz,spleen.nii.gz\n")
+    with pytest.raises(QMedSAMError, match="are two masks of one image") as asked:
+        read_manifest(tmp_path / "m.csv")
+    assert "case_id" in asked.value.hint
+    (tmp_path / "m.csv").write_text("case_id,image,mask\na,ct.nii.gz,liver.nii.gz\nb,ct.nii.gz,spleen.nii.gz\n")
+    assert [case.case_id for case in read_manifest(tmp_path / "m.csv")] == ["a", "b"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict
 
-import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +12,8 @@ from hypothesis import strategies as st
 from qmedsam.files import Origin, read_volume, write_image, write_segmentation
 from qmedsam.geometry import Volume
 from qmedsam.phantom.shapes import rotation
+
+nib = pytest.importorskip("nibabel")
 
 FAST = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LABELS = np.random.default_rng(3).integers(0, 4, (12, 40, 44)).astype(np.uint8)

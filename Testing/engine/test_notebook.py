@@ -43,6 +43,8 @@ def test_an_array_has_the_spacing_that_it_is_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(path), result.labels_kji)
     sitk = pytest.importorskip("SimpleITK")
     assert sitk.ReadImage(str(path)).GetSpacing() == pytest.approx((0.5, 0.5, 4))
+    plain = qmedsam.segment(ARRAY, NUMBERS, modality="MR")
+    assert plain.objects[0].diameters is None and "ml" not in repr(plain) and " ml)" in repr(result), "no length was told"
     for wrong in ((1, 1), (1, 1, 0), (1, 1, 1, 1)):
         with pytest.raises(QMedSAMError, match="spacing"):
             qmedsam.segment(ARRAY, NUMBERS, spacing=wrong)
@@ -68,6 +70,9 @@ def test_files_are_read_and_the_result_can_be_looked_at(tmp_path: Path) -> None:
     text = repr(result)
     assert len(text) < 400 and "liver" in text and "70 x 60 x 12" in text and "array" not in text
     assert (result._repr_png_() or b"")[:4] == b"\x89PNG"
+    assert result.save_overlay(tmp_path / "look.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(QMedSAMError, match="PNG"):
+        result.save_overlay(tmp_path / "look.jpg")
     with pytest.raises(QMedSAMError, match="spacing"):
         qmedsam.segment(tmp_path / "mr.nii.gz", NUMBERS, spacing=(1, 1, 1))
 

@@ -26,6 +26,7 @@ from qmedsam.files import (
     write_image,
     write_segmentation,
 )
+from qmedsam.files.labelled import read_label_map
 from qmedsam.files.orientation import orientation_of
 from qmedsam.geometry import Volume
 from qmedsam.network.fake import FakeNetwork
@@ -44,7 +45,9 @@ def photograph(path: Path, orientation: int, grey: bool = False) -> np.ndarray:
     exif = Image.Exif()
     exif[0x010F] = "A maker whose name is longer than four letters"
     exif[0x0112] = orientation
-    image.save(path, quality=95, exif=exif)
+    # Pillow turns a mapped TIFF (grey, not packed) in the wrong size.
+    how = {".jpg": {"quality": 95}, ".tif": {"compression": "tiff_lzw"}}.get(path.suffix, {})
+    image.save(path, exif=exif, **how)
     return stored
 
 
@@ -62,10 +65,22 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-@pytest.mark.parametrize("grey", [False, True])
+def where_itk_shows(path: Path, above: int) -> np.ndarray:
+    """First and last millimetre (RAS) of what is brighter, for a program that reads by ITK alone, as 3D Slicer does."""
+    image = sitk.ReadImage(str(path))
+    array = sitk.GetArrayFromImage(image)
+    array = array[..., 0] if image.GetNumberOfComponentsPerPixel() > 1 else array
+    voxels = np.argwhere(array.reshape(-1, *array.shape[-2:]) > above)[:, ::-1]
+    places = ijk_to_ras_of(image) @ np.c_[voxels, np.ones(len(voxels))].T
+    return np.array([places[:3].min(axis=1), places[:3].max(axis=1)])
+
+
+@pytest.mark.parametrize("kind, grey", [(".jpg", False), (".jpg", True), (".png", True), (".tif", False), (".tif", True)])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_box_drawn_as_viewers_show_it_gives_the_mask_of_the_files_pixels(tmp_path: Path, orientation: int, grey: bool) -> None:
-    path = tmp_path / "a.jpg"
+def test_a_box_drawn_as_viewers_show_it_gives_the_mask_of_the_files_pixels(
+    tmp_path: Path, orientation: int, kind: str, grey: bool
+) -> None:
+    path = tmp_path / f"a{kind}"
     stored = photograph(path, orientation, grey)
     (tmp_path / "b.json").write_text(json.dumps({"boxes": [box_on(shown(path))]}))
     volume = read_volume(path)
@@ -78,9 +93,11 @@ def test_a_box_drawn_as_viewers_show_it_gives_the_mask_of_the_files_pixels(tmp_p
         write_segmentation(tmp_path / f"m{suffix}", result.labels_kji, volume, SEGMENTS)
         mask = read_labels(tmp_path / f"m{suffix}")
         assert mask.shape == (1, 60, 90) and dsc(mask[0] == 1, stored) > 0.9, suffix
-    # On the pixels that programs without EXIF show, in their millimetres.
-    for image in (tmp_path / "m.seg.nrrd", path):
-        assert np.allclose(ijk_to_ras_of(sitk.ReadImage(str(image))), np.diag([-1, -1, 1, 1]), atol=1e-6)
+    assert np.abs(where_itk_shows(tmp_path / "m.seg.nrrd", 0) - where_itk_shows(path, 90)).max() <= 2
+    assert dsc(read_label_map(tmp_path / "m.png", volume).layers[0][0] == 1, array > 90) > 0.9, "a mask of the file's pixels"
+    if kind != ".tif":  # on the pixels that programs without EXIF show, in their millimetres
+        for image in (tmp_path / "m.seg.nrrd", path):
+            assert np.allclose(ijk_to_ras_of(sitk.ReadImage(str(image))), np.diag([-1, -1, 1, 1]), atol=1e-6)
     write_image(tmp_path / "votes.nrrd", 50 * result.labels_kji, volume)
     assert np.array_equal(read_labels(tmp_path / "votes.nrrd"), 50 * read_labels(tmp_path / "m.npz"))
 
@@ -129,6 +146,43 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
     mask = np.asarray(Image.open(tmp_path / "m.png"))
     assert mask.shape == (60, 90) and dsc(mask == 1, stored) > 0.8
     assert Image.open(tmp_path / "o.png").size != (90, 60), "the overlay is another file"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_turned_tiff_keeps_its_bits(tmp_path: Path, kind: type, orientation: int) -> None:
+    """ITK would read such files with 8 bits, or not at all."""
+    values = (np.arange(24).reshape(4, 6) * 2500).astype(kind)
+    image = Image.fromarray(values)
+    image.save(tmp_path / "a.tif", tiffinfo={0x0112: orientation}, compression="tiff_lzw")
+    volume = read_volume(tmp_path / "a.tif")
+    assert volume.array_kji.dtype == kind
+    assert np.array_equal(volume.array_kji[0], np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.tif"))))
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.tif"]
+
+
+def test_a_stack_of_turned_pages_is_turned_page_by_page(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 255, (3, 4, 6)).astype(np.uint8)
+    images = [Image.fromarray(page) for page in pages]
+    for turns in ((6, 6, 6), (6, 6, 1)):
+        for image, turn in zip(images, turns):
+            image.encoderinfo = {"tiffinfo": {0x0112: turn}}
+        images[0].save(tmp_path / "a.tif", save_all=True, append_images=images[1:], tiffinfo={0x0112: turns[0]})
+        if turns[2] == 6:
+            assert np.array_equal(read_volume(tmp_path / "a.tif").array_kji, np.rot90(pages, -1, (1, 2)))
+        else:
+            with pytest.raises(QMedSAMError, match="turned in different ways"):
+                read_volume(tmp_path / "a.tif")
+
+
+def test_exif_of_a_png_may_come_behind_its_pixels(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png", 6)
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    end = content.index(b"IEND") - 4
+    (tmp_path / "b.png").write_bytes(content[:start] + content[start + len(chunk) : end] + chunk + content[end:])
+    assert orientation_of(tmp_path / "a.png") == orientation_of(tmp_path / "b.png") == 6
 
 
 # EXIF that is none

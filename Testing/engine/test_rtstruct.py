@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import dicoms
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -234,7 +235,7 @@ def test_what_has_no_place_is_refused_before_the_run(tmp_path: Path, axes) -> No
     (file,) = (tmp_path / "ct").iterdir()
     image = pydicom.dcmread(file)
     del image.ImagePositionPatient, image.ImageOrientationPatient
-    image.save_as(file, enforce_file_format=True)
+    dicoms.written(image, file)
     with pytest.raises(QMedSAMError, match="where it lies in the patient"):
         check_output(tmp_path / "a.rtstruct.dcm", file)
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n")
@@ -262,7 +263,7 @@ def test_foreign_structure_sets(tmp_path: Path, axes) -> None:
     def edited(edit) -> Path:
         made = pydicom.dcmread(path)
         edit(made)
-        made.save_as(tmp_path / "edited.dcm", enforce_file_format=True)
+        dicoms.written(made, tmp_path / "edited.dcm")
         return tmp_path / "edited.dcm"
 
     def shift(made) -> None:

@@ -42,6 +42,14 @@ def test_volumes_and_pictures_are_never_averaged_with_each_other() -> None:
     assert len(names) == 9 and names[0] == "3D boxes on volumes: best" and names[-1] == "pictures: worst"
 
 
+def test_a_case_of_forty_labels_that_outweighs_its_source_is_named() -> None:
+    rows = [score(name="whole-body", dsc=0.4)] * 40 + [score(name=f"p{n}", dsc=0.9) for n in range(8)] + [score("b")] * 40
+    summary = summarize(rows)
+    assert [s["heaviest"] for s in summary["volume"]["sources"]] == [{"case": "whole-body", "prompts": 40}, None]
+    assert markdown(summary).count("40 of its 48 prompts are of 'whole-body'") == 1
+    assert "mostly that of one case" not in markdown(summarize(rows[31:]))
+
+
 def test_small_targets_have_a_mean_of_their_own() -> None:
     rows = [score(share=0.009, dsc=0.2), score(share=0.011, dsc=0.8), score(share=0.002, dsc=0.4)]
     assert summarize(rows)["volume"]["small"]["dsc"] == pytest.approx(0.3)

@@ -52,7 +52,8 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_blames_nobody(tmp_path: 
     """In a process of its own: a signal in one that has loaded OpenVINO ended it with a segmentation fault."""
     code = (
         "import os, signal, sys, time\n"
-        "from qmedsam.commands import app, models\n"
+        "from qmedsam import models\n"
+        "from qmedsam.commands import app\n"
         "def library(*arguments):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -135,15 +136,49 @@ def test_numbers_with_spaces_between_them_are_explained(scan: Path, tmp_path: Pa
 def test_nothing_found_and_doubtful_boxes_get_a_note(monkeypatch, capsys) -> None:
     from types import SimpleNamespace as N
 
-    from qmedsam.commands.results import print_notes
+    from qmedsam.commands.results import notes_of, print_notes
 
-    objects = [N(name=n, voxels=v, covered=c, confidence=p) for n, v, c, p in
+    objects = [N(name=n, voxels=v, covered=c, confidence=p, error="") for n, v, c, p in
                (("a", 0, 0, 0.0), ("b", 0, 50, 0.9), ("c", 9, 0, 0.41), ("d", 9, 0, 0.9), ("e", 0, 0, 0.0))]  # fmt: skip
     monkeypatch.setenv("COLUMNS", "300")
-    print_notes(N(objects=objects, messages=["Nothing was found in the box 'e': the network sees it 2.0 pixels thin."]))
+    print_notes(notes_of(N(objects=objects, messages=["Nothing was found in the box 'e': the network sees it 2.0 pixels thin."])))
     said = " ".join(capsys.readouterr().out.split())
     assert "Nothing was found in the box 'a'. Check the numbers" in said
     assert "doubts what it found: 'c' (0.41)" in said and "'b'" not in said and said.count("'e'") == 1
+
+
+def test_figures_are_whole_on_a_terminal_of_80_columns(monkeypatch, capsys) -> None:
+    from types import SimpleNamespace as N
+
+    from qmedsam.commands.results import print_objects
+
+    sizes = N(long_mm=123.4, short_mm=45.2)
+    about = {"slices": 123, "voxels": 12345678, "volume_ml": 1234.56, "diameters": sizes, "confidence": 0.93, "covered": 0}
+    monkeypatch.setenv("COLUMNS", "80")
+    for scores in (None, {12: 0.913}):
+        print_objects([N(label=12, name="left_hippocampus_anterior part", **about)], scores)
+        text = capsys.readouterr().out
+        row = next(line for line in text.splitlines() if "12345678" in line)
+        assert all(word in row for word in ("1234.56", "123 x 45", "0.93", *(["0.913"] if scores else [])))
+        assert "confidence" in text and "…" not in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_pages_of_scores_leave_columns_out_on_a_narrow_terminal(monkeypatch, capsys, tmp_path: Path) -> None:
+    from qmedsam.commands.results import print_page
+    from qmedsam.evaluation.summary import Score, markdown, summarize
+
+    rows = [
+        Score(f"c{n}", f"p{n}", 1, "", 1, "a_source_of_a_long_name", "CT", "volume", 9, 0.1, 0.812, 0.7, 0.6, 0.9, 1)
+        for n in (1, 2)
+    ]
+    (tmp_path / "summary.md").write_text(markdown(summarize(rows)))
+    for columns, has_all in ((80, False), (220, True)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_page(tmp_path / "summary.md")
+        text = capsys.readouterr().out
+        assert text.count("s / prompt") == (3 if has_all else 0) and ("all columns" in " ".join(text.split())) is not has_all
+        assert max(map(len, text.splitlines())) <= columns
+        assert all("0.700" in line for line in text.splitlines() if "0.812" in line and "│" in line)
 
 
 def test_a_checkpoint_is_pointed_to_the_command_that_takes_it(tmp_path: Path) -> None:

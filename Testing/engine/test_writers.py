@@ -230,6 +230,7 @@ def test_colours_that_are_none(tmp_path: Path, suffix: str, color) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:Converting `np.character`:DeprecationWarning")  # of SimpleITK 2.2
 @pytest.mark.filterwarnings("error")
 @settings(max_examples=60)
 @given(st.lists(st.text(st.characters(), max_size=40), min_size=3, max_size=3))

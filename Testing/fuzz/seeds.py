@@ -106,10 +106,11 @@ def dicom(folder: Path) -> List[bytes]:
     import dicoms
     from pydicom.encaps import encapsulate
 
-    single = dicoms.write_slices(folder / "s", dicoms.planes(1))[0].read_bytes()
-    enhanced = dicoms.write_enhanced(folder / "e.dcm", dicoms.planes(3)).read_bytes()
-    cine = dicoms.write_multiframe(folder / "c.dcm", TIMES[0], dicoms.US_MULTI, "US", FrameTime=30).read_bytes()
-    dataset = dicoms._base(dicoms.CT, "OT", "1.2.3.8", Rows=12, Columns=14)
+    same = {"SOPInstanceUID": "1.2.3.4.5"}  # a seed's bytes are the same in every run
+    single = dicoms.write_slices(folder / "s", dicoms.planes(1), **same)[0].read_bytes()
+    enhanced = dicoms.write_enhanced(folder / "e.dcm", dicoms.planes(3), **same).read_bytes()
+    cine = dicoms.write_multiframe(folder / "c.dcm", TIMES[0], dicoms.US_MULTI, "US", FrameTime=30, **same).read_bytes()
+    dataset = dicoms._base(dicoms.CT, "OT", "1.2.3.8", Rows=12, Columns=14, **same)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "YBR_FULL_422", 0
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
@@ -118,6 +119,70 @@ def dicom(folder: Path) -> List[bytes]:
     dataset["PixelData"].is_undefined_length = True
     packed = dicoms.save(dataset, folder / "p.dcm", "1.2.840.10008.1.2.4.50").read_bytes()
     return [single, enhanced, cine, packed, single[132:]]
+
+
+def dicom_seg(folder: Path) -> List[bytes]:
+    """Binary, fractional and label map; three planes of two segments on the grid of a volume of 5 x 12 x 14 voxels of 1 mm."""
+    import dicoms
+    from pydicom.dataset import Dataset
+
+    def item(**values: object) -> Dataset:
+        made = Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    made = []
+    for kind in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        dataset = dicoms._base(dicoms.SEG, "SEG", "1.2.3.7", SOPInstanceUID="1.2.3.4.6", Rows=12, Columns=14)
+        dataset.SegmentationType, dataset.PixelRepresentation = kind, 0
+        bits = 1 if kind == "BINARY" else 8
+        dataset.BitsAllocated = dataset.BitsStored = bits
+        dataset.HighBit, dataset.MaximumFractionalValue = bits - 1, 255
+        dataset.SegmentSequence = [item(SegmentNumber=n, SegmentLabel=name) for n, name in ((1, "Liver"), (2, "Tumour"))]
+        plane = item(ImageOrientationPatient=[-1, 0, 0, 0, -1, 0])
+        measures = item(PixelSpacing=[1, 1], SliceThickness=1)
+        dataset.SharedFunctionalGroupsSequence = [item(PlaneOrientationSequence=[plane], PixelMeasuresSequence=[measures])]
+        frames, groups = [], []
+        for k, n in ((1, 1), (2, 1), (2, 2)):
+            group = item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, k])])
+            group.SegmentIdentificationSequence = [item(ReferencedSegmentNumber=n)]
+            groups.append(group)
+            frame = np.zeros((12, 14), np.uint8)
+            frame[2 * n : 9, 3 * n : 10] = n if kind == "LABELMAP" else 1 if kind == "BINARY" else 200
+            frames.append(frame)
+        dataset.PerFrameFunctionalGroupsSequence, dataset.NumberOfFrames = groups, len(frames)
+        pixels = np.stack(frames)
+        dataset.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes() if bits == 1 else pixels.tobytes()
+        dataset.PixelData += b"\0" * (len(dataset.PixelData) % 2)
+        dataset["PixelData"].VR = "OB"
+        made.append(dicoms.save(dataset, folder / f"{kind}.dcm").read_bytes())
+    return made
+
+
+def rtstruct(folder: Path) -> List[bytes]:
+    """Two structures, one with a hole, on slices of a volume of 5 x 12 x 14 voxels of 1 mm."""
+    import dicoms
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    made.SOPClassUID, made.SOPInstanceUID, made.Modality = dicoms.RTSTRUCT, "1.2.3.4.7", "RTSTRUCT"
+    made.StructureSetROISequence, made.ROIContourSequence = [], []
+    for number, name in ((1, "Liver"), (5, "Tumour")):
+        structure, drawn, contours = Dataset(), Dataset(), []
+        structure.ROINumber, structure.ROIName = number, name
+        drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, [255, 0, 10 * number]
+        for k, low, high in ((1, 2, 9), (1, 4, 6), (2, 2, 8)):
+            contour = Dataset()
+            contour.ContourGeometricType = "CLOSED_PLANAR"
+            square = [(low, low), (high, low), (high, high), (low, high)]
+            contour.NumberOfContourPoints, contour.ContourData = 4, [f"{v}" for x, y in square for v in (-x, -y, k)]
+            contours.append(contour)
+        drawn.ContourSequence = contours
+        made.StructureSetROISequence.append(structure)
+        made.ROIContourSequence.append(drawn)
+    syntaxes = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99")  # explicit, implicit, deflated
+    return [dicoms.save(made, folder / "r.dcm", syntax).read_bytes() for syntax in syntaxes]
 
 
 def npz(folder: Path) -> List[bytes]:
@@ -187,6 +252,8 @@ SEEDS: Dict[str, Callable[[Path], List[bytes]]] = {
     "jpeg": jpeg,
     "bmp": bmp,
     "tiff": tiff,
+    "dicom-seg": dicom_seg,
+    "rtstruct": rtstruct,
     "npz": npz,
     "boxes": boxes,
     "list": lists,

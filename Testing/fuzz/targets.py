@@ -54,6 +54,19 @@ def _segments(path: Path) -> None:
     read_segments(path, Volume(np.zeros((5, 12, 14), np.uint8)))
 
 
+def _masks(path: Path) -> None:
+    """As the labels of an image, as ``evaluate`` and training take them; and a structure set as it is read back."""
+    from qmedsam.files import read_rtstruct
+    from qmedsam.files.labelled import read_label_map
+    from qmedsam.geometry import Volume
+
+    volume = Volume(np.zeros((5, 12, 14), np.uint8), np.eye(4))
+    labels = read_label_map(path, volume)
+    assert labels.shape == (5, 12, 14)
+    if "1.2.840.10008.5.1.4.1.1.481.3" in str(path.read_bytes()):
+        read_rtstruct(path, volume)
+
+
 def _labels(path: Path) -> None:
     from qmedsam.files import read_labels
 
@@ -101,6 +114,8 @@ _IMAGE = (_memory, _volume, _one)
 TARGETS: Dict[str, Target] = {
     "dicom": ((".dcm", "", ".nii"), _IMAGE),
     "dicom-folder": ((".dcm",), (_folder,)),
+    "dicom-seg": ((".dcm", ""), (_segments, _masks)),
+    "rtstruct": ((".dcm", ""), (_segments, _masks)),
     "nifti": ((".nii", ".nii.gz", ".hdr", ".dcm"), _IMAGE),
     "nrrd": ((".nrrd", ".nhdr", ".seg.nrrd"), _IMAGE),
     "segmentation": ((".seg.nrrd", ".nrrd"), (_segments, _labels)),

@@ -162,10 +162,12 @@ def test_every_product_runs_in_int8(imported) -> None:
     assert all(row[0].startswith("/prompt_encoder/pe_layer/") for row in floats) and len(floats) <= 1, floats
     convolutions, attentions, products = (kinds.count(kind) for kind in ("Convolution", "Attention", "MatMul"))
     # All convolutions, two of them transposed; two products in each of 2 linear attentions; the last mask product.
+    # OpenVINO fuses an attention's two products where the processor has AVX-512, and leaves them apart where it has not.
+    products += 2 * attentions
     if name == "efficientvit-sam-l0":
-        assert (convolutions, attentions, products) == (40 + 2, 7, 2 * 2 + 1)
+        assert (convolutions, products) == (40 + 2, 2 * 7 + 2 * 2 + 1)
     else:  # patches, neck, two transposed; 2 blocks of the encoder and 7 attentions of the decoder
-        assert (convolutions, attentions, products) == (3 + 2, 2 + 7, 1)
+        assert (convolutions, products) == (3 + 2, 2 * (2 + 7) + 1)
     assert "Deconvolution" not in kinds  # the decoder's two are convolutions and shuffles
     assert not unsafe(certificate(model.encoder) + certificate(model.decoder))
 

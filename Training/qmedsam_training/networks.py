@@ -16,6 +16,7 @@ from qmedsam.files import writing
 from torch import Tensor
 
 from .architectures import ARCHITECTURES, build, names
+from .architectures.compact import CompactSAM
 from .architectures.promptable import Promptable
 from .checkpoints import WEIGHTS_ALONE, check_finite, load_public
 from .config import NetworkConfig, QuantizationConfig
@@ -139,6 +140,18 @@ def load(path: Path) -> Tuple[Promptable, NetworkConfig]:
     model = make(network)
     _fill(model, state, path)
     return model.eval(), network
+
+
+def compact_of(checkpoint: Path) -> Tuple[CompactSAM, NetworkConfig]:
+    """The float compact network of a checkpoint, in evaluation mode.
+
+    Raises:
+        QMedSAMError: it is another one, or quantized already.
+    """
+    model, network = load(checkpoint)
+    if not isinstance(model, CompactSAM) or network.quantization:
+        raise QMedSAMError(f"'{checkpoint.name}' is no float checkpoint of qmedsam-compact.", "Others are not trained this way.")
+    return model.float().eval(), network
 
 
 def start(network: NetworkConfig, init: Optional[Path]) -> Tuple[Promptable, Tuple[str, ...]]:

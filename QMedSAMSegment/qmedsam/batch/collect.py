@@ -171,6 +171,11 @@ def _checked(cases: List[Case]) -> List[Case]:
     written: Dict[str, Case] = {}
     for case in cases:
         other = written.setdefault(place_of(case.output), case)
+        if other is not case and place_of(other.volume) == place_of(case.volume):
+            raise QMedSAMError(
+                f"'{case.volume}' is there twice, and both results would be written to '{case.output}'.",
+                "Join its boxes or masks in one file, or give every line an 'output' of its own in a list (.csv, .jsonl).",
+            )
         if other is not case:
             raise QMedSAMError(
                 f"'{other.volume}' and '{case.volume}' would both be written to '{case.output}'.",

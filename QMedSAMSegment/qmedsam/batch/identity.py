@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..files import name_of
-from ..models import MANIFEST, Model
+from ..models import MANIFEST, Model, ModelStore
 from .settings import Case, Settings
 
 #: How a header names the file that holds its voxels (MetaImage and NRRD).
@@ -61,6 +61,20 @@ def key_of(case: Case, settings: Settings) -> Tuple[str, Dict[str, Any]]:
 def model_sha256(model: Model) -> str:
     """Of the manifest, which holds the checksums of the networks."""
     return sha256(model.folder / MANIFEST)
+
+
+def routed_sha256(store: ModelStore, name: Optional[str], modality: str, is_3d: bool) -> str:
+    """Of the model of a name; without one of all that may answer boxes of a modality: a taught model's are known by their names.
+
+    Raises:
+        QMedSAMError: there is no such model.
+    """
+    if name:
+        return model_sha256(store.get(name))
+    taught = [m for m in store.models() if m.manifest.targets and {modality, "*"} & set(m.manifest.modalities)]
+    own = model_sha256(store.route(modality, is_3d))
+    found = [own, *sorted(model_sha256(model) for model in taught if model.manifest.dimension in (0, 3 if is_3d else 2))]
+    return own if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

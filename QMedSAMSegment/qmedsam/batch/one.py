@@ -32,8 +32,9 @@ from ..following import ALL, follow, frame_path
 from ..geometry import Box, Volume
 from ..intensity import Intensity
 from ..models import ModelStore
+from ..painting import unexplained
 from ..segmenter import Segmentation, Segmenter
-from .identity import key_of, model_sha256, sha256, sizes_of
+from .identity import key_of, routed_sha256, sha256, sizes_of
 from .memory import check_memory
 from .settings import DONE, FAILED, NOT_RUN, Case, Outcome, Settings
 
@@ -78,6 +79,7 @@ class Bench:
         self._settings, self._folder, self._threads, self._memory = settings, folder, threads, memory
         self._given = segmenter
         self._reader = Reader(memory=memory) if apart else None
+        self._read = self._reader.read if self._reader else read_volume
         self._segmenters: Dict[Optional[str], SegmenterLike] = {}
 
     def close(self) -> None:
@@ -140,8 +142,7 @@ class Bench:
             return False
         volume, boxes, result, segments = done
         if self._given is None:
-            store = ModelStore()
-            outcome.model_sha256 = model_sha256(store.get(name) if name else store.route(result.modality, outcome.is_3d))
+            outcome.model_sha256 = routed_sha256(ModelStore(), name, result.modality, outcome.is_3d)
         if settings.pictures:
             self._draw(case, volume, result, segments, boxes, outcome)
         return True
@@ -149,12 +150,11 @@ class Bench:
     def _frame(self, case: Case, outcome: Outcome, segment: Callable[..., Segmentation]) -> Optional[_Done]:
         """Segment a volume, or one time point; None when it was stopped."""
         settings = self._settings
-        read = self._reader.read if self._reader else read_volume
         number = case.frames_of(settings)
-        volume = read(case.volume, case.series, number)
+        volume = self._read(case.volume, case.series, number)
         check_fits(case.output, volume)
         notes: List[str] = []
-        boxes = prompts_of(case, volume, settings.margin, notes)
+        boxes = prompts_of(case, volume, settings.margin, notes, self._read)
         result = segment(replace(volume, notes=(*volume.notes, *notes)), boxes)
         if result.cancelled:
             return None
@@ -169,9 +169,9 @@ class Bench:
         """Segment every time point, each into a file of its own; what is reported and drawn is the first one."""
         first: Optional[_Done] = None
         suffix = format_of(case.output)
-        frames = read_frames(case.volume, case.series)
+        frames = (self._reader.frames if self._reader else read_frames)(case.volume, case.series)
         for number, (volume, boxes, result) in enumerate(
-            follow(frames, lambda volume: prompts_of(case, volume, self._settings.margin), segment)
+            follow(frames, lambda volume: prompts_of(case, volume, self._settings.margin, read=self._read), segment)
         ):
             if result.cancelled:
                 return None
@@ -217,7 +217,13 @@ def bench_json(settings: Settings, folder: Path, threads: int, memory: Optional[
     return {"settings": settings.to_json(), "folder": str(folder), "threads": threads, "memory": memory}
 
 
-def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
+def prompts_of(
+    case: Case,
+    volume: Volume,
+    margin: float = 0.0,
+    notes: Optional[List[str]] = None,
+    read: Callable[..., Volume] = read_volume,
+) -> List[Box]:
     """The boxes of a case, with labels that differ.
 
     One file's boxes are as in the file. Of several files (Slicer saves one ROI each) the boxes are numbered by position,
@@ -226,7 +232,7 @@ def prompts_of(case: Case, volume: Volume, margin: float = 0.0, notes: Optional[
     if not case.has_boxes:
         assert case.segmentation is not None
         names = dict(case.names)
-        found = read_segments(case.segmentation, volume, margin, notes)
+        found = read_segments(case.segmentation, volume, margin, notes, read)
         return [replace(box, name=box.name or names.get(box.label, "")) for box in found]
     boxes = []
     if case.drawn:
@@ -270,6 +276,6 @@ def _fill(outcome: Outcome, result: Segmentation, flat: bool) -> None:
     done = [o for o in result.objects if not o.error]
     outcome.confidence = float(sum(o.confidence for o in done) / len(done))
     outcome.stages = dict(result.seconds)
-    empty = [o.name for o in done if not o.voxels]
+    empty = [o.name for o in unexplained(result.objects, result.messages)]
     notes = [*result.messages, *([f"Nothing was found in the box of {', '.join(empty)}."] if empty else [])]
     outcome.message = " ".join(notes)

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional
 from ..errors import QMedSAMError
 from ..files import format_of, writing
 from ..models import ModelStore
-from .identity import key_of, model_sha256, sha256, sizes_of
+from .identity import key_of, routed_sha256, sha256, sizes_of
 from .journal import read_outcomes
 from .one import OVERLAYS, overlay_name
 from .settings import UNCHANGED, Case, Outcome, Settings
@@ -70,8 +70,7 @@ class Earlier:
         if not self._routed:
             return ""
         if (name, modality, is_3d) not in self._models:
-            store = ModelStore()
-            self._models[name, modality, is_3d] = model_sha256(store.get(name) if name else store.route(modality, is_3d))
+            self._models[name, modality, is_3d] = routed_sha256(ModelStore(), name, modality, is_3d)
         return self._models[name, modality, is_3d]
 
     def _taken_over(self, outcome: Outcome, case: Case) -> Outcome:

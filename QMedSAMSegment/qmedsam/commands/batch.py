@@ -12,9 +12,6 @@ from typing import Any, Iterator, List, Optional
 import typer
 from rich.markup import escape
 
-from ..files import FORMATS
-from ..following import parse_frame_index
-from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -30,7 +27,6 @@ from .options import (
     WALK,
     WINDOW,
 )
-from .parsing import strategy_options
 from .terminal import Stopped, bar, console
 
 _STYLES = {"done": "green", "unchanged": "dim", "failed": "red", "not run": "yellow"}
@@ -42,7 +38,9 @@ def batch(
     ),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for segmentations, summary.csv, index.html, batch.jsonl."),
     format: str = typer.Option(
-        "auto", help=f"Of the segmentations: {', '.join(FORMATS)}; auto: seg.nrrd for volumes, png for pictures."
+        "auto",
+        help="Of the segmentations: seg.nrrd, nii.gz, nii, nrrd, mha, npz, png, rtstruct, dicom-seg; auto: seg.nrrd for volumes, "
+        "png for pictures.",
     ),
     modality: str = MODALITY,
     strategy: str = STRATEGY,
@@ -67,7 +65,9 @@ def batch(
     walk: str = WALK,
     threads: int = THREADS,
 ) -> None:
-    """Segment many volumes into a folder, with a table, a log and a page to look through.
+    """Segment many volumes into a folder.
+
+    With a table, a log and a page to look through.
 
     Boxes lie beside the volumes under their names (ct.nii.gz: ct.mrk.json, ct-liver.mrk.json, or ct.seg.nrrd to take them
     from). What an earlier run has done is recognised by content and not done again. The exit code is 1 when a case failed
@@ -77,6 +77,9 @@ def batch(
     """
     from ..batch import Outcome, Settings, collect, parse_memory, run_batch
     from ..batch.report import one_line
+    from ..following import parse_frame_index
+    from ..intensity import parse_window
+    from .parsing import strategy_options
 
     options = strategy_options(every, least_iou, fill_holes, view_weights, vote_on, walk)
     chosen = parse_window(window) if window else None

@@ -20,8 +20,9 @@ def challenge(
     frame: Optional[str] = FRAME,
     threads: int = THREADS,
 ) -> None:
-    """Segment every case of a folder in the format of the challenge "Segment Anything in Medical Images on Laptop".
+    """Segment a folder of challenge cases.
 
+    In the format of the challenge "Segment Anything in Medical Images on Laptop".
     A case that fails is listed and the others go on; the exit code is then 1.
     """
     from ..evaluation.challenge import challenge_cases, run_challenge

@@ -9,10 +9,7 @@ from typing import Optional
 import typer
 from rich.markup import escape
 
-from ..geometry import Volume
-from ..models import shipped_folder
 from .options import MODEL, STRATEGY, THREADS
-from .results import draw, print_objects
 from .terminal import bar, console
 
 
@@ -22,10 +19,16 @@ def demo(
     strategy: str = STRATEGY,
     threads: int = THREADS,
 ) -> None:
-    """Segment the shipped phantom: six organs of an oblique, noisy CT that was generated and whose truth is known."""
+    """Segment six organs of the shipped phantom.
+
+    It is an oblique, noisy CT that was generated, and whose truth is known.
+    """
     from ..evaluation.scores import dsc
     from ..files import read_boxes, read_labels, read_volume, write_segmentation
+    from ..geometry import Volume
+    from ..models import shipped_folder
     from ..segmenter import Segmenter
+    from .results import draw, print_objects
 
     sample = shipped_folder().parent / "SampleData"
     output.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,15 @@ from typing import List, Optional
 import typer
 
 from ..errors import QMedSAMError
-from ..intensity import known_modality
 from .options import FRAME, MODEL, STRATEGY, THREADS
-from .terminal import bar, console
+from .terminal import bar
 
 
 def evaluate(
-    manifest: Path = typer.Argument(..., help="CSV of labelled cases."),
+    manifest: Path = typer.Argument(..., help="Labelled cases: CSV, folder (nnU-Net, BIDS...) or dataset.json."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder for scores.csv, summary.json, summary.md and sheet.png."),
     split: Optional[str] = typer.Option(None, help="Only the cases of this split."),
-    modality: Optional[List[str]] = typer.Option(None, help="Only these modalities."),
+    modality: Optional[List[str]] = typer.Option(None, help="Only these; cases that tell none are of the one named."),
     source: Optional[List[str]] = typer.Option(None, help="Only these sources."),
     model: Optional[str] = MODEL,
     strategy: str = STRATEGY,
@@ -39,19 +38,20 @@ def evaluate(
     clicks: int = typer.Option(0, min=0, help="Also correct every object by so many simulated clicks, where it is most wrong."),
     threads: int = THREADS,
 ) -> None:
-    """Score a model on labelled cases, beside the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
+    """Score a model on labelled cases.
 
+    Beside it stands the ellipse (2D) or ellipsoid (3D) inscribed in the prompt.
     Volumes (3D sources, 3D boxes) and pictures have means of their own; the volumes' is the headline.
     The exit code is 1 when a case could not be scored.
     """
-    from ..evaluation.cases import read_manifest
+    from ..evaluation.cases import of_modalities, read_manifest
     from ..evaluation.loop import evaluate as run
     from ..segmenter import Segmenter
+    from .results import print_page
 
     cases = read_manifest(manifest, split)
     if modality:
-        wanted = {known_modality(m) for m in modality}
-        cases = [c for c in cases if c.modality in wanted]
+        cases = of_modalities(cases, modality)
     if source:
         cases = [c for c in cases if c.source in source]
     if dim is not None:
@@ -75,6 +75,6 @@ def evaluate(
             candidates=candidates,
             progress=progress,
         )
-    console.print((output / "summary.md").read_text(encoding="utf-8"), markup=False)
+    print_page(output / "summary.md")
     if summary["failed"]:
         raise typer.Exit(1)

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
 from ..errors import QMedSAMError
-from ..models import Model, ModelStore
-from ..network.openvino_network import OpenVINONetwork
 from .terminal import console
+
+if TYPE_CHECKING:
+    from ..models import Model, ModelStore
 
 #: Networks as other programs keep them.
 _CHECKPOINTS = (".pth", ".pt", ".ckpt")
 _FOREIGN = (*_CHECKPOINTS, ".onnx", ".safetensors", ".bin", ".xml", ".h5", ".tflite")
 
-models_app = typer.Typer(no_args_is_help=True, help="List, check, add and remove models.")
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check, add and remove models.")
 
 
 @models_app.command("list")
 def list_models() -> None:
     """List the models at hand."""
-    store = ModelStore()
+    from rich.table import Column, Table
+
+    store = _store()
     name = Column("name", no_wrap=True)  # it has to be typed
-    table = Table(name, "title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    others = ("title", "precision", "input", "MiB", "modalities", "licence of the weights", "folder")
+    table = Table(name, *(Column(title, overflow="fold") for title in others))  # nothing is left out on a narrow terminal
     for model in store.models():
         m = model.manifest
         where = str(model.folder.parent)
@@ -41,7 +44,7 @@ def list_models() -> None:
 @models_app.command()
 def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
     """Show a model's manifest and card."""
-    model = ModelStore().get(name)
+    model = _store().get(name)
     console.print_json((model.folder / "manifest.json").read_text(encoding="utf-8"))
     card = model.folder / "MODEL_CARD.md"
     if card.is_file():
@@ -50,8 +53,11 @@ def show(name: str = typer.Argument(..., help="Name or folder.")) -> None:
 
 @models_app.command()
 def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; default: all.")) -> None:
-    """Compare the files of models with their checksums, and this computer's answers with the models' reference answers."""
-    store = ModelStore()
+    """Check models' files, and this computer's answers.
+
+    Files are compared with their checksums, answers with the models' reference answers.
+    """
+    store = _store()
     models = [store.get(name)] if name else store.models()
     failed = False
     for model in models:
@@ -71,6 +77,8 @@ def verify(name: Optional[str] = typer.Argument(None, help="Name or folder; defa
 
 def _answers(model: Model) -> bool:
     """Whether a model answers here as its reference says; prints what was found."""
+    from ..network.openvino_network import OpenVINONetwork
+
     try:
         network = OpenVINONetwork(model)
         deviation = network.check()
@@ -99,7 +107,7 @@ def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one."
             f"'{source.name}' is a network, not yet a model of QMedSAM.",
             f"Make one of {of} with 'qmedsam-train import-checkpoint' (package in Training/, needs torch), then add its folder.",
         )
-    store = ModelStore()
+    store = _store()
     before = store.routes()
     model = store.add(source)
     console.print(f"Added [green]{escape(model.name)}[/] " + escape(f"({model.manifest.license}) in {model.folder}"))
@@ -111,8 +119,14 @@ def add(source: Path = typer.Argument(..., help="Model folder, or a zip of one."
 @models_app.command()
 def remove(name: str = typer.Argument(..., help="Name of a model that you added.")) -> None:
     """Delete one of your models."""
-    ModelStore().remove(name)
+    _store().remove(name)
     console.print(escape(f"Removed {name}"))
+
+
+def _store() -> ModelStore:
+    from ..models import ModelStore
+
+    return ModelStore()
 
 
 def _print_broken(store: ModelStore) -> bool:

@@ -6,16 +6,13 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from rich.markup import escape
 
 from .. import __version__
 from ..errors import QMedSAMError
-from ..following import ALL, frame_path, parse_frame_index
-from ..geometry import Box, Volume
-from ..intensity import parse_window
 from .options import (
     EVERY,
     FILL_HOLES,
@@ -31,10 +28,11 @@ from .options import (
     WALK,
     WINDOW,
 )
-from .parsing import parse_box, parse_line, strategy_options
-from .results import draw, print_notes, print_objects
 from .terminal import bar, console
-from .timeseries import segment_all
+
+if TYPE_CHECKING:
+    from ..geometry import Box, Volume
+    from ..segmenter import Segmentation
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -69,7 +67,7 @@ def segment(
     frame: Optional[str] = FRAME,
     window: Optional[str] = WINDOW,
     series: Optional[str] = typer.Option(
-        None, help="Of a DICOM folder with several: its number, description, UID, or the beginning of it."
+        None, help="Of a DICOM folder with several: its number, its description or a part of it, its UID or the beginning of it."
     ),
     frame_index: Optional[str] = FRAME_INDEX,
     png: Optional[Path] = typer.Option(None, help="Also write a picture of the result (an overlay)."),
@@ -105,8 +103,13 @@ def segment(
         write_segmentation,
         writing,
     )
-    from ..segmenter import Segmentation, Segmenter
+    from ..following import ALL, frame_path, parse_frame_index
+    from ..intensity import parse_window
+    from ..segmenter import Segmenter
     from .correct import corrected
+    from .parsing import parse_box, parse_line, strategy_options
+    from .results import draw, notes_of, print_notes, print_objects
+    from .timeseries import segment_all
 
     check_targets((output, png, report, agreement, diameters), volume, boxes)
     if diameters and (diameters.suffix.lower() != ".json" or frame_index == "all"):
@@ -199,7 +202,7 @@ def segment(
             draw(png, image, result, segments, prompts, chosen, volume.name)
         except Exception as error:
             undrawn = error
-    print_notes(result)
+    print_notes(notes_of(result))
     print_objects(objects, flat=not image.has_ml)
     about = f"{result.model}, {result.modality or 'no modality'}, {result.strategy}, {result.seconds['total']:.2f} s"
     console.print(f"[green]{escape(str(output))}[/]  {escape(about)}")

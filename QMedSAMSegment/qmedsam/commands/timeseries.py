@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from ..following import follow
 from ..geometry import Box, Volume
-from .results import print_objects
+from .results import notes_of, print_notes, print_objects
 from .terminal import bar, console
 
 
@@ -37,10 +37,9 @@ def segment_all(
         for number, (volume, prompts, result) in enumerate(follow(iter(frames), boxes, segment)):
             path = write(number, volume, result, prompts)
             progress(number + 1, len(frames))
-            for message in result.messages:
-                if message not in last:  # said once, not at every time point
-                    console.print(f"[yellow]Note:[/] {escape(message)}")
-            last = result.messages
+            notes = notes_of(result)
+            print_notes(note for note in notes if note not in last)  # said once, not at every time point
+            last = notes
             print_objects(result.objects, flat=not volume.has_ml)
             console.print(f"[green]{escape(str(path))}[/]  time point {number}, {result.seconds['total']:.2f} s")
             done.append(

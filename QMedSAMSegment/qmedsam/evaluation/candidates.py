@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,15 +27,6 @@ class Answered:
     nsd: float
 
 
-def candidates_csv(rows: Sequence[Answered]) -> str:
-    """The rows as CSV."""
-    out = io.StringIO()
-    table = csv.DictWriter(out, list(Answered.__dataclass_fields__), lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(row) for row in rows)
-    return out.getvalue()
-
-
 def candidates_markdown(rows: Sequence[Answered], left_out: Sequence[str]) -> str:
     """Means over sources of the surest answer, of each alone, and of the best one; volumes, their slices and pictures apart.
 
@@ -54,7 +43,7 @@ def candidates_markdown(rows: Sequence[Answered], left_out: Sequence[str]) -> st
             f"### {title}",
             "",
             "| | sources | the surest | second | third | the best of them |",
-            "| --- | --- |" + " --- |" * 4,
+            "| --- | --- |" + " --- |" * (MOST + 1),
         ]
         groups = [("DSC, mean over promptable sources", mine, "dsc"), ("NSD", mine, "nsd")]
         groups += [(f"DSC, {m}", [r for r in mine if r.modality == m], "dsc") for m in sorted({r.modality for r in mine})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -74,13 +74,16 @@ class Case:
         """Modality and source: what scores are averaged over before the mean over sources."""
         return f"{self.modality or 'unknown'}/{self.source}"
 
-    def load(self) -> Tuple[Volume, LabelMap]:
+    def load(self, read: Callable[..., Volume] = read_volume) -> Tuple[Volume, LabelMap]:
         """The image with its modality (the case's, the file's, or CT where the values look like it), and its labels on its grid.
+
+        Args:
+            read: what images are read by: that of a :class:`~qmedsam.files.apart.Reader` where the program has to go on.
 
         Raises:
             QMedSAMError: one of them cannot be read, they do not meet, or a volume is called a picture.
         """
-        image = read_volume(self.image, self.series)
+        image = read(self.image, self.series)
         modality = self.modality or image.modality
         if not modality and image.array_kji.dtype != np.uint8 and not image.is_rgb and looks_like_ct(image.array_kji):
             modality = "CT"
@@ -89,7 +92,7 @@ class Case:
             raise QMedSAMError(
                 f"'{self.image.name}' has {volume.shape_ijk[2]} slices, but its case is called 2D.", "Write 3D, or nothing."
             )
-        return volume, read_label_map(self.mask, volume, self.image)
+        return volume, read_label_map(self.mask, volume, self.image, read)
 
 
 def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
@@ -119,6 +122,18 @@ def read_manifest(path: PathLike, split: Optional[str] = None) -> List[Case]:
     return cases
 
 
+def of_modalities(cases: Sequence[Case], names: Sequence[str]) -> List[Case]:
+    """The cases of these modalities; where one is named, also those that tell none, as of it.
+
+    Raises:
+        QMedSAMError: an unknown modality.
+    """
+    wanted = {known_modality(name) for name in names}
+    if len(wanted) == 1:
+        cases = [case if case.modality else replace(case, modality=next(iter(wanted))) for case in cases]
+    return [case for case in cases if case.modality in wanted]
+
+
 def case_of(pair: Pair, source: str, modality: str = "") -> Case:
     """A case of a pair of files; ``modality`` where the pair does not tell it."""
     is_3d = pair.image.suffix.lower() not in _PICTURES
@@ -144,6 +159,7 @@ def _from_table(path: Path) -> List[Case]:
         raise QMedSAMError(f"'{path.name}' lacks the column(s) {', '.join(missing)}.", _PAGE)
     cases: List[Case] = []
     lines: Dict[object, int] = {}
+    masks: Dict[Path, Tuple[int, Path]] = {}
     for line, row in rows:
         values = {field: row[column] for field, column in named.items() if column is not None}
         # A column that is there is meant: half a table filled in gives half of a mean.
@@ -154,6 +170,12 @@ def _from_table(path: Path) -> List[Case]:
             case = _case(values, path)
         except QMedSAMError as error:
             raise QMedSAMError(f"Line {line} of '{path.name}': {error.message}", error.hint) from None
+        before, mask = masks.setdefault(case.image, (line, case.mask))
+        if mask != case.mask and not values.get("case_id"):
+            raise QMedSAMError(
+                f"Lines {before} and {line} of '{path.name}' are two masks of one image.",
+                "Give each line a name of its own in a column case_id, or join the masks in one file.",
+            )
         for key, what in ((case.case_id, f"case '{case.case_id}'"), ((case.image, case.mask), "pair of files")):
             if lines.setdefault(key, line) != line:
                 raise QMedSAMError(f"Lines {lines[key]} and {line} of '{path.name}' are the same {what}.", "Keep one of them.")

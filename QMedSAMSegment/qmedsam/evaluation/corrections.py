@@ -6,11 +6,9 @@ lies deepest in it; a click there adds where the truth has the object and remove
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,15 +99,6 @@ def click_through(
         surface = nsd(one, other, spacing, tolerance)
         rows.append(Corrected(*about, prompt.label, prompt.component, clicks, dsc(truth, mask), surface, seconds))
     return rows
-
-
-def clicks_csv(rows: Sequence[Corrected]) -> str:
-    """The rows as CSV."""
-    out = io.StringIO()
-    table = csv.DictWriter(out, [field for field in Corrected.__dataclass_fields__], lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(row) for row in rows)
-    return out.getvalue()
 
 
 def clicks_markdown(rows: Sequence[Corrected], left_out: Sequence[str]) -> str:

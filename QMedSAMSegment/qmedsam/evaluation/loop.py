@@ -16,15 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import Cancelled, QMedSAMError
-from ..files import PathLike, writing
+from ..files import PathLike, read_volume, writing
+from ..files.apart import Reader
 from ..files.tables import finite
+from ..geometry import Volume
 from ..intensity import Intensity
 from ..pictures.sheets import Tile, sheet_png, tile_of
-from .candidates import MOST, Answered, candidates_csv, candidates_markdown
+from .candidates import MOST, Answered, candidates_markdown
 from .cases import Case
-from .corrections import Corrected, click_through, clicks_csv, clicks_markdown
+from .corrections import Corrected, click_through, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
 from .prompts import ORACLES, PROMPTS, Crop, prompts_of, told
+from .rows import rows_csv
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
 
@@ -73,18 +76,19 @@ def score_case(
     clicks: int = 0,
     corrected: list[Corrected] | None = None,
     answered: list[Answered] | None = None,
+    read: Callable[..., Volume] = read_volume,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
     ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask,
     ``corrected`` the scores after each of so many ``clicks``, ``answered`` those of each of the
-    network's answers. An oracle says nothing of pictures.
+    network's answers. An oracle says nothing of pictures. ``read`` as for :meth:`.cases.Case.load`.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
         Cancelled: ``cancelled()`` turned true.
     """
-    volume, labels = case.load()
+    volume, labels = case.load(read)
     case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
     findings = Findings() if findings is None else findings
     prompts = prompts_of(case, labels, prompt, jitter, findings.left_out, volume)
@@ -130,7 +134,6 @@ def score_case(
     for p, found in zip(prompts, answers):
         parts = [(p.truth, p.crop), (found.mask, found.crop), ellipsoid_mask(p.box, labels.shape)]
         truth, predicted, ellipse = _on_common_crop(parts, flat)
-        first, second, spacing = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
         score = Score(
             case.case_id,
             case.patient_id,
@@ -143,7 +146,7 @@ def score_case(
             int(p.truth.sum()),
             float(p.truth.sum(axis=(1, 2)).max()) / (labels.shape[1] * labels.shape[2]),
             dsc(truth, predicted),
-            nsd(first, second, spacing, NSD_TOLERANCE),
+            _nsd(truth, predicted, spacing_kji, flat),
             dsc(truth, ellipse),
             found.confidence,
             seconds / len(prompts),
@@ -156,10 +159,7 @@ def score_case(
                     (one,) = segmenter.segment(volume, [replace(p.box, candidate=candidate)], **settings).objects
                     other = Answer(one.mask_kji_crop, one.crop, float(one.confidence))
                 real, mask = _on_common_crop([(p.truth, p.crop), (other.mask, other.crop)], flat)
-                near = (
-                    nsd(real[0], mask[0], spacing_kji[1:], NSD_TOLERANCE) if flat else nsd(real, mask, spacing_kji, NSD_TOLERANCE)
-                )
-                answered.append(Answered(*whose, candidate, dsc(real, mask), near))
+                answered.append(Answered(*whose, candidate, dsc(real, mask), _nsd(real, mask, spacing_kji, flat)))
         if corrected is not None:
             row = (case.case_id, case.source, case.modality or "unknown", kind)
             run = {"modality": settings["modality"], "frame": frame}
@@ -252,7 +252,10 @@ def evaluate(
     by_convention: list[OfficialScore] | None = [] if official else None
     corrected: list[Corrected] | None = [] if clicks else None
     answered: list[Answered] | None = [] if candidates else None
-    with tempfile.TemporaryDirectory() as scratch:  # tiles wait on disk: which ones are shown is known at the end
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Reader() as reader,
+    ):  # tiles wait on disk: which ones are shown is known at the end
         for done, case in enumerate(cases):
             if progress:
                 progress(done, len(cases))
@@ -267,7 +270,7 @@ def evaluate(
                     "jitter": jitter,
                     "oracle": oracle,
                 }
-                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings}
+                options |= {"cancelled": cancelled, "official": by_convention, "findings": findings, "read": reader.read}
                 options |= {"clicks": clicks, "corrected": corrected, "answered": answered}
                 for score, tile in score_case(case, segmenter, **options):
                     _keep(tile, Path(scratch) / f"{len(rows)}.npz")
@@ -304,10 +307,10 @@ def evaluate(
             _write(folder / "official.csv", official_csv(by_convention))
             text += official_markdown(by_convention)
         if corrected:
-            _write(folder / "clicks.csv", clicks_csv(corrected))
+            _write(folder / "clicks.csv", rows_csv(Corrected, corrected))
             text += clicks_markdown(corrected, not_promptable)
         if answered:
-            _write(folder / "candidates.csv", candidates_csv(answered))
+            _write(folder / "candidates.csv", rows_csv(Answered, answered))
             text += candidates_markdown(answered, not_promptable)
         _write(folder / "summary.md", text)
         # Last: a sheet that cannot be drawn must not cost the numbers of a run of hours.
@@ -332,6 +335,12 @@ def _stacked(objects: Sequence[Any]) -> Answer:
         own = int(found.mask_kji_crop.sum())
         area, certainty = area + own, certainty + own * found.confidence
     return Answer(mask, crop, certainty / area if area else 0.0)  # type: ignore[arg-type]
+
+
+def _nsd(truth: np.ndarray, predicted: np.ndarray, spacing_kji: np.ndarray, flat: bool) -> float:
+    """Of masks on one crop; ``flat``: of their only slice, as a picture."""
+    first, second, spacing = (truth[0], predicted[0], spacing_kji[1:]) if flat else (truth, predicted, spacing_kji)
+    return nsd(first, second, spacing, NSD_TOLERANCE)
 
 
 def _on_common_crop(parts: Sequence[tuple[np.ndarray, Crop]], flat: bool) -> list[np.ndarray]:

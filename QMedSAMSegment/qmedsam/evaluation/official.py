@@ -11,15 +11,14 @@ published script does (CVPR 2024 "MedSAM on Laptop", evaluation of DSC and NSD):
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
 from ..geometry import Point
+from .rows import rows_csv
 from .scores import dsc, nsd
 
 #: mm in 3D, pixels in 2D.
@@ -80,12 +79,7 @@ def official_score(
 
 def official_csv(rows: Sequence[OfficialScore]) -> str:
     """The rows as CSV text, five decimals."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([field.name for field in fields(OfficialScore)])
-    for row in rows:
-        writer.writerow([round(v, 5) if isinstance(v, float) else v for v in asdict(row).values()])
-    return out.getvalue()
+    return rows_csv(OfficialScore, rows, 5)
 
 
 def official_markdown(rows: Sequence[OfficialScore]) -> str:

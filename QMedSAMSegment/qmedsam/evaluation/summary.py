@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .rows import rows_csv
 from .scores import bootstrap_interval
 
 #: Sources whose targets are thin lines or hardly visible: no box says what is meant. Reported apart.
@@ -23,6 +23,8 @@ KINDS = {
 }
 #: Targets that cover less of the slice (in 3D: of the slice that they cover most of) are reported apart.
 SMALL = 0.01
+#: Prompts from which one case may make up most of a source; a case of many labels does so.
+_MANY = 10
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def summarize(rows: Sequence[Score], not_promptable: Sequence[str] = NOT_PROMPTA
         By kind, as far as there are rows: ``mean`` (over promptable sources), ``mean_all``, ``small`` (the mean over
         promptable sources' small targets), each None without rows, ``modalities`` and ``sources`` (lists). Every entry
         holds ``sources``, ``cases``, ``prompts``, ``dsc``, ``dsc_interval``, ``median`` (over prompts), ``nsd``,
-        ``ellipse_dsc``, ``gain``, ``gain_interval``, ``seconds``. ``headline`` names the kind that a reader should see
+        ``ellipse_dsc``, ``gain``, ``gain_interval``, ``seconds``; a source also ``heaviest``, the case that outweighs all
+        others. ``headline`` names the kind that a reader should see
         first (volumes before pictures; None without rows).
     """
     parts = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
@@ -102,7 +105,7 @@ def _part(rows: Sequence[Score], not_promptable: Sequence[str]) -> dict[str, Any
     for members in _split(rows, lambda row: row.group):
         first = members[0]
         kind = {"modality": first.modality, "source": first.source, "promptable": first.source not in not_promptable}
-        sources.append({**kind, **_mean(members)})
+        sources.append({**kind, **_mean(members), "heaviest": _heaviest(members)})
     return {
         "mean": _mean(promptable) if promptable else None,
         "mean_all": _mean(rows),
@@ -110,6 +113,12 @@ def _part(rows: Sequence[Score], not_promptable: Sequence[str]) -> dict[str, Any
         "modalities": [{"modality": m[0].modality, **_mean(m)} for m in _split(promptable, lambda row: row.modality)],
         "sources": sources,
     }
+
+
+def _heaviest(rows: Sequence[Score]) -> dict[str, Any] | None:
+    """The case with more than half of the prompts of a source of several cases; None where there is none."""
+    (case, count), *others = Counter(row.case for row in rows).most_common()
+    return {"case": case, "prompts": count} if others and count >= _MANY and 2 * count > len(rows) else None
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -163,17 +172,18 @@ def _tables(title: str, part: Mapping[str, Any]) -> list[str]:
         if chosen:
             body = [[s["modality"], s["source"], s["cases"], s["prompts"], *_cells(s)] for s in chosen]
             lines += ["", f"### {title} {about}", "", *_table(["modality", "source", "cases", "prompts", *head], body)]
+        lines += [
+            f"\nThe mean of '{s['source']}' is mostly that of one case: {h['prompts']} of its {s['prompts']} prompts are of "
+            f"'{h['case']}'. Give it a source of its own, or leave out labels."
+            for s in chosen
+            if (h := s["heaviest"])
+        ]
     return lines
 
 
 def scores_csv(rows: Sequence[Score]) -> str:
     """The rows as CSV text, five decimals."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Score)])
-    for row in rows:
-        writer.writerow([round(v, 5) if isinstance(v, float) else v for v in asdict(row).values()])
-    return out.getvalue()
+    return rows_csv(Score, rows, 5)
 
 
 def choose(

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ..geometry import Volume
 from .header import machine_memory, resident
 from .kinds import known_kind
 from .paths import PathLike
-from .volumes import read_volume
+from .volumes import count_frames, read_frames, read_volume
 
 #: Kinds of files whose voxels Python or a library reads by sizes that were compared with the file.
 _VOUCHED = ("nifti", "nrrd", "metaimage", "npz")
@@ -64,6 +64,18 @@ class Reader:
             about = answer["volume"]
             about.update(ijk_to_ras=np.array(about["ijk_to_ras"]), notes=tuple(about["notes"]))
             return Volume(np.load(array), **about)
+
+    def frames(self, path: PathLike, series: Optional[str] = None) -> Iterator[Volume]:
+        """All time points, as :func:`~.volumes.read_frames` gives them; those of files apart one by one.
+
+        Raises:
+            QMedSAMError: as :meth:`read`.
+        """
+        if is_vouched(Path(path), series):
+            yield from read_frames(path, series)
+            return
+        for number in range(count_frames(path, series)):
+            yield self.read(path, series, number)
 
     def close(self) -> None:
         """End the process."""

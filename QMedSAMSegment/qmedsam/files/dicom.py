@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import QMedSAMError, shown
 from ..geometry import Volume
@@ -91,7 +91,7 @@ def read_dicom(source: Path, series: Optional[str], frame_index: Optional[int]) 
     Args:
         source: a folder (its subfolders are not looked at), or a file: the series that it belongs to, the file alone when it
             is a multi-frame image or says nothing of its place.
-        series: UID, its beginning, number or description, where a folder holds several.
+        series: UID, its beginning, number, description or a part of it, where a folder holds several.
         frame_index: as for :func:`~.volumes.read_frames`.
 
     Raises:
@@ -197,7 +197,7 @@ def _files(source: Path, series: Optional[str]) -> List[DicomFile]:
     file = read_dicom_header(source)
     if file.no_image:
         raise QMedSAMError(f"'{source.name}' is {file.no_image}.", "Give the file or folder of the images themselves.")
-    if series is not None and not file.series.startswith(series.strip()):
+    if series is not None and not any(test([file]) for test in _tests(series)):
         raise QMedSAMError(
             f"'{source.name}' does not belong to the DICOM series {shown(series)}.", f"Its series is {file.series}."
         )
@@ -247,15 +247,34 @@ def _series_in(folder: Path) -> _Found:
 
 
 def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[str]) -> List[DicomFile]:
-    """One series of several: by UID, its number, its description or the beginning of its UID."""
+    """One series of several.
+
+    Raises:
+        QMedSAMError: several or none of that name.
+    """
     if series is None:
         if len(found) == 1:
             return next(iter(found.values()))
         raise QMedSAMError(
             f"The folder '{folder}' holds {len(found)} DICOM series.",
-            f"Name one with --series (in a list of cases: its column series). {_listing(found)}",
+            "Name one with --series, by its number, its description or a part of it, or the beginning of its UID (in a list of "
+            f"cases: its column series). {_listing(found)}",
         )
-    wanted = series.strip()
+    for test in _tests(series):
+        fits = [uid for uid in found if test(found[uid])]
+        if len(fits) == 1:
+            return found[fits[0]]
+        if fits:
+            raise QMedSAMError(
+                f"{len(fits)} series of '{folder}' fit the name {shown(series)}.",
+                f"Say it more closely. {_listing({u: found[u] for u in fits})}",
+            )
+    raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {shown(series)}.", _listing(found))
+
+
+def _tests(series: str) -> Tuple[Callable[[List[DicomFile]], bool], ...]:
+    """Whether a series is meant by a name: its UID, number, description, the beginning of the UID, a part of the description."""
+    wanted = series.strip().lower()
 
     def number(files: List[DicomFile]) -> str:
         return str(files[0].get("SeriesNumber", int, ""))  # type: ignore[arg-type]
@@ -263,21 +282,13 @@ def _chosen(folder: Path, found: Dict[str, List[DicomFile]], series: Optional[st
     def description(files: List[DicomFile]) -> str:
         return files[0].get("SeriesDescription", str, "").strip(" \0").lower()
 
-    tests = (
-        lambda uid: uid == wanted,
-        lambda uid: number(found[uid]) == wanted,
-        lambda uid: description(found[uid]) == wanted.lower(),
-        lambda uid: bool(wanted) and uid.startswith(wanted),
+    return (
+        lambda files: files[0].series == wanted,
+        lambda files: number(files) == wanted,
+        lambda files: description(files) == wanted,
+        lambda files: bool(wanted) and files[0].series.startswith(wanted),
+        lambda files: bool(wanted) and wanted in description(files),
     )
-    for test in tests:
-        fits = [uid for uid in found if test(uid)]
-        if len(fits) == 1:
-            return found[fits[0]]
-        if fits:
-            raise QMedSAMError(
-                f"{len(fits)} series of '{folder}' are called {shown(series)}.", _listing({u: found[u] for u in fits})
-            )
-    raise QMedSAMError(f"The folder '{folder}' holds no DICOM series {shown(series)}.", _listing(found))
 
 
 def _listing(found: Dict[str, List[DicomFile]]) -> str:

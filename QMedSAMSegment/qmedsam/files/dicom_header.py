@@ -6,9 +6,10 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, List, Optional, Tuple, TypeVar
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Tuple, TypeVar, cast
 
 from ..errors import QMedSAMError, shown
 from .header import cut
@@ -20,6 +21,7 @@ _MOST_READS = 3_000_000
 _DEFERRED = 1 << 20
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MOST_INFLATED = 1 << 30
+_SOP_CLASS = 0x00080016
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"SQ", b"UT", b"UC", b"UR")
 
 #: What objects without a grey image are called.
@@ -118,24 +120,14 @@ def read_dicom_header(path: Path) -> DicomFile:
         import pydicom  # noqa: F401
     except ImportError as error:
         raise QMedSAMError("Reading DICOM needs the package pydicom.", "Install it: python -m pip install pydicom.") from error
-    try:
-        with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if _is_deflated(stream):
-                return _deflated(stream, path)
-            bounded = _Bounded(stream)
-            dataset = _parsed(bounded)
-            syntax = _syntax(dataset)
-            offset, length = _pixels(bounded, path, syntax)
-            return DicomFile(path, dataset, syntax, offset, length)
-    except _Beyond as error:
-        raise QMedSAMError(
-            f"'{path.name}' is a damaged DICOM file (an element is longer than the file).", "Copy or export it again."
-        ) from error
-    except QMedSAMError:
-        raise
-    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
-        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+    with _opened(path) as stream:
+        if _is_deflated(stream):
+            return _deflated(stream, path)
+        bounded = _Bounded(stream)
+        dataset = _parsed(bounded)
+        syntax = _syntax(dataset)
+        offset, length = _pixels(bounded, path, syntax)
+        return DicomFile(path, dataset, syntax, offset, length)
 
 
 def read_whole(path: Path) -> Any:
@@ -146,12 +138,42 @@ def read_whole(path: Path) -> Any:
     """
     import pydicom
 
+    with _opened(path) as stream:
+        plain = io.BytesIO(_inflated(stream, path)) if _is_deflated(stream) else stream
+        return pydicom.dcmread(_Bounded(plain))
+
+
+def class_of(path: Path) -> str:
+    """The UID of what a DICOM file holds (its SOP class), read no further than there; empty where it does not say.
+
+    Raises:
+        QMedSAMError: it is damaged.
+    """
+    from pydicom.filereader import read_partial
+
+    with _opened(path) as stream:
+        if _is_deflated(stream):
+            return value_of(_deflated(stream, path).dataset, "SOPClassUID", str, "")
+        head = read_partial(cast(BinaryIO, _Bounded(stream)), lambda tag, vr, length: tag > _SOP_CLASS, force=True)
+        return value_of(head, "SOPClassUID", str, "") or value_of(head.file_meta, "MediaStorageSOPClassUID", str, "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file for pydicom, whose own errors on damaged files are of many kinds and become one.
+
+    Raises:
+        QMedSAMError: whatever happens while it is open.
+    """
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(_Bounded(stream), force=True)
-    except Exception as error:  # pydicom's own errors on damaged files are of many kinds
-        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file.", "Copy or export it again.") from error
+            yield stream
+    except QMedSAMError:
+        raise
+    except Exception as error:
+        why = " (an element is longer than the file)" if isinstance(error, _Beyond) else ""
+        raise QMedSAMError(f"'{path.name}' is a damaged DICOM file{why}.", "Copy or export it again.") from error
 
 
 class _Beyond(Exception):
@@ -240,8 +262,8 @@ def _is_deflated(stream: BinaryIO) -> bool:
     return head[128:132] == b"DICM" and _DEFLATED.encode() in head
 
 
-def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
-    """The whole file, unpacked within limits."""
+def _inflated(stream: BinaryIO, path: Path) -> bytes:
+    """The file as it would be if it were not deflated; unpacked within limits."""
     content = stream.read()
     # (0002,0000) UL 4: the length of the meta group behind it
     if content[132:140] != b"\x02\0\0\0UL\x04\0":
@@ -255,8 +277,14 @@ def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
         raise cut(path)
     syntax = b"1.2.840.10008.1.2.1"
     meta = content[132:start].replace(_DEFLATED.encode(), syntax + b"\0" * (len(_DEFLATED) - len(syntax)))
-    made = _Bounded(io.BytesIO(content[:132] + meta + plain))
+    return content[:132] + meta + plain
+
+
+def _deflated(stream: BinaryIO, path: Path) -> DicomFile:
+    """The whole file, its pixels in memory."""
+    syntax = "1.2.840.10008.1.2.1"
+    made = _Bounded(io.BytesIO(_inflated(stream, path)))
     dataset = _parsed(made)
-    offset, length = _pixels(made, path, syntax.decode())
+    offset, length = _pixels(made, path, syntax)
     made.seek(max(offset, 0))
-    return DicomFile(path, dataset, syntax.decode(), offset, length, made.read(length) if offset >= 0 and length else b"")
+    return DicomFile(path, dataset, syntax, offset, length, made.read(length) if offset >= 0 and length else b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -10,8 +11,9 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .contours import filled
+from .dicom_header import class_of, read_whole
 from .grids import LPS_TO_RAS
-from .paths import reason_of
+from .header import check_fits_memory
 
 _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -35,13 +37,10 @@ def mask_file(path: Path) -> Optional[Path]:
                 return None
     except OSError:
         return None
-    import pydicom
-
     try:
-        head = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-    except Exception:  # not one of these, whatever it is: the image reader says it
+        return path if class_of(path) in (*_SEG, _RTSTRUCT) else None
+    except (QMedSAMError, ImportError):  # not one of these, whatever it is: the image reader says it
         return None
-    return path if str(head.get("SOPClassUID", "")) in (*_SEG, _RTSTRUCT) else None
 
 
 def read_masks(path: Path, volume: Volume) -> Masks:
@@ -54,20 +53,18 @@ def read_masks(path: Path, volume: Volume) -> Masks:
     Raises:
         QMedSAMError: damaged file, no segment, frames that are no regular stack, contours off the image's slices.
     """
-    import pydicom
-
     try:
-        content = pydicom.dcmread(path)
-        if str(content.SOPClassUID) == _RTSTRUCT:
-            return _contours(content, path, volume)
-        return _frames(content, path)
+        with warnings.catch_warnings():  # of values that the user cannot change
+            warnings.simplefilter("ignore")
+            content = read_whole(path)
+            return _contours(content, path, volume) if str(content.SOPClassUID) == _RTSTRUCT else _frames(content, path)
     except QMedSAMError:
         raise
     except MemoryError:
         raise QMedSAMError(f"There is not enough memory for '{path.name}'.", "Crop the segmentation.") from None
     except Exception as error:  # pydicom raises whatever a damaged file makes it stumble over
         raise QMedSAMError(
-            f"'{path.name}' could not be read as a segmentation ({reason_of(error)}).", "It may be damaged: export it again."
+            f"'{path.name}' could not be read as a segmentation.", "It may be damaged: export it again."
         ) from error
 
 
@@ -94,14 +91,16 @@ def _frames(content: Any, path: Path) -> Masks:
     index = (along - places[0]) / step
     first = positions[int(along.argmin())]
     beside = np.abs((positions - first) - np.outer(along - along.min(), normal)).max()
-    if np.abs(index - np.round(index)).max() > _OFF or beside > _OFF * min(down, across):
+    if not (np.abs(index - np.round(index)).max() <= _OFF and beside <= _OFF * min(down, across)):  # or not a number
         raise QMedSAMError(f"The frames of '{path.name}' are no regular stack of slices.", "Export one stack of slices.")
     index = np.round(index).astype(int)
     matrix = np.eye(4)
     matrix[:3, :3] = np.column_stack([x * across, y * down, normal * step])
     matrix[:3, 3] = first
-    pixels = content.pixel_array.reshape(len(frames), int(content.Rows), int(content.Columns))
     described = {int(s.SegmentNumber): s for s in content.SegmentSequence}
+    area = int(content.Rows) * int(content.Columns)
+    check_fits_memory(path, area * (len(frames) + len(described) * int(index.max() + 1)))
+    pixels = content.pixel_array.reshape(len(frames), int(content.Rows), int(content.Columns))
     masks = {n: np.zeros((index.max() + 1, *pixels.shape[1:]), bool) for n in described}
     kind = str(content.get("SegmentationType", "BINARY"))
     half = float(content.get("MaximumFractionalValue", 1)) / 2

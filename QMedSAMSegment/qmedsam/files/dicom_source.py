@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .dicom import frame_order, series_files
+from .dicom_header import read_dicom_header
 from .grids import LPS_TO_RAS
 from .segmentations import Origin, written_name
 
@@ -72,7 +73,7 @@ def check_images(path: Path, source: Path, series: Optional[str], what: str) -> 
 def source_images(path: Path, origin: Optional[Origin], what: str) -> List[Any]:
     """Headers of the source's files, in no order that counts; see :func:`check_images`."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError as error:
         hint = "Install it: python -m pip install 'qmedsam[dicom]', or pydicom itself."
         raise QMedSAMError(f"'{path.name}' would be {what}, which needs the package pydicom.", hint) from error
@@ -87,7 +88,7 @@ def source_images(path: Path, origin: Optional[Origin], what: str) -> List[Any]:
         )
     with warnings.catch_warnings():  # of values that the user cannot change
         warnings.simplefilter("ignore")
-        images = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
+        images = [read_dicom_header(Path(file)).dataset for file in files]
         for image in images:
             _complete(image, what)
     for image in images[1:]:  # rounded differently from slice to slice, where the reader took them for the same

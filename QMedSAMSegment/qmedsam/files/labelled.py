@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .grey import values_of
 from .orientation import orientation_of, upright
 from .paths import PathLike
 from .segments import Layers, read_layers
+from .volumes import read_volume
 
 #: Files that say nothing of where they lie: their pixels are the image's, one by one.
 PLACELESS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npz")
@@ -52,7 +53,12 @@ class LabelMap:
         return self.layers[0].shape
 
 
-def read_label_map(path: PathLike, volume: Volume, source: Optional[PathLike] = None) -> LabelMap:
+def read_label_map(
+    path: PathLike,
+    volume: Volume,
+    source: Optional[PathLike] = None,
+    read: Callable[[PathLike], Volume] = read_volume,
+) -> LabelMap:
     """The labels of a file on an image's grid, placed by world coordinates.
 
     Args:
@@ -60,13 +66,14 @@ def read_label_map(path: PathLike, volume: Volume, source: Optional[PathLike] = 
             a challenge ``.npz`` with ``segs``.
         volume: the image.
         source: its file: a picture has no place, so that masks of pictures are taken pixel by pixel.
+        read: as for :func:`~.segments.read_segments`.
 
     Raises:
         QMedSAMError: missing, damaged or foreign file, values that are no labels, another shape where nothing says where the
             mask lies, or a mask that does not meet the image.
     """
     path = Path(path)
-    found = read_layers(path, volume)
+    found = read_layers(path, volume, read)
     placeless = path.suffix.lower() in PLACELESS or (source is not None and Path(source).suffix.lower() in PLACELESS)
     notes = list(found.notes)
     arrays = found.voxels.transpose(0, 3, 2, 1)

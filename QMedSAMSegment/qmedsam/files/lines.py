@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
@@ -12,11 +12,10 @@ from ..geometry import Box, Volume
 from ..lines import box_of_line, crossing
 from ..measures import Diameters
 from .grids import LPS_TO_RAS
+from .marks import points_of, to_ijk
 from .markups import SCHEMA, to_ras
 from .numeric import list_of
 from .paths import PathLike, writing
-
-Line = Tuple[str, np.ndarray, Optional[Tuple[float, float, float]]]
 
 
 def line_of(entry: Mapping[str, Any], volume: Volume, where: str, attributes: Dict[str, Any]) -> Box:
@@ -33,21 +32,10 @@ def line_of(entry: Mapping[str, Any], volume: Volume, where: str, attributes: Di
 
 
 def _ends(value: Any, volume: Volume, what: str) -> np.ndarray:
-    more: Mapping[str, Any] = value if isinstance(value, dict) else {"ijk": value}
-    if ("ijk" in more) == ("ras" in more):
-        raise QMedSAMError(f"{what} has neither 'ijk' nor 'ras', or both.", "Give one of them.")
-    in_ras = "ras" in more
-    points = more["ras" if in_ras else "ijk"]
-    if not isinstance(points, (list, tuple)) or len(points) != 2:
+    points, _ = points_of(value if isinstance(value, dict) else {"ijk": value}, volume, what)
+    if len(points) != 2:
         raise QMedSAMError(f"{what} is not two points.", "Give its ends: [[i0, j0, k0], [i1, j1, k1]].")
-    counts = (3,) if in_ras or volume.shape_ijk[2] > 1 else (2, 3)
-    ends = np.array([(list_of(point, counts, f"A point of {what}") + [0.0])[:3] for point in points])
-    return _to_ijk(ends, volume) if in_ras else ends
-
-
-def _to_ijk(points_ras: np.ndarray, volume: Volume) -> np.ndarray:
-    inverse = np.linalg.inv(volume.ijk_to_ras)
-    return points_ras @ inverse[:3, :3].T + inverse[:3, 3]
+    return points
 
 
 def boxes_of_lines(markups: Sequence[Mapping[str, Any]], names: Sequence[str], volume: Volume) -> List[Box]:
@@ -76,7 +64,7 @@ def _of_markup(markup: Mapping[str, Any], where: str, volume: Volume) -> np.ndar
     if len(places) != 2:
         raise QMedSAMError(f"{where} does not have two ends.", "Draw it with two clicks.")
     ends = np.array([list_of(place, (3,), f"An end of {where}") for place in places])
-    return _to_ijk(ends @ to_ras(markup, where).T, volume)
+    return to_ijk(ends @ to_ras(markup, where).T, volume)
 
 
 def write_diameters(path: PathLike, found: Mapping[int, Diameters], names: Mapping[int, str], volume: Volume) -> None:
@@ -84,7 +72,7 @@ def write_diameters(path: PathLike, found: Mapping[int, Diameters], names: Mappi
 
     Args:
         path: ends in ``.json`` (Slicer expects ``.mrk.json``).
-        found: by label, see :func:`qmedsam.measures.diameters_of`.
+        found: by label, see :func:`qmedsam.measures.diameters`.
         names: of the labels.
         volume: the image.
 

@@ -55,12 +55,7 @@ def _listed(entry: Dict[str, Any], key: str, where: str) -> List[Any]:
 
 def _stroke(value: Any, adds: bool, volume: Volume, what: str) -> Stroke:
     more: Dict[str, Any] = value if isinstance(value, dict) else {"ijk": value}
-    if ("ijk" in more) == ("ras" in more):
-        raise QMedSAMError(f"{what} has neither 'ijk' nor 'ras', or both.", "Give one of them.")
-    in_ras = "ras" in more
-    points = _points(more["ras" if in_ras else "ijk"], 3 if in_ras or volume.shape_ijk[2] > 1 else 2, what)
-    if in_ras:
-        points = points @ np.linalg.inv(volume.ijk_to_ras)[:3, :3].T + np.linalg.inv(volume.ijk_to_ras)[:3, 3]
+    points, in_ras = points_of(more, volume, what)
     axis, radius = _axis(more, what), more.get("radius_mm", 0)
     if not is_number(radius) or radius < 0:
         raise QMedSAMError(f"The radius_mm of {what} is not a length in mm.", "Correct the file.")
@@ -71,6 +66,25 @@ def _stroke(value: Any, adds: bool, volume: Volume, what: str) -> Stroke:
             'Draw it on one slice, or name the axis that its slices follow, e.g. "axis": "j".',
         )
     return stroke
+
+
+def points_of(entry: Dict[str, Any], volume: Volume, what: str) -> Tuple[np.ndarray, bool]:
+    """The points of ``"ijk"`` or ``"ras"``, ``N x 3`` in voxels, and whether they were told in RAS.
+
+    Raises:
+        QMedSAMError: neither is there, or both, or they are no points.
+    """
+    if ("ijk" in entry) == ("ras" in entry):
+        raise QMedSAMError(f"{what} has neither 'ijk' nor 'ras', or both.", "Give one of them.")
+    in_ras = "ras" in entry
+    points = _points(entry["ras" if in_ras else "ijk"], 3 if in_ras or volume.shape_ijk[2] > 1 else 2, what)
+    return (to_ijk(points, volume) if in_ras else points), in_ras
+
+
+def to_ijk(points_ras: np.ndarray, volume: Volume) -> np.ndarray:
+    """``N x 3`` in mm to voxels."""
+    inverse = np.linalg.inv(volume.ijk_to_ras)
+    return points_ras @ inverse[:3, :3].T + inverse[:3, 3]
 
 
 def _points(value: Any, least: int, what: str) -> np.ndarray:

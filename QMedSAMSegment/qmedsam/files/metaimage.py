@@ -86,19 +86,21 @@ def voxel_files(path: Path, fields: Dict[str, str]) -> List[Path]:
 
 
 def _check_stream(path: Path, where: Path, start: int, declared: int) -> None:
-    """Whether packed voxels unpack: over a damaged stream ITK's reader never ends (seen with SimpleITK 2.5)."""
+    """Whether packed voxels unpack, checksum and all: over a damaged stream ITK's reader never ends (seen with SimpleITK 2.5),
+    and before 2.4 it takes one that is cut off for whole."""
     unpacker, count = zlib.decompressobj(47), 0  # zlib or gzip
     try:
         with where.open("rb") as stream:
             stream.seek(start)
-            while count < declared and not unpacker.eof:
+            while count <= declared and not unpacker.eof:
                 packed = unpacker.unconsumed_tail or stream.read(_CHUNK)
                 if not packed:
+                    count += len(unpacker.flush())
                     break
                 count += len(unpacker.decompress(packed, _CHUNK))
     except zlib.error as error:
         raise cut(path) from error
-    if count < declared:
+    if count < declared or (count == declared and not unpacker.eof):
         raise cut(path)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Union
 
-from ..errors import QMedSAMError
+from ..errors import NO_TEXT, QMedSAMError
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -198,6 +198,8 @@ def advice(path: Path, error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """The last line of an exception's text that says something, without what ITK puts in front of it."""
+    if isinstance(error, UnicodeError):
+        return NO_TEXT
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line.strip() for line in text.splitlines()]
     # "Reason:" is ITK's errno, left over from another call: a truncated .mha gets "No such file or directory"

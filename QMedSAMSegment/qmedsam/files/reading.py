@@ -22,7 +22,7 @@ from .nifti import as_nifti1, check_nifti, read_nifti_header
 from .nrrd import check_nrrd, time_as_list
 from .paths import PathLike, existing_file
 from .rasters import check_raster
-from .tiff import check_tiff
+from .tiff import TiffHeader, check_tiff, turned_back
 
 #: ITK's reader by kind. DICOM and npz have readers of their own.
 _READERS = {
@@ -118,20 +118,24 @@ def _named_for_itk(path: Path, header: ImageHeader) -> Iterator[Path]:
     """The file under a name that ITK's reader goes by.
 
     ITK tells packed from plain NIfTI by the name, and asked for ``a.nii.gz`` takes the voxels of an ``a.nii`` beside it. It
-    knows no NIfTI-2, and no axis of time in a NRRD.
+    knows no NIfTI-2, no axis of time in a NRRD, and not all ways in which a TIFF may be turned.
     """
     lower = path.name.lower()
     second = header.kind == "nifti" and read_nifti_header(path).version == 2
     renamed = header.kind in ("nifti", "nrrd", "metaimage") and bool(header.suffix) and not lower.endswith(_names_of(header))
     shadowed = lower.endswith(".nii.gz") and path.with_suffix("").exists()
     timed = header.kind == "nrrd" and header.frames > 1
-    if not (second or renamed or shadowed or timed):
+    turned = isinstance(header, TiffHeader) and header.orientation != 1
+    if not (second or renamed or shadowed or timed or turned):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="qmedsam-") as folder:
         alone = Path(folder) / ("image" + (".nii" if second else ".nhdr" if timed else header.suffix))
         if second:
             as_nifti1(path, alone)
+        elif turned:
+            alone = Path(folder) / "image.tif"
+            turned_back(path, alone)
         elif not (timed and time_as_list(path, alone)):
             alone = path
             if renamed or shadowed:

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .contours import contours_of, filled
+from .dicom_header import read_whole
 from .dicom_source import PATIENT_AND_STUDY, Reference, check_images, dicom_name, references, series_number, source_images
 from .grids import LPS_TO_RAS
 from .paths import NotWhole, PathLike, existing_file
@@ -109,17 +110,14 @@ def read_rtstruct(path: PathLike, volume: Volume) -> Tuple[np.ndarray, List[Segm
     Raises:
         QMedSAMError: no structure set, or contours that do not lie on the slices of the volume.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     path = existing_file(path, "a structure set")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = pydicom.dcmread(path)
+            content = read_whole(path)
             named = {int(item.ROINumber): str(item.get("ROIName") or "") for item in content.StructureSetROISequence}
             drawn = [_Structure.of(item) for item in content.get("ROIContourSequence") or []]
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+    except (QMedSAMError, AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
         raise QMedSAMError(f"'{path.name}' is not a DICOM structure set.", "Export it again.") from error
     to_ijk = np.linalg.inv(LPS_TO_RAS @ volume.ijk_to_ras)
     structures = [s for s in drawn if s.number in named]

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import QMedSAMError
 from ..geometry import Volume
 from .grids import ijk_to_ras_of, image_of
+from .metaimage import check_metaimage
 from .orientation import as_stored
 from .paths import NotWhole, PathLike, writing
 from .placement import placement_for, write_placed
@@ -138,9 +139,11 @@ def check_saved(path: Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray, field
             if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
                 same = same and _holds(path, array_kji)
             else:
+                if path.suffix.lower() in (".mha", ".mhd"):
+                    check_metaimage(path)  # before 2.4 SimpleITK takes a part for the whole
                 image = reader.Execute()
                 same = same and np.array_equal(sitk.GetArrayViewFromImage(image), array_kji)
-    except (RuntimeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (RuntimeError, QMedSAMError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise NotWhole() from error
     reach = np.abs(np.linalg.inv(ijk_to_ras) @ ijk_to_ras_of(reader) - np.eye(4))[:3] @ (*array_kji.shape[2::-1], 1)
     if not same or reach.max() > _TOLERANCE:

@@ -41,7 +41,13 @@ class Layers:
     notes: Tuple[str, ...] = ()
 
 
-def read_segments(path: PathLike, volume: Volume, margin: float = 0.0, notes: Optional[List[str]] = None) -> List[Box]:
+def read_segments(
+    path: PathLike,
+    volume: Volume,
+    margin: float = 0.0,
+    notes: Optional[List[str]] = None,
+    read: Callable[[PathLike], Volume] = read_volume,
+) -> List[Box]:
     """A box for every segment of a segmentation, as prompts for segmenting it anew.
 
     Args:
@@ -50,6 +56,7 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0, notes: Op
         volume: the image that shall be segmented. The segmentation may lie on another grid; its boxes are then oriented.
         margin: share of its length by which every side is moved outward.
         notes: gets sentences on how the file was understood.
+        read: what an image file is read by: that of a :class:`~.apart.Reader` where the program has to go on.
 
     Returns:
         One box per segment that has a voxel. Names, colours and label values are the segmentation's (numbered anew where
@@ -59,7 +66,7 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0, notes: Op
         QMedSAMError: missing, damaged or foreign file, no segment with a voxel, or a plain label map without geometry
             (``.npz``) of another shape than the volume's.
     """
-    found = read_layers(path, volume)
+    found = read_layers(path, volume, read)
     voxels, segments, path = found.voxels, found.segments, Path(path)
     matrix = volume.ijk_to_ras if found.ijk_to_ras is None else found.ijk_to_ras
     if found.ijk_to_ras is None and voxels.shape[1:] != volume.shape_ijk:
@@ -82,12 +89,13 @@ def read_segments(path: PathLike, volume: Volume, margin: float = 0.0, notes: Op
     return boxes
 
 
-def read_layers(path: PathLike, volume: Volume) -> Layers:
+def read_layers(path: PathLike, volume: Volume, read: Callable[[PathLike], Volume] = read_volume) -> Layers:
     """A segmentation's voxels and what its file says of them.
 
     Args:
         path: as for :func:`read_segments`.
         volume: the image that it is of (an RTSTRUCT's contours are filled on its slices).
+        read: as for :func:`read_segments`.
 
     Raises:
         QMedSAMError: missing, damaged or foreign file, or values that are no labels.
@@ -110,7 +118,7 @@ def read_layers(path: PathLike, volume: Volume) -> Layers:
         array = read_arrays(path, ("segs",))["segs"]
         array = array[None] if array.ndim == 2 else array
     else:
-        image = read_volume(path)
+        image = read(path)
         array, placed = image.array_kji, image.ijk_to_ras
     labels, note = as_labels(array, path.name, values_of(volume.array_kji))
     segments = [{"LabelValue": int(value)} for value in np.unique(labels) if value]

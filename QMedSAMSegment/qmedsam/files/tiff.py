@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ..errors import QMedSAMError
 from .header import ImageHeader, check_sizes, cut
@@ -18,8 +19,9 @@ _MOST_VALUES = 1 << 22
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES = 256, 257, 258, 259, 270, 277
-_X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES = 282, 283, 284, 296, 254, 339, 279, 325
-_WANTED = (_WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES, _X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES)
+_X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES, _TURN = 282, 283, 284, 296, 254, 339, 279, 325, 274
+_WANTED = {_WIDTH, _HEIGHT, _BITS, _PACKING, _DESCRIPTION, _SAMPLES}
+_WANTED |= {_X, _Y, _PLANAR, _UNIT, _SUBFILE, _FORMAT, _STRIPS, _TILES, _TURN}
 #: Ways of packing that ITK's libtiff has, and what a byte of theirs can become.
 _PACKINGS = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 128, 7: 520, 2: 20_000, 3: 20_000, 4: 20_000}
 _NAMES = {34925: "LZMA", 50000: "zstd", 50001: "WebP", 34712: "JPEG 2000", 33005: "JPEG 2000", 6: "the old JPEG", 34887: "LERC"}
@@ -31,11 +33,15 @@ _LENGTHS.update({"m": 1e3, "inch": 25.4, "in": 25.4, "Å": 1e-7, "pm": 1e-9})
 class TiffHeader(ImageHeader):
     """Attributes:
     spacing_mm: of x, y and z; None for an axis that is not told.
+    slices: pages of one time point.
+    time_first: whether the pages' time runs faster than their depth.
+    orientation: how viewers turn the stored pixels, 1 to 8 as in EXIF.
     """
 
     spacing_mm: Tuple[Optional[float], Optional[float], Optional[float]] = (None, None, None)
     slices: int = 1
     time_first: bool = field(default=False)
+    orientation: int = 1
 
 
 Page = Dict[int, Tuple]
@@ -62,6 +68,8 @@ def check_tiff(path: Path) -> TiffHeader:
     kinds = {tuple(page.get(tag, (0,)) for tag in (_WIDTH, _HEIGHT, _BITS, _SAMPLES, _FORMAT)) for page in pages}
     if len(kinds) > 1:
         raise QMedSAMError(f"The {len(pages)} pages of '{path.name}' differ in size or type.", "Save one of them alone.")
+    if len({_turn_of(page) for page in pages}) > 1:
+        raise QMedSAMError(f"The pages of '{path.name}' are to be shown turned in different ways.", "Save one of them alone.")
     width, height = (first.get(tag, (0,))[0] for tag in (_WIDTH, _HEIGHT))
     samples = first.get(_SAMPLES, (1,))[0]
     bits = first.get(_BITS, (1,))
@@ -134,7 +142,28 @@ def _meaning(path: Path, pages: List[Page], width: int, height: int, samples: in
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
         slices=slices,
         time_first=time_first,
+        orientation=_turn_of(pages[0]),
     )
+
+
+def _turn_of(page: Page) -> int:
+    value = page.get(_TURN, (1,))[0]
+    return value if value in range(1, 9) else 1
+
+
+def turned_back(path: Path, target: Path) -> None:
+    """Write a copy of a checked file that asks nobody to turn it.
+
+    ITK turns some orientations half (a picture that lies on its side is mirrored at most), and reads others with 8 bits or not
+    at all; of a file that is not to be turned it gives the stored pixels as they are.
+    """
+    shutil.copyfile(path, target)
+    with target.open("r+b") as stream:
+        for directory in list(_directories(stream)):
+            for place, (tag, kind, _) in directory.entries():
+                if tag == _TURN and kind in (1, 3, 4):
+                    stream.seek(place + (12 if directory.big else 8))
+                    stream.write(struct.pack(directory.order + _LETTERS[kind], 1))
 
 
 def _count(text: Optional[str]) -> int:
@@ -194,43 +223,76 @@ def _ome(text: str) -> Optional[Tuple[int, int, int, bool, List[Optional[float]]
     return channels, slices, frames, order == "TZ", spacing
 
 
-def _pages(stream: BinaryIO) -> List[Page]:
-    """The directories of a TIFF or BigTIFF, those tags that are wanted."""
+class _Directory(NamedTuple):
+    """The raw entries of a page, from ``place`` on."""
+
+    place: int
+    raw: bytes
+    order: str
+    big: bool
+
+    def entries(self) -> Iterator[Tuple[int, Tuple[int, int, int]]]:
+        """Where each stands in the file; its tag, type and number of values."""
+        form, width = (self.order + "HHQ", 20) if self.big else (self.order + "HHI", 12)
+        for start in range(0, len(self.raw), width):
+            yield self.place + start, struct.unpack_from(form, self.raw, start)
+
+
+def _directories(stream: BinaryIO) -> Iterator[_Directory]:
+    """Of a TIFF or BigTIFF, one by one.
+
+    Raises:
+        OSError: they lead out of the file or in a circle (in which libtiff goes round), or are more than anybody has.
+        struct.error: the file ends within one.
+    """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     head = stream.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = struct.unpack(order + "H", head[2:4])[0] == 43
-    place = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
-    pages: List[Page] = []
-    seen = set()
-    while place and place not in seen and len(pages) < _MOST_PAGES:
-        if place >= size:
-            raise OSError("beyond the end")
+    number, few, width = ("Q", "Q", 20) if big else ("I", "H", 12)
+    place = struct.unpack(order + number, head[8:16] if big else head[4:8])[0]
+    seen: Set[int] = set()
+    while place:
+        if place >= size or place in seen or len(seen) >= _MOST_PAGES:
+            raise OSError("no chain of pages")
         seen.add(place)
         stream.seek(place)
-        count = struct.unpack(order + ("Q" if big else "H"), stream.read(8 if big else 2))[0]
+        count = struct.unpack(order + few, stream.read(struct.calcsize("=" + few)))[0]
         if count > 4096:
             raise OSError("too many entries")
-        width = 20 if big else 12
-        entries = stream.read(count * width)
-        place = struct.unpack(order + ("Q" if big else "I"), stream.read(8 if big else 4))[0]
-        pages.append(_page(stream, entries, count, width, order, big, size))
-    return pages
+        raw = stream.read(count * width)
+        following = struct.unpack(order + number, stream.read(struct.calcsize("=" + number)))[0]
+        yield _Directory(place + struct.calcsize("=" + few), raw, order, big)
+        place = following
 
 
-def _page(stream: BinaryIO, entries: bytes, count: int, width: int, order: str, big: bool, size: int) -> Page:
+def _pages(stream: BinaryIO) -> List[Page]:
+    """Those tags of every page that are wanted."""
+    size = os.fstat(stream.fileno()).st_size
+    return [_page(stream, directory, size) for directory in _directories(stream)]
+
+
+def orientation_of_tiff(path: Path) -> int:
+    """How viewers turn the first page, 1 to 8 as in EXIF; 1 where the file does not say, or is damaged."""
+    with path.open("rb") as stream:
+        try:
+            return _turn_of(_page(stream, next(_directories(stream)), os.fstat(stream.fileno()).st_size))
+        except (struct.error, OSError, StopIteration):
+            return 1
+
+
+def _page(stream: BinaryIO, directory: _Directory, size: int) -> Page:
     page: Page = {}
-    for n in range(count):
-        entry = entries[n * width : (n + 1) * width]
-        tag, kind = struct.unpack(order + "HH", entry[:4])
+    order, big = directory.order, directory.big
+    for place, (tag, kind, number) in directory.entries():
         if tag not in _WANTED or kind not in _SIZES or (kind == 2) != (tag == _DESCRIPTION):
             continue
-        number = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
         length = number * _SIZES[kind]
         if number > _MOST_VALUES:
             raise OSError("too many values")
-        raw = entry[12 if big else 8 :]
+        start = place - directory.place
+        raw = directory.raw[start + (12 if big else 8) : start + (20 if big else 12)]
         if length > len(raw):
             place = struct.unpack(order + ("Q" if big else "I"), raw)[0]
             if place + length > size:

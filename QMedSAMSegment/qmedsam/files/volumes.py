@@ -14,7 +14,7 @@ from .grids import LPS_TO_RAS, chosen_frames, grey_or_rgb, ijk_to_ras_of
 from .header import ImageHeader
 from .kinds import kind_of
 from .nifti import place_note, read_nifti_header
-from .orientation import orientation_of, upright
+from .orientation import orientation_of, turn_of_itk, upright
 from .paths import PathLike, check_name, existing_file, name_of
 from .reading import header_of, read_image
 from .tiff import TiffHeader
@@ -122,6 +122,7 @@ def _volumes(path: Path, header: ImageHeader, numbers: range) -> Iterator[Volume
     if isinstance(header, TiffHeader):
         matrix = LPS_TO_RAS @ np.diag([*((1.0, 1.0) if None in header.spacing_mm[:2] else header.spacing_mm[:2]), 1.0, 1.0])
         matrix[2, 2] = header.spacing_mm[2] or 1.0
+        matrix = matrix @ turn_of_itk(header.orientation, header.size)
     matrix[:3] *= header.to_mm
     name = name_of(path)
     array = _array_of(image)

@@ -56,10 +56,7 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
             passes = [ballot.ask(turn) for turn in turns for ballot in ballots]
             # The last view skips slices, so it cannot go from mask to mask; it is shown what the others found instead.
             walk = guided if last in turns and options.walk == "propagate" else WALKS[options.walk]
-            if not walk(rounds, [item for item in passes if len(item.wanted)], tick, options):
-                return False
-            unasked = sum(len(item.slices) - len(item.wanted) for item in passes)
-            if unasked and tick(unasked):
+            if not _walked(walk, rounds, passes, tick, options):
                 return False
         for ballot in ballots:
             ballot.count()
@@ -79,14 +76,19 @@ def looks_again(hinted: bool, options: Options) -> bool:
 def _look_again(rounds: Rounds, ballots: Sequence[Ballot], tick: Tick, options: Options) -> bool:
     looks = [ballot.look_again() for ballot in ballots]
     items = [look.ask() for look in looks]
-    if not known(rounds, [item for item in items if len(item.wanted)], tick, options):
-        return False
-    unasked = sum(len(item.slices) - len(item.wanted) for item in items)
-    if unasked and tick(unasked):
+    if not _walked(known, rounds, items, tick, options):
         return False
     for look in looks:
         look.blend()
     return True
+
+
+def _walked(walk: Strategy, rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) -> bool:
+    """Walk through the slices that are wanted, and tick those that are not; false when stopped."""
+    if not walk(rounds, [item for item in items if len(item.wanted)], tick, options):
+        return False
+    unasked = sum(len(item.slices) - len(item.wanted) for item in items)
+    return not (unasked and tick(unasked))
 
 
 def _unanimous(item: Item) -> Item:

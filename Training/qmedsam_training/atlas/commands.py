@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from qmedsam import QMedSAMError
@@ -19,7 +19,6 @@ from ..reporting import console, errors, shown
 if TYPE_CHECKING:
     import torch
 
-    from ..architectures.compact import CompactSAM
     from .store import Atlas
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -93,7 +92,7 @@ def fit(
 
     if bool(seconds) == bool(steps):
         raise QMedSAMError("How long to train is not clear.", "Give either --seconds or --steps.")
-    before = _compact(init)[1] if init else NetworkConfig()
+    before = networks.compact_of(init)[1] if init else NetworkConfig()
     options = {**before.options, "candidates": candidates, "deep": deep}
     options.update(hints=len(HINTS) if hints else 0, kinds=len(KINDS) if hints else 0)
     network = before.model_copy(update={"options": options})
@@ -130,11 +129,12 @@ def score(
     device: str = _DEVICE,
 ) -> None:
     """DSC by group on the patients that are held out (on all where that is 0): boxes, a neighbour's mask, clicks."""
+    from .. import networks
     from .drawing import Habits
     from .fit import scored
 
     where = _device(device)
-    model, network = _compact(checkpoint)
+    model, network = networks.compact_of(checkpoint)
     atlas = _opened(file).to(where)
     rows = _rows(atlas, hold_out, [], held=hold_out > 0)
     rows = _spread(atlas, rows[atlas.columns["region"][rows] == 0], most)
@@ -168,7 +168,7 @@ def ptq(
     from .calibration import calibration_samples
     from .drawing import Habits
 
-    float_model, network = _compact(checkpoint)
+    float_model, network = networks.compact_of(checkpoint)
     atlas = _opened(file)
     habits = Habits(size=network.side, margin=network.margin)
     rows = _rows(atlas, hold_out, [], held=False)
@@ -221,21 +221,6 @@ def _check_known(given: List[str], known: set, what: str) -> None:
     foreign = sorted(set(given) - known)
     if foreign:
         raise QMedSAMError(f"There is no {what} '{foreign[0]}' here.", f"Known: {', '.join(sorted(known))}.")
-
-
-def _compact(checkpoint: Path) -> Tuple[CompactSAM, NetworkConfig]:
-    """A float compact network.
-
-    Raises:
-        QMedSAMError: it is another one, or quantized already.
-    """
-    from .. import networks
-    from ..architectures.compact import CompactSAM
-
-    model, network = networks.load(checkpoint)
-    if not isinstance(model, CompactSAM) or network.quantization:
-        raise QMedSAMError(f"'{checkpoint.name}' is no float checkpoint of qmedsam-compact.", "Others are not trained this way.")
-    return model, network
 
 
 def _device(name: str) -> torch.device:

@@ -162,7 +162,7 @@ def fit(
     device = sampler.atlas.group.device
     cuda = device.type == "cuda"
     model.train()
-    optimizer = torch.optim.AdamW(_parameters(model, config.decay), lr=config.rate, fused=cuda)
+    optimizer = torch.optim.AdamW(parameters_of(model, config.decay), lr=config.rate, fused=cuda)
     average = averaged(model, config.average)
     folder.mkdir(parents=True, exist_ok=True)
     state = _State(folder / "last.pt")
@@ -177,7 +177,7 @@ def fit(
             if share >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = config.rate * _rate(share, config.warmup)
+                group["lr"] = config.rate * rate_at(share, config.warmup)
             losses.append(_step(model, sampler, config, optimizer, cuda))
             average.update_parameters(model)
             step += 1
@@ -215,23 +215,28 @@ def _batch(sampler: Sampler, config: FitConfig) -> Tuple[Tensor, Prompts]:
 
 def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
     image, prompts = _batch(sampler, config)
-    boxes, hints, kinds, truth = prompts.boxes, prompts.hints, prompts.kinds, prompts.truth
-    wanted = truth > 0.5
-    rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
-    total = truth.new_zeros(())
     with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda):
         embedding = model.encode(image.contiguous(memory_format=torch.channels_last) if cuda else image)
-        for number in range(rounds + 1):
-            logits, quality = asked(model, embedding, boxes, hints, kinds)
-            total = total + step_loss(logits, quality, truth, config) / (rounds + 1)
-            if number < rounds:
-                with torch.no_grad():
-                    hints = _next_hints(logits.detach(), wanted, hints, number)
+        total = rounds_loss(model, embedding, prompts, config)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
     return total.detach()
+
+
+def rounds_loss(model: Promptable, embedding: Tensor, prompts: Prompts, config: FitConfig) -> Tensor:
+    """Of what is asked first and of corrections of the answer, as many as ``config.rounds`` says (one of them is drawn)."""
+    hints, wanted = prompts.hints, prompts.truth > 0.5
+    rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
+    total = prompts.truth.new_zeros(())
+    for number in range(rounds + 1):
+        logits, quality = asked(model, embedding, prompts.boxes, hints, prompts.kinds)
+        total = total + step_loss(logits, quality, prompts.truth, config) / (rounds + 1)
+        if number < rounds:
+            with torch.no_grad():
+                hints = _next_hints(logits.detach(), wanted, hints, number)
+    return total
 
 
 def _next_hints(logits: Tensor, wanted: Tensor, hints: Tensor, number: int) -> Tensor:
@@ -324,13 +329,14 @@ def grown_from(state: Dict[str, Tensor], model: CompactSAM, noise: float = 0.02)
                 own[name][common] = value[common]
 
 
-def _rate(share: float, warmup: float) -> float:
+def rate_at(share: float, warmup: float) -> float:
+    """Of the highest learning rate, at a share of a run: up in a line, down in half a cosine."""
     if share < warmup:
         return share / warmup
     return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
-def _parameters(model: nn.Module, decay: float) -> List[Dict[str, object]]:
+def parameters_of(model: nn.Module, decay: float) -> List[Dict[str, object]]:
     """Weights decay; biases, norms and tokens do not."""
     decays = {name: p.dim() > 1 and not name.endswith("tokens") for name, p in model.named_parameters()}
     return [
