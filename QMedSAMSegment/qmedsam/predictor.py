@@ -105,7 +105,7 @@ class SlicePredictor:
     ) -> None:
         self.network, self.volume, self.view, self.frame = network, volume, view, frame
         self.intensity, self.normalization, self.clock = intensity, normalization, clock
-        self._embeddings: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._embeddings: OrderedDict[Tuple[int, bool], np.ndarray] = OrderedDict()
         self._drawn: OrderedDict[int, Tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()  # two streams may look at different slices of one view
         self._apart = 0
@@ -113,21 +113,23 @@ class SlicePredictor:
             distance_mm = network.depth_px * view.pixel_mm[0] / frame.scale_x
             self._apart = max(round(distance_mm / view.spacing_mm[view.axis]), 1)
 
-    def embedding(self, index: int) -> np.ndarray:
-        """Of a slice; encoded when it is not among the last ones."""
+    def embedding(self, index: int, mirrored: bool = False) -> np.ndarray:
+        """Of a slice, or of it left for right; encoded when it is not among the last ones."""
+        key = index, mirrored
         with self._lock:
-            if index in self._embeddings:
-                self._embeddings.move_to_end(index)
-                return self._embeddings[index]
+            if key in self._embeddings:
+                self._embeddings.move_to_end(key)
+                return self._embeddings[key]
         with self.clock.stage("frame"):
             drawn, valid = self._channels(index)
             kind = self.normalization
             image = normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
+            image = np.ascontiguousarray(image[..., ::-1]) if mirrored else image
         with self.clock.stage("encode"):
             embedding = self.network.encode(image)
         self.clock.count(encodes=1)
         with self._lock:
-            self._embeddings[index] = embedding
+            self._embeddings[key] = embedding
             while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > CACHE_BYTES:
                 self._embeddings.popitem(last=False)
         return embedding
@@ -153,21 +155,25 @@ class SlicePredictor:
                     self._drawn.popitem(last=False)
         return drawn
 
-    def predict(self, index: int, prompts: Sequence[Prompt]) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    def predict(self, index: int, prompts: Sequence[Prompt], mirrored: bool = False) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """Logits (network grid, ``C x m x m``) and confidence (``C``) for each prompt, in order.
 
-        Decoded in blocks, handed out one by one: memory does not grow with the number of prompts.
+        Decoded in blocks, handed out one by one: memory does not grow with the number of prompts. ``mirrored``: the network
+        is shown the slice and its prompts left for right; the logits are turned back.
         """
-        embedding = self.embedding(index)
+        embedding = self.embedding(index, mirrored)
         for start in range(0, len(prompts), self.network.block):
             block = prompts[start : start + self.network.block]
             boxes = np.array([self.frame.to_network(prompt.rectangle) for prompt in block], np.float32)
             hints, kinds = self._said(block) if self.network.hinted else (None, None)
+            if mirrored:
+                boxes[:, [0, 2]] = self.network.input_size - 1 - boxes[:, [2, 0]]
+                hints = None if hints is None else np.ascontiguousarray(hints[..., ::-1])
             with self.clock.stage("decode"):
                 logits, confidence = self.network.decode(embedding, boxes, hints, kinds)
             self.clock.count(decodes=len(boxes))
             for n in range(len(boxes)):
-                yield logits[n], confidence[n]
+                yield logits[n, ..., ::-1] if mirrored else logits[n], confidence[n]
 
     def _said(self, prompts: Sequence[Prompt]) -> Tuple[np.ndarray, np.ndarray]:
         side = self.network.input_size // 2

@@ -9,7 +9,8 @@ from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tu
 import numpy as np
 
 from .choices import by_frame, resolved_modality, resolved_strategy, settings_of
-from .correction import Correction, Corrector, correct, holding
+from .correction import Correction, correct
+from .corrector import Corrector, holding
 from .errors import QMedSAMError, says_what_is_missing
 from .geometry import Box, Volume
 from .intensity import Intensity
@@ -152,7 +153,9 @@ class Segmenter:
             messages: List[str] = list(volume.notes)
             with clock.stage("prepare"):
                 modality = resolved_modality(volume, modality, window is not None, messages)
-                model = self._model(modality, len(volume.array_kji) > 1, boxes[0])
+                model, candidate = self._answering(modality, len(volume.array_kji) > 1, boxes[0])
+                if candidate != boxes[0].candidate:
+                    boxes = [replace(box, candidate=box.candidate - 1) for box in boxes]
                 settings = settings_of(model)
                 self._tell_of_taught(model, boxes, messages)
                 run = Run(volume, boxes, keep_masks, messages)
@@ -247,7 +250,7 @@ class Segmenter:
         """Go on from an object with the strokes of a user.
 
         Slices with a stroke that the object does not obey yet, and the last stroke's, are asked anew, told of the mask there and
-        of all strokes on them; their neighbours follow (:mod:`qmedsam.correction`). Every stroke holds: what it adds is in,
+        of all strokes on them; their neighbours follow (:mod:`qmedsam.carrying`). Every stroke holds: what it adds is in,
         what it takes away is out, and the later one wins. The slices' embeddings stay for the next call on the same volume
         (32 MiB a view at most; :meth:`forget`), so that one more stroke costs a decoder call.
 
@@ -326,6 +329,15 @@ class Segmenter:
         others = [one for one in self._store.models() if one.manifest.prompts.get("hints") and not one.manifest.targets]
         return next((one for one in others if {modality, "*"} & set(one.manifest.modalities)), model)
 
+    def _answering(self, modality: str, is_3d: bool, box: Box) -> Tuple[Optional[Model], int]:
+        """The model that is asked about a box, and which of its answers is taken: a model that has one answer is followed by the
+        answers of one that listens to strokes."""
+        model = self._model(modality, is_3d, box)
+        if not box.candidate or model is None:
+            return model, box.candidate
+        other = self._corrects(modality, is_3d, box)
+        return (model, box.candidate) if other is None or other.name == model.name else (other, box.candidate - 1)
+
     def _shares(
         self, volume: Volume, boxes: Sequence[Box], modality: str, window: Optional[Tuple[float, float]]
     ) -> List[List[int]]:
@@ -334,17 +346,18 @@ class Segmenter:
         if self._given is not None or self._name is not None:
             return everything
         taught = [model for model in self._store.models() if model.manifest.targets]
-        if not taught:
+        if not taught and not any(box.candidate for box in boxes):
             return everything
         modality = resolved_modality(volume, modality, window is not None, [])
         is_3d = len(volume.array_kji) > 1
-        chosen: Dict[Tuple[str, str], str] = {}
-        wanted = [(box.target or box.name, box.code) for box in boxes]
-        for name, code in wanted:  # every answer reads the manifests
-            if (name, code) not in chosen:
-                known = any(model.was_taught(name, code) for model in taught)
-                found = self._store.route(modality, is_3d, name, code) if known else None
-                chosen[name, code] = found.name if found is not None and found.manifest.targets else ""
+        chosen: Dict[Tuple[str, str, bool], str] = {}
+        wanted = [(box.target or box.name, box.code, box.candidate > 0) for box in boxes]
+        for box, (name, code, another) in zip(boxes, wanted):  # every answer reads the manifests
+            if (name, code, another) not in chosen:
+                known = another or any(model.was_taught(name, code) for model in taught)
+                found = self._answering(modality, is_3d, box)[0] if known else None
+                named = found is not None and (another or bool(found.manifest.targets))
+                chosen[name, code, another] = found.name if named and found is not None else ""
         return groups_of([chosen[one] for one in wanted])
 
     def _by_several(

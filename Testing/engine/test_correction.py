@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmedsam import Box, QMedSAMError, Segmenter, Volume
-from qmedsam.correction import drawn, holding
+from qmedsam.corrector import drawn, holding
 from qmedsam.geometry import View
 from qmedsam.marks import Stroke
 from qmedsam.network.fake import FakeNetwork
 from shapes import ball, dsc, tight
-from test_hints import Listening
+from test_hints import SIDE, Listening
 
 SHAPE = (14, 40, 48)
 POINTS = st.tuples(st.integers(0, 47), st.integers(0, 39), st.integers(0, 13))
@@ -88,19 +90,22 @@ def test_the_network_is_told_of_the_mask_and_of_the_strokes_on_their_slice_alone
     strokes = (Stroke([24, 20, 6]), Stroke([[30, 12, 6], [34, 12, 6]], adds=False, radius_mm=1.0))
     box = Box(tight(truth).center_ijk, tight(truth).half_axes_ijk, 1, "a", strokes=strokes)
     segmenter.correct(volume, box, np.zeros(SHAPE, bool))
-    assert len(network.told) == 1  # one slice, one answer
-    _, hints, _, _ = network.told[0]
+    assert len(network.told) == 2  # one slice, as it is and left for right
+    (box_uv, hints, _, found), (mirrored_uv, mirrored, _, mirrored_found) = network.told
+    np.testing.assert_array_equal(mirrored, hints[..., ::-1])
+    np.testing.assert_allclose(mirrored_uv[[2, 1, 0, 3]], box_uv * [-1, 1, -1, 1] + [2 * SIDE - 1, 0, 2 * SIDE - 1, 0], atol=1e-4)
+    np.testing.assert_array_equal(mirrored_found, found[..., ::-1])
     assert (hints[1] == -1).all() and hints[2].any() and hints[3].any() and not (hints[2] * hints[3]).any()
-    assert network.kinds() == ["volume"]
+    assert network.kinds() == ["volume"] * 2
     assert 4 <= hints[2].sum() <= 16  # a click is told as wide as it was in training
     # one more stroke is decoder work: the slice is known
     again = Box(box.center_ijk, box.half_axes_ijk, 1, "a", strokes=(*strokes, Stroke([20, 20, 6])))
     encoded = network.encoded
     segmenter.correct(volume, again, np.zeros(SHAPE, bool))
-    assert network.encoded == encoded and len(network.told) == 2
+    assert network.encoded == encoded and len(network.told) == 4
     segmenter.forget()
     segmenter.correct(volume, again, np.zeros(SHAPE, bool))
-    assert network.encoded == encoded + 1
+    assert network.encoded == encoded + 2
 
 
 def test_the_slice_in_view_alone_and_the_other_answers() -> None:
@@ -112,10 +117,30 @@ def test_the_slice_in_view_alone_and_the_other_answers() -> None:
     done = segmenter.correct(volume, box, present, shown=(2, 9))
     mask = np.zeros(SHAPE, bool)
     mask[done.crop] = done.mask_kji_crop
-    assert len(network.told) == 1 and mask[9].sum() > 100 and mask[3].sum() == 1
+    assert len(network.told) == 2 and mask[9].sum() > 100 and mask[3].sum() == 1
     assert done.candidates[0] == done.confidence and len(done.candidates) == 3
     other = segmenter.correct(volume, box, present, shown=(2, 9), candidate=1)
     assert other.mask_kji_crop.sum() == 2 and other.confidence < done.confidence  # empty, but for the strokes
+
+
+def test_what_no_stroke_lies_on_stays_as_it_is() -> None:
+    """A corner is missing and a blob too much; the network would mend both, the user points at one of them."""
+    volume, truth = scene()
+    present = truth.copy()
+    present[6, :, 30:] = False
+    present[6, 24:28, 14:18] = False
+    for point, mended in (([33, 20, 6], np.s_[6, :, 30:]), ([16, 26, 6], np.s_[6, 24:28, 14:18])):
+        box = Box(tight(truth).center_ijk, tight(truth).half_axes_ijk, 1, "a", strokes=(Stroke(point),))
+        done = Segmenter(network=Listening()).correct(volume, box, present)
+        expected = present.copy()
+        expected[mended] = truth[mended]
+        mask = np.zeros(SHAPE, bool)
+        mask[done.crop] = done.mask_kji_crop
+        assert dsc(mask[6], expected[6]) > 0.99 and mask[6][~expected[6]].sum() <= 4
+        whole = Segmenter(network=Listening()).correct(
+            volume, box, present, candidate=1
+        )  # an answer to the slice, not to a stroke
+        assert whole.mask_kji_crop.sum() < done.mask_kji_crop.sum()
 
 
 def test_a_stroke_that_is_obeyed_costs_nothing_unless_it_is_the_last() -> None:
@@ -123,20 +148,22 @@ def test_a_stroke_that_is_obeyed_costs_nothing_unless_it_is_the_last() -> None:
     network = Listening()
     box = Box(tight(truth).center_ijk, tight(truth).half_axes_ijk, 1, "a", strokes=(Stroke([24, 20, 3]), Stroke([24, 20, 9])))
     Segmenter(network=network).correct(volume, box, truth)
-    assert len(network.told) == 1
+    assert len(network.told) == 2
 
 
 def test_neighbouring_slices_follow_and_far_ones_stay() -> None:
-    """A wedge missing on one slice only, in a network that sees the whole: its neighbours' own gaps close too."""
+    """A part is missing on six slices, in a network that sees the whole: a click on one mends all six, for the other views show
+    how far it reaches; a second gap elsewhere stays."""
     volume, truth = scene()
     present = truth.copy()
     present[4:10, :, 28:] = False
+    present[4:10, 24:28, 14:18] = False
     box = Box(tight(truth).center_ijk, tight(truth).half_axes_ijk, 1, "a", strokes=(Stroke([32, 20, 6]),))
     done = Segmenter(network=Listening()).correct(volume, box, present)
     mask = np.zeros(SHAPE, bool)
     mask[done.crop] = done.mask_kji_crop
-    gained = {k: dsc(mask[k], truth[k]) - dsc(present[k], truth[k]) for k in (5, 6, 7)}
-    assert gained[6] > 0.1 and gained[5] > 0.02 and gained[7] > 0.02
+    assert all(dsc(mask[k, :, 28:], truth[k, :, 28:]) > 0.9 for k in range(4, 10))
+    assert not mask[4:10, 24:28, 14:17].any()
     assert np.array_equal(mask[:3], present[:3]) and np.array_equal(mask[11:], present[11:])
 
 
@@ -174,3 +201,20 @@ def test_a_picture_is_corrected_by_the_model_that_listens() -> None:
     assert (
         "does not listen" in quiet.messages[0] and not quiet.mask_kji_crop[0, 40 - quiet.crop[1].start, 30 - quiet.crop[2].start]
     )
+
+
+def test_another_answer_to_a_picture_comes_from_the_model_that_has_several() -> None:
+    """``qmedsam-compact`` has one answer: the next ones are those of ``qmedsam-volume``; the other box keeps its own."""
+    truth = ball((1, 80, 90), (45, 40, 0), (30, 25, 1))
+    noise = np.random.default_rng(0).integers(0, 20, truth.shape)
+    volume = Volume(np.where(truth, 150, 60).astype(np.uint8) + noise.astype(np.uint8))
+    box, segmenter = tight(truth), Segmenter()
+    first, second, third = (segmenter.segment(volume, [replace(box, candidate=n)]) for n in range(3))
+    assert (first.model, second.model, third.model) == ("qmedsam-compact", "qmedsam-volume", "qmedsam-volume")
+    named = [Segmenter("qmedsam-volume").segment(volume, [replace(box, candidate=n)]) for n in range(2)]
+    assert np.array_equal(second.labels_kji, named[0].labels_kji) and np.array_equal(third.labels_kji, named[1].labels_kji)
+    both = segmenter.segment(volume, [replace(box, label=1), replace(box, label=2, candidate=1)], keep_masks=True)
+    for found, alone in zip(both.objects, (first, second)):
+        mask = np.zeros(truth.shape, bool)
+        mask[found.crop] = found.mask_kji_crop
+        assert np.array_equal(mask, alone.labels_kji > 0)
