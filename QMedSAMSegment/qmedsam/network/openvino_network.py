@@ -234,7 +234,10 @@ class Requests:
         try:
             if request is None:
                 request = self.compiled.create_infer_request()
-            request.infer(list(inputs))  # copied: memory of Python's in a request would be let go of in any thread
+            # Copied: memory of Python's in a request would be let go of in any thread.
+            for tensor, given in zip(request.input_tensors, inputs):
+                np.copyto(tensor.data, given)
+            request.infer()
             return [tensor.data.copy() for tensor in request.output_tensors]
         finally:
             self._free.put(request)
