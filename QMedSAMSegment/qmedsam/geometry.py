@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -157,7 +158,7 @@ class Box:
         center = (ras_to_ijk @ np.append(np.asarray(center_ras, dtype=float), 1.0))[:3]
         return cls(center, ras_to_ijk[:3, :3] @ np.asarray(half_axes_ras, dtype=float), **attributes)
 
-    @property
+    @cached_property
     def corners_ijk(self) -> np.ndarray:
         """The eight corners, ``8 x 3``, in the order of :func:`itertools.product` of (-1, 1)."""
         return self.center_ijk + np.array(list(itertools.product((-1, 1), repeat=3))) @ self.half_axes_ijk.T
@@ -189,19 +190,22 @@ class Box:
         (x0, y0), (x1, y1) = cut.min(axis=0), cut.max(axis=0)
         return float(x0), float(y0), float(x1), float(y1)
 
-    def inside(self, view: View, index: int, pixels: Pixels) -> np.ndarray:
-        """Which pixel centres of a slice lie in the box: boolean ``(y1 - y0) x (x1 - x0)`` for ``pixels`` (end excluded)."""
-        x0, y0, x1, y1 = pixels
+    @cached_property
+    def _to_local(self) -> np.ndarray:
         # A flat ROI (a 2D box drawn on one slice) has one zero axis: give it one voxel of thickness, its plane decides.
         axes = self.half_axes_ijk
         if abs(np.linalg.det(axes)) < 1e-9:
             axes = axes + 0.5 * _missing_directions(axes)
-        to_local = np.linalg.inv(axes)
+        return np.linalg.inv(axes)
+
+    def inside(self, view: View, index: int, pixels: Pixels) -> np.ndarray:
+        """Which pixel centres of a slice lie in the box: boolean ``(y1 - y0) x (x1 - x0)`` for ``pixels`` (end excluded)."""
+        x0, y0, x1, y1 = pixels
         x_axis, y_axis = view.in_plane
         x = np.arange(x0, x1) - self.center_ijk[x_axis]
         y = (np.arange(y0, y1) - self.center_ijk[y_axis])[:, None]
         result = np.ones((y1 - y0, x1 - x0), bool)
-        for row in to_local:  # a box along the grid needs one comparison per row and column, not per pixel
+        for row in self._to_local:  # a box along the grid needs one comparison per row and column, not per pixel
             along_x = row[x_axis] * x if row[x_axis] else 0.0
             along_y = row[y_axis] * y if row[y_axis] else 0.0
             result &= np.abs(along_x + along_y + row[view.axis] * (index - self.center_ijk[view.axis])) <= 1 + TOUCH

@@ -7,7 +7,7 @@ own preparation does; 8-bit pictures and RGB are taken as they are (they were wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -215,12 +215,17 @@ def normalise(drawn: np.ndarray, valid: np.ndarray, kind: str, mean: Tuple[float
     Returns:
         ``3 x size x size`` float32.
     """
-    image = drawn if drawn.ndim == 3 else np.repeat(drawn[..., None], 3, axis=2)
-    on_slice = image[valid]
+    image = drawn.transpose(2, 0, 1) if drawn.ndim == 3 else drawn[None]  # a grey one is repeated at the very end
+    on_slice = image if valid.all() else image[:, valid]
+    shift: Any
+    scale: Any
     if kind == "zscore":
-        image = (image - on_slice.mean()) / max(float(on_slice.std()), 1e-3)
+        shift, scale = on_slice.mean(), max(float(on_slice.std()), 1e-3)
     elif kind == "minmax":
-        image = (image - on_slice.min()) / max(float(on_slice.max() - on_slice.min()), 1e-6)
+        shift, scale = on_slice.min(), max(float(on_slice.max() - on_slice.min()), 1e-6)
     else:
-        image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(np.where(valid[..., None], image, 0).transpose(2, 0, 1), dtype=np.float32)
+        shift, scale = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    normalised = (image - shift) / scale
+    if on_slice is not image:
+        normalised *= valid
+    return np.ascontiguousarray(np.broadcast_to(normalised, (3, *valid.shape)), dtype=np.float32)

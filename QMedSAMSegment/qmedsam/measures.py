@@ -84,13 +84,28 @@ def _diagonal(points: np.ndarray, axes: np.ndarray) -> float:
 
 
 def _longest(points: np.ndarray, axes: np.ndarray) -> Tuple[float, np.ndarray]:
-    from scipy.spatial import ConvexHull
-
-    points = points[ConvexHull(points).vertices]  # never degenerate: even one pixel has four points around it
+    points = _hull(points)
     in_mm = points @ axes.T
     distances = np.linalg.norm(in_mm[:, None] - in_mm[None], axis=2)
     a, b = np.unravel_index(int(distances.argmax()), distances.shape)
     return float(distances[a, b]), points[[a, b]]
+
+
+def _hull(points: np.ndarray) -> np.ndarray:
+    """The corners of the convex hull of ``N x 2`` points, both ends of a line among them (Andrew's monotone chain, 1979)."""
+    ordered = sorted(set(map(tuple, points.tolist())))
+    corners: List[Tuple[float, ...]] = []
+    for chain in (ordered, ordered[::-1]):
+        least = len(corners) + 1
+        for x, y in chain:
+            while len(corners) > least:
+                (ax, ay), (bx, by) = corners[-2:]
+                if (bx - ax) * (y - ay) > (by - ay) * (x - ax):
+                    break
+                corners.pop()
+            corners.append((x, y))
+        corners.pop()  # the first of the other chain
+    return np.array(corners or ordered)
 
 
 def _across(plane: np.ndarray, axes: np.ndarray, ends: np.ndarray) -> Tuple[float, np.ndarray]:

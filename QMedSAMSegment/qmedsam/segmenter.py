@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -104,8 +105,26 @@ class Segmenter:
         self._name, self._store, self._threads = model, store or ModelStore(), threads
         self._given = network
         self._networks: Dict[str, Network] = {}
+        self._loading = threading.Lock()
         self._warming = threading.Lock()
         self._warm: Dict[Tuple[Any, ...], SlicePredictor] = {}
+
+    def expect(self, modality: str, is_3d: bool) -> None:
+        """Load the model that such an image is likely to need, in a thread of its own, while the caller reads the image.
+
+        A guess that turns out wrong costs the time of that thread; what is wrong with the model :meth:`segment` says.
+
+        Args:
+            modality: as for :meth:`segment`.
+            is_3d: whether it has several slices.
+        """
+
+        def load() -> None:
+            with suppress(Exception):
+                self._network(self._model(modality, is_3d, None))
+
+        if self._given is None:
+            threading.Thread(target=load, name="qmedsam-load").start()
 
     @says_what_is_missing
     def segment(
@@ -407,18 +426,21 @@ class Segmenter:
                 f"{names}: answered by the model '{model.name}', which was taught this. Choose another one to go back."
             )
 
-    def _model(self, modality: str, is_3d: bool, box: Box) -> Optional[Model]:
+    def _model(self, modality: str, is_3d: bool, box: Optional[Box]) -> Optional[Model]:
         if self._given is not None and self._name is None:
             return None
-        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d, box.target or box.name, box.code)
+        if self._name:
+            return self._store.get(self._name)
+        return self._store.route(modality, is_3d, (box.target or box.name) if box else "", box.code if box else "")
 
     def _network(self, model: Optional[Model]) -> Network:
         if self._given is not None:
             return self._given
         assert model is not None
         key = model.name + "".join(sorted(model.manifest.files.values()))  # a model may be replaced during a session
-        if key not in self._networks:
-            from .network.openvino_network import OpenVINONetwork
+        with self._loading:
+            if key not in self._networks:
+                from .network.openvino_network import OpenVINONetwork
 
-            self._networks[key] = OpenVINONetwork(model, self._threads)
-        return self._networks[key]
+                self._networks[key] = OpenVINONetwork(model, self._threads, ahead=True)
+            return self._networks[key]

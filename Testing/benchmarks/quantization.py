@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 import numpy as np
-import onnx
 import torch
+from baselines import plain_brevitas
 from qmedsam.models import Model
 from qmedsam.network.openvino_network import OpenVINONetwork
 from qmedsam.network.runtime import import_openvino
@@ -30,41 +30,7 @@ from qmedsam_training.architectures import ARCHITECTURES, build
 from qmedsam_training.config import NetworkConfig, QuantizationConfig
 from qmedsam_training.data import calibration_samples
 from qmedsam_training.networks import quantize_parts
-from qmedsam_training.quantization import Widths, calibrated, fold_batch_norms, quantize
-from torch import nn
-
-
-def plain_brevitas(architecture: str, path: Path) -> None:
-    """The paper's pipeline: norms kept apart (as identities' neighbours), per-layer narrow weights, nothing mended."""
-    model = build(architecture)
-    # Norms stay where they are: wrapping them hides them from the check that ours must be folded.
-    for module in model.modules():
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, _Unfolded(child))
-    quantize(model, widths=Widths(per_channel=False, narrow_range=True, overflow="none"))
-    calibrated(model, calibration_samples(ARCHITECTURES[architecture], 2))
-    mend, export.mend = export.mend, lambda graph: graph
-    try:
-        graph = export.to_onnx(model, ARCHITECTURES[architecture].input_size, quantized=True)["encoder"]
-    finally:
-        export.mend = mend
-    onnx.save(graph, path.with_suffix(".onnx"))
-    ov = import_openvino()
-    ov.save_model(ov.convert_model(path.with_suffix(".onnx")), path, compress_to_fp16=False)
-
-
-class _Unfolded(nn.Module):
-    """A batch normalisation as a scale and a shift, behind another class."""
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        self.register_buffer("scale", scale.detach()[:, None, None])
-        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach()[:, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.scale + self.shift
+from qmedsam_training.quantization import calibrated, fold_batch_norms
 
 
 def interleaved(calls: Dict[str, Callable[[], object]], repeats: int) -> Dict[str, float]:
@@ -100,13 +66,13 @@ def main() -> None:
         calibrated(model, calibration_samples(ARCHITECTURES[options.architecture], 2))
         quantized = network.model_copy(update={"quantization": how})
         export.write_model(folder / "int8", model, export.model_fields(quantized, "int8"), "# int8\n")
-        plain_brevitas(options.architecture, folder / "plain.xml")
+        plain_brevitas(build(options.architecture), options.architecture, folder / "plain")
         for name in ("float", "int8"):
             for part in ("encoder", "decoder"):
                 kinds = Counter((kind, precision) for _, kind, precision in export.census(folder / name / f"{part}.xml"))
                 size_mib = (folder / name / f"{part}.bin").stat().st_size / 2**20
                 out(f"{name} {part}, {size_mib:.1f} MiB: {', '.join(f'{n} {k} {p}' for (k, p), n in sorted(kinds.items()))}\n")
-        kinds = Counter((kind, precision) for _, kind, precision in export.census(folder / "plain.xml"))
+        kinds = Counter((kind, precision) for _, kind, precision in export.census(folder / "plain" / "encoder.xml"))
         out(f"plain encoder: {', '.join(f'{n} {k} {p}' for (k, p), n in sorted(kinds.items()))}\n")
 
         image = np.random.default_rng(0).standard_normal((3, size, size), dtype=np.float32)
@@ -115,7 +81,7 @@ def main() -> None:
         networks = {name: OpenVINONetwork(Model.read(folder / m), threads=1, precision=hint) for name, (m, hint) in hints.items()}
         calls: Dict[str, Callable[[], object]] = {name: lambda n=n: n.encode(image) for name, n in networks.items()}
         for hint in ("f32", "bf16"):
-            graph = core.read_model(folder / "plain.xml")
+            graph = core.read_model(folder / "plain" / "encoder.xml")
             graph.reshape({"image": [1, 3, size, size]})
             settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}
             compiled = core.compile_model(graph, "CPU", settings)

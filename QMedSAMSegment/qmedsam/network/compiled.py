@@ -33,7 +33,7 @@ def cache_folder(model: Model, kind: str) -> Optional[Path]:
     folder = (Path(chosen) if chosen else user_folder().parent / "Cache") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for blob in folder.glob("*.blob"):
+        for blob in folder.rglob("*.blob"):
             if not (_seal(blob).is_file() and _seal(blob).read_text() == _sum(blob)):
                 blob.unlink()
                 _seal(blob).unlink(missing_ok=True)
@@ -44,7 +44,9 @@ def cache_folder(model: Model, kind: str) -> Optional[Path]:
 
 @contextmanager
 def sealing(folder: Optional[Path]) -> Iterator[None]:
-    """Write the checksum of what is compiled meanwhile beside it.
+    """Write the checksum of what is compiled into the folder meanwhile beside it.
+
+    A folder for every network: one may be sealed while another is written.
 
     Programs that compile at the same time may seal half of a file: it is then compiled again at the next start.
     """

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -37,6 +38,8 @@ class OpenVINONetwork:
         precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
             takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
+        ahead: also load the decoder of one box, in a thread of its own, while the encoder is loaded and asked for the first
+            time. It takes the longest of all on the way to a first mask.
 
     Attributes:
         doubt: why this machine's masks are not to be trusted: its answer to the model's stored input differs from the
@@ -51,7 +54,7 @@ class OpenVINONetwork:
     block = 16
     _SHAPES = (16, 4, 1)
 
-    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = "f32") -> None:
+    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = "f32", ahead: bool = False) -> None:
         model.verify()
         openvino = import_openvino()
         self.model = model
@@ -70,26 +73,39 @@ class OpenVINONetwork:
         if precision:
             self._options["INFERENCE_PRECISION_HINT"] = precision
         self._cache = cache_folder(model, processor_kind(self._core, self._version))
-        if self._cache:
-            self._options["CACHE_DIR"] = str(self._cache)
         size = self.input_size
-        self._encoder = self._compiled(model.encoder, {"image": [1, 3, size, size]})
+        graph = self._read(model.encoder, {"image": [1, 3, size, size]})
+        self._shape = list(graph.output(0).shape)  # of an embedding
+        self._decoders: Dict[int, Requests] = {}
+        if ahead:
+            threading.Thread(target=self._load_ahead, name="qmedsam-decoder").start()
+        self._encoder = self._compiled(graph, model.encoder)
         # Once by one thread: OpenVINO's binding makes what it needs at its first tensor, and two threads that make their first
         # at the same time wait for each other for ever (one in 200 starts).
         self._encoder([np.zeros((1, 3, size, size), np.float32)])
-        self._decoders: Dict[int, Requests] = {}
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
         kept = kept_deviation(self._cache)
         if not self._compared and kept and self._reference is not None:
             self._judge(Deviation(*kept, *self._reference.most))
 
-    def _compiled(self, path: Path, shapes: Dict[str, list]) -> Requests:
-        try:
+    def _read(self, path: Path, shapes: Dict[str, list]) -> Any:
+        with self._explained(path):
             graph = self._core.read_model(path)
             graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
-            with sealing(self._cache):
-                return Requests(self._core.compile_model(graph, "CPU", self._options), self.streams)
+            return graph
+
+    def _compiled(self, graph: Any, path: Path, count: int = 1) -> Requests:
+        options = dict(self._options)
+        if self._cache:
+            options["CACHE_DIR"] = str(self._cache / f"{path.stem}-{count}")
+        with self._explained(path), sealing(self._cache / f"{path.stem}-{count}" if self._cache else None):
+            return Requests(self._core.compile_model(graph, "CPU", options), self.streams)
+
+    @contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             _log.debug("OpenVINO refused %s", path.name, exc_info=True)
             if lacks_memory(error):
@@ -108,20 +124,27 @@ class OpenVINONetwork:
         with self._lock:
             return self._made(count)
 
-    def _made(self, count: int) -> Requests:
+    def _load_ahead(self) -> None:
+        with suppress(QMedSAMError), self._lock:  # whoever asks for it tries again, and is told
+            self._loaded(1)
+
+    def _loaded(self, count: int) -> Requests:
         if count not in self._decoders:
-            shape = list(self._encoder.compiled.output(0).shape)
-            shapes = {"embedding": shape, "boxes": [count, 4]}
+            shapes = {"embedding": self._shape, "boxes": [count, 4]}
             if self.hinted:
                 side = self.input_size // 2
                 shapes.update(hints=[count, len(HINTS), side, side], kinds=[count, len(KINDS)])
-            self._decoders[count] = self._compiled(self.model.decoder, shapes)
+            self._decoders[count] = self._compiled(self._read(self.model.decoder, shapes), self.model.decoder, count)
+        return self._decoders[count]
+
+    def _made(self, count: int) -> Requests:
+        decoder = self._loaded(count)
         if not self._compared:
             self._compared = True
-            deviation = self._compare(self._decoders[count], count)
+            deviation = self._compare(decoder, count)
             keep_deviation(self._cache, deviation.embedding, deviation.logits)
             self._judge(deviation)
-        return self._decoders[count]
+        return decoder
 
     def _compare(self, decoder: Requests, count: int) -> Deviation:
         """With whatever number of boxes a decoder takes: compiling another one takes longer than all the rest."""
@@ -211,7 +234,10 @@ class Requests:
         try:
             if request is None:
                 request = self.compiled.create_infer_request()
-            request.infer(list(inputs))  # copied: memory of Python's in a request would be let go of in any thread
+            # Copied: memory of Python's in a request would be let go of in any thread.
+            for tensor, given in zip(request.input_tensors, inputs):
+                np.copyto(tensor.data, given)
+            request.infer()
             return [tensor.data.copy() for tensor in request.output_tensors]
         finally:
             self._free.put(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def import_openvino() -> Any:
         guard()
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        with _own_symbols_first():
+        with _own_symbols_first(), _converter_later():
             import openvino
     except ImportError as error:
         if lacks_memory(error):
@@ -38,6 +39,27 @@ def import_openvino() -> Any:
             "Install it with: python -m pip install --no-deps 'openvino>=2025.3'",
         ) from error
     return openvino
+
+
+@contextmanager
+def _converter_later() -> Iterator[None]:
+    """Leave out of ``import openvino`` what converts models of other kinds, half of its time, until somebody asks for it."""
+    name = "openvino.tools.ovc"
+    if name in sys.modules or "openvino" in sys.modules:
+        yield
+        return
+
+    def convert_model(*arguments: Any, **options: Any) -> Any:
+        converter = importlib.import_module(name).convert_model
+        vars(sys.modules["openvino"])["convert_model"] = converter
+        return converter(*arguments, **options)
+
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+    vars(sys.modules["openvino"])["convert_model"] = convert_model
 
 
 @contextmanager

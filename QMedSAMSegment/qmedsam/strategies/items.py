@@ -120,6 +120,7 @@ class Item:
     neighbours: Dict[int, Region] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
     drawn: Dict[int, Rectangle] = field(init=False)
+    _rectangles: Dict[int, Rectangle] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.wanted = self.slices = self.box.slices(self.view.axis, self.view.count)
@@ -129,9 +130,11 @@ class Item:
 
     def rectangle(self, index: int) -> Rectangle:
         """Of the box's cut with one of its slices, as far as it lies on the slice."""
-        cut = self.box.cut(self.view, index)
-        assert cut is not None, "asked for a slice that the box does not touch"
-        return self.view.clipped(cut)
+        if index not in self._rectangles:
+            cut = self.box.cut(self.view, index)
+            assert cut is not None, "asked for a slice that the box does not touch"
+            self._rectangles[index] = self.view.clipped(cut)
+        return self._rectangles[index]
 
     @property
     def flat(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..geometry import Rectangle, extent_of
+from ..morphology import spread, touching
 from ..predictor import Prompt, SlicePredictor
 from .interpolation import between, iou
 from .items import Item, Options, Rounds, SliceMask, masks_of
@@ -128,22 +129,15 @@ class Walker:
 
     def continuing(self, found: SliceMask, prompt: Rectangle) -> SliceMask:
         """What of a mask lies in its prompt and touches the neighbour's (grown by as much as the prompt is)."""
-        from scipy import ndimage
-
         if self.previous is None:
             return found
         x0, y0, x1, y1 = self.item.view.pixels_of(prompt)
         reach = int(np.ceil(1 + MARGIN * np.sqrt(np.count_nonzero(self.previous.mask))))
         before = self.previous.on((x0 - reach, y0 - reach, x1 + reach, y1 + reach))
-        before = ndimage.maximum_filter(before, size=2 * reach + 1)[reach:-reach, reach:-reach]
         x, y = found.pixels[:2]
         part = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
-        parts, count = ndimage.label(found.mask[part], np.ones((3, 3)))
-        touching = np.zeros(count + 1, bool)
-        touching[parts[before]] = True
-        touching[0] = False
         mask = np.zeros_like(found.mask)
-        mask[part] = touching[parts]
+        mask[part] = touching(found.mask[part], spread(before, reach))
         return replace(found, mask=mask)
 
     def step_to(self, index: int, found: Optional[SliceMask], look: Callable[[int], Optional[SliceMask]]) -> None:

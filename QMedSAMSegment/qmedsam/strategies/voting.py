@@ -10,6 +10,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..geometry import Rectangle, View, extent_of
+from ..morphology import averaged
 from .items import Item, Options, Rounds, SliceMask, Strategy
 from .propagation import propagate
 from .second_look import SecondLook, shares
@@ -250,8 +251,6 @@ class Ballot:
     def _smooth(self) -> None:
         """Average along axes whose slices lie closer than the coarsest ones': what is asked on every n-th slice and filled
         between differs from what is asked, slice by slice, in a comb that no image of that resolution holds."""
-        from scipy import ndimage
-
         view = self.item.view
         # Not as wide as the options skip: where all axes are as fine, that would average the object's own surface away.
         widths = {axis: 2 * (self._coarse(axis) // 2) + 1 for axis in range(3)}
@@ -259,7 +258,7 @@ class Ballot:
             return
         for axis, width in widths.items():
             for kji in (self.votes_kji, self.asked_kji):  # both, or neighbours' votes would be shares of this slice's views
-                ndimage.uniform_filter1d(kji, width, axis=2 - axis, output=kji, mode="nearest")
+                averaged(kji, width, 2 - axis)
         for index, votes in zip(self.item.slices, self.votes_kji):
             pixels = (self.crop[2].start, self.crop[1].start, self.crop[2].stop, self.crop[1].stop)
             votes *= self.item.box.inside(view, index, pixels)
