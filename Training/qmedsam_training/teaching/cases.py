@@ -12,14 +12,14 @@ import numpy as np
 from qmedsam import QMedSAMError
 from qmedsam.errors import shown
 from qmedsam.evaluation.cases import MIN_PIXELS_2D, MIN_VOXELS_3D, Case, components, read_manifest
+from qmedsam.files.dicom_masks import codes_of_segments, mask_file
 from qmedsam.files.labelled import LabelMap
 from qmedsam.files.nrrd import read_nrrd_header
 from qmedsam.terminology import code_of_tags, folded
 
 from ..data.splitting import chance_of
+from .settings import FEW, LEAST
 
-#: Fewest cases (of different patients): something to learn from, and something to say how good that is.
-LEAST_CASES = 3
 #: Cases from which on one part is held out once; below all are held out in turn.
 _FOLDS = 3
 
@@ -31,16 +31,22 @@ class Taught:
     Attributes:
         number: from 1; what reports and cards call it.
         case: with the names of its labels complete.
-        key: changes when one of its files does.
+        digests: of the contents of its image and its mask.
         voxels: of its image.
         objects: how many it has of each target.
     """
 
     number: int
     case: Case
-    key: str
+    digests: Tuple[str, str]
     voxels: int
     objects: Mapping[str, int]
+
+    @property
+    def key(self) -> str:
+        """Changes when one of its files does, or how they are understood."""
+        about = (self.case.modality, self.case.is_3d, self.case.names, self.digests)
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
     @property
     def patient(self) -> Tuple[str, str]:
@@ -90,22 +96,25 @@ class Lessons:
 
 
 def read_lessons(
-    path: Path, names: Optional[Mapping[int, str]] = None, told: Callable[[int, int], None] = lambda done, total: None
+    paths: Sequence[Path],
+    names: Optional[Mapping[int, str]] = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Lessons:
-    """The labelled cases of a folder or a list.
+    """The labelled cases of folders or lists, joined.
+
+    An image that is there several times is one patient's, and a case that is there twice counts once: what was learned from
+    must not be among what is held out.
 
     Args:
-        path: whatever :func:`qmedsam.evaluation.cases.read_manifest` takes; of a list with splits its split ``train``.
+        paths: each whatever :func:`qmedsam.evaluation.cases.read_manifest` takes; of a list with splits its split ``train``.
         names: of label values, for masks that do not name them.
         told: called with done and total cases.
 
     Raises:
-        QMedSAMError: fewer than three usable cases, pictures among volumes, targets whose names differ by case or blanks alone,
-            or nothing readable at all.
+        QMedSAMError: fewer than :data:`.settings.LEAST` patients, pictures among volumes, targets whose names differ by case or
+            blanks alone, or nothing readable at all.
     """
-    cases = read_manifest(path)
-    if any(case.split for case in cases):
-        cases = [case for case in cases if case.split in ("", "train")]
+    cases = [case for number, path in enumerate(paths, start=1) for case in _listed(path, number if len(paths) > 1 else 0)]
     usable: List[Taught] = []
     notes: List[str] = []
     spelled: Dict[str, str] = {}
@@ -133,8 +142,46 @@ def read_lessons(
             codes.setdefault(target, set()).add(code)
         usable.append(one)
     told(len(cases), len(cases))
-    _check(usable, notes, path)
+    usable = _joined(usable, notes)
+    _check(usable, notes, paths)
     return Lessons(usable, {target: sorted(found) for target, found in codes.items()}, notes)
+
+
+def _listed(path: Path, number: int) -> List[Case]:
+    """Of a folder or list; ``number``: of several, whose patients are others though they may be called alike."""
+    cases = read_manifest(path)
+    if any(case.split for case in cases):
+        cases = [case for case in cases if case.split in ("", "train")]
+    if not number:
+        return cases
+    place = (path if path.is_dir() else path.absolute().parent).resolve().name
+    return [replace(case, case_id=f"{place}/{case.case_id}", source=f"{number}/{case.source}") for case in cases]
+
+
+def _joined(cases: Sequence[Taught], notes: List[str]) -> List[Taught]:
+    """Without cases that are there twice, and with one patient for one image."""
+    result: List[Taught] = []
+    first: Dict[Tuple[str, ...], Taught] = {}
+    same: Dict[Tuple[str, str], Tuple[str, str]] = {}
+
+    def owner(patient: Tuple[str, str]) -> Tuple[str, str]:
+        while patient in same:
+            patient = same[patient]
+        return patient
+
+    for one in cases:
+        twin = first.get(one.digests)
+        if twin is not None:
+            notes.append(f"Left out '{shown(one.case.case_id)}': it is '{shown(twin.case.case_id)}' again.")
+            continue
+        other = first.setdefault(one.digests[:1], one)
+        if owner(other.patient) != owner(one.patient):
+            same[owner(one.patient)] = owner(other.patient)
+            notes.append(f"'{shown(one.case.case_id)}' has the image of '{shown(other.case.case_id)}': held out together.")
+        first[one.digests] = one
+        result.append(replace(one, number=len(result) + 1))
+    owners = [owner(one.patient) for one in result]
+    return [replace(one, case=replace(one.case, source=a, patient_id=b)) for one, (a, b) in zip(result, owners)]
 
 
 def labels_of(case: Case, labels: LabelMap) -> Dict[int, str]:
@@ -156,24 +203,27 @@ def read_case(case: Case, number: int, names: Mapping[int, str]) -> Tuple[Taught
     case = replace(case, is_3d=is_3d, modality=volume.modality, names=tuple(called.items()))
     counts = Counter(called[label] for label, _, _ in components(labels, is_3d))
     notes = [f"'{shown(case.case_id)}': {note}" for note in labels.notes]
-    return Taught(number, case, _key(case), volume.array_kji.size, dict(counts)), notes
+    return Taught(number, case, (_digest(case.image), _digest(case.mask)), volume.array_kji.size, dict(counts)), notes
 
 
-def _key(case: Case) -> str:
-    """Of the files' names, sizes and times: a file that changed is drawn from anew."""
-    digest = hashlib.sha256(repr((case.modality, case.is_3d, case.names)).encode())
-    for place in (case.image, case.mask):
-        for path in sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else (place,):
-            digest.update(f"{path}{path.stat().st_size}{path.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
+def _digest(place: Path) -> str:
+    """Of a file's content, or that of all files of a folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else (place,):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _codes(case: Case) -> Dict[str, str]:
-    """Of the segments of a ``.seg.nrrd``, by their names."""
-    if not case.mask.name.lower().endswith(".seg.nrrd"):
-        return {}
-    keys = read_nrrd_header(case.mask).keys
+    """Of the segments of a ``.seg.nrrd`` or DICOM SEG, by their names."""
     targets = {name for _, name in case.names}
+    if not case.mask.name.lower().endswith(".seg.nrrd"):
+        seg = mask_file(case.mask)
+        found = codes_of_segments(seg) if seg else {}
+        return {name: code for name, code in found.items() if name in targets}
+    keys = read_nrrd_header(case.mask).keys
     found = {}
     for key, name in keys.items():
         number, _, field_ = key.partition("_")
@@ -183,10 +233,12 @@ def _codes(case: Case) -> Dict[str, str]:
     return found
 
 
-def _check(cases: Sequence[Taught], notes: Sequence[str], path: Path) -> None:
+def _check(cases: Sequence[Taught], notes: Sequence[str], paths: Sequence[Path]) -> None:
     if not cases:
+        where = " and ".join(f"'{path}'" for path in paths)
         raise QMedSAMError(
-            f"'{path}' holds no case to learn from.", notes[0] if notes else "Put volumes and segmentations there."
+            f"{where} {'hold' if len(paths) > 1 else 'holds'} no case to learn from.",
+            notes[0] if notes else "Put volumes and segmentations there.",
         )
     flat = [taught.number for taught in cases if not taught.case.is_3d]
     if 0 < len(flat) < len(cases):
@@ -195,9 +247,9 @@ def _check(cases: Sequence[Taught], notes: Sequence[str], path: Path) -> None:
             "Teach them apart: each in a folder of its own.",
         )
     patients = len({taught.patient for taught in cases})
-    if patients < LEAST_CASES:
+    if patients < LEAST:
         left = f" {len(notes)} were left out or come with a note; the first: {notes[0]}" if notes else ""
         raise QMedSAMError(
             f"{patients} usable case{'' if patients == 1 else 's'} cannot both teach and show what was learned.{left}",
-            f"Add cases of other patients: {LEAST_CASES} at least, ten are a good start.",
+            f"Add cases of other patients: {LEAST} at least, {FEW} are a good start.",
         )

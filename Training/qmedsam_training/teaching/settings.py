@@ -31,3 +31,6 @@ class Lesson:
 
 
 LESSON = Lesson()
+
+#: Fewest patients: something to learn from, and something to say how good that is. From ``FEW`` on no warning is said.
+LEAST, FEW = 5, 10
