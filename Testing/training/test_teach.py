@@ -197,7 +197,7 @@ def test_cases_that_cannot_teach_end_in_sentences(base: Path, tmp_path: Path) ->
         sitk.WriteImage(nothing, str(empty / f"Mueller{n}_seg.nii.gz"))
         where.with_suffix(".seg.nrrd").unlink()
     assert "no case to learn from" in (text := refused(empty, "-o", output)) and "at least 100 voxels" in text
-    assert "does not name a label" in refused(one, "-o", output, "--name", "kidney")
+    assert "does not name a label" in refused(one, "-o", output, "--name", "kidney=")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("mine")
     assert "not a model folder" in refused(one, "-o", tmp_path / "foreign")
@@ -215,6 +215,7 @@ def test_masks_on_other_grids_are_placed_and_said(tmp_path: Path) -> None:
     lessons = read_lessons([tmp_path], {1: "kidney"})
     assert lessons.targets == ["kidney"] and lessons.objects("kidney") == (5, 5) and lessons.is_3d
     assert sum("another grid" in note for note in lessons.notes) == 5
+    assert read_lessons([tmp_path], {0: "kidney"}).targets == ["kidney"], "whatever their values are"
 
 
 def test_the_report_says_what_was_lost() -> None:

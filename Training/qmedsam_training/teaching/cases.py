@@ -107,7 +107,7 @@ def read_lessons(
 
     Args:
         paths: each whatever :func:`qmedsam.evaluation.cases.read_manifest` takes; of a list with splits its split ``train``.
-        names: of label values, for masks that do not name them.
+        names: of label values, for masks that do not name them; 0: of all others.
         told: called with done and total cases.
 
     Raises:
@@ -199,7 +199,7 @@ def read_case(case: Case, number: int, names: Mapping[int, str]) -> Tuple[Taught
     is_3d = case.is_3d and len(volume.array_kji) > 1
     called = {**{value: text for value, text in labels_of(case, labels).items() if text.strip()}, **names}
     values = sorted({int(value) for layer in labels.layers for value in np.unique(layer) if value})
-    called = {value: called.get(value, f"label {value}").strip() for value in values}
+    called = {value: (called.get(value) or names.get(0, f"label {value}")).strip() for value in values}
     case = replace(case, is_3d=is_3d, modality=volume.modality, names=tuple(called.items()))
     counts = Counter(called[label] for label, _, _ in components(labels, is_3d))
     notes = [f"'{shown(case.case_id)}': {note}" for note in labels.notes]

@@ -31,7 +31,9 @@ def teach(
     ),
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
     start: Optional[Path] = typer.Option(None, "--from", help="Float checkpoint to start from; default: the shipped one."),
-    name: List[str] = typer.Option([], help="VALUE=NAME for masks that do not name their labels; again for each."),
+    name: List[str] = typer.Option(
+        [], help="VALUE=NAME for masks that do not name their labels; again for each. NAME alone: all that have none."
+    ),
     steps: int = typer.Option(LESSON.steps, min=1, help="Of learning, for every fold and for the model."),
     rate: float = typer.Option(LESSON.rate, min=0, help="Highest learning rate."),
     seed: int = typer.Option(0, min=0, help="Of everything that is drawn."),
@@ -120,10 +122,11 @@ def _teach(
 
 
 def _named(given: List[str]) -> Dict[int, str]:
+    """Names by label values; 0: of all others that have none."""
     names = {}
     for one in given:
-        value, _, name = one.partition("=")
-        if not value.strip().isdecimal() or not name.strip():
+        value, equals, name = one.partition("=") if "=" in one else ("0", "", one)
+        if not value.strip().isdecimal() or not name.strip() or (equals and int(value) == 0):
             raise QMedSAMError(f"'{one}' does not name a label.", "Write its value and its name: --name 1=kidney.")
         names[int(value)] = name.strip()
     return names

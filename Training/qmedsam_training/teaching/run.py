@@ -127,7 +127,6 @@ class Teaching:
             QMedSAMError: not a single object could be scored.
         """
         rows: List[Tried] = []
-        networks_: List[CompactSAM] = []
         folds = self.lessons.folds()
         span = (_FOLDED - _DRAWN) / len(folds)
         for number, held in enumerate(folds, start=1):
@@ -137,15 +136,19 @@ class Teaching:
                 about = _within(tell, _DRAWN + (number - 0.3) * span, 0.3 * span)
                 _write(path, [asdict(row) for row in self._scored(number, held, model, about)])
             rows += [Tried(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-            networks_.append(model)
         if not rows:
             raise QMedSAMError("Not one object of the cases that were held out could be scored.", "Check the segmentations.")
         share, found = decided(rows)
-        result = between(self.model, mean_of(networks_), share or SHARES[-1])
+        result = between(self.model, self.all_the_way(), share or SHARES[-1])
         findings = Findings(found, len(folds), share, *dsc_of_others((self.model, result), self.habits))
         with writing(self.work / "report.md") as partial:
             partial.write_text(findings.markdown(), encoding="utf-8")
         return findings, result
+
+    def all_the_way(self) -> CompactSAM:
+        """The mean of the folds' networks, all of which are there."""
+        files = [self.work / f"fold-{number}.pt" for number in range(1, len(self.lessons.folds()) + 1)]
+        return mean_of([with_decoder(self.model, torch.load(path, weights_only=True)) for path in files])
 
     def _fold(self, number: int, held: set, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> CompactSAM:
         """The network that was taught with the cases of other patients; from its file where it is there."""

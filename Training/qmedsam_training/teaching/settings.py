@@ -20,7 +20,7 @@ class Lesson:
         seed: of what is drawn.
     """
 
-    steps: int = 80
+    steps: int = 40
     batch: int = 8
     rate: float = 1e-3
     warmup: float = 0.1
