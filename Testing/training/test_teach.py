@@ -17,12 +17,13 @@ from qmedsam import QMedSAMError
 from qmedsam_training.atlas.drawing import Habits
 from qmedsam_training.cli import app
 from qmedsam_training.networks import compact_of
+from qmedsam_training.teaching import cases as cases_module
 from qmedsam_training.teaching import choice as choice_module
 from qmedsam_training.teaching import plan as plan_module
 from qmedsam_training.teaching import run as run_module
 from qmedsam_training.teaching.card import fields_of
-from qmedsam_training.teaching.cases import read_lessons
 from qmedsam_training.teaching.choice import decided
+from qmedsam_training.teaching.folders import read_lessons
 from qmedsam_training.teaching.lesson import between, mean_of, with_decoder
 from qmedsam_training.teaching.plan import Plan, planned
 from qmedsam_training.teaching.report import Findings
@@ -179,7 +180,7 @@ def test_cases_that_cannot_teach_end_in_sentences(base: Path, tmp_path: Path) ->
     for folder in (one, names, mixed, empty):
         folder.mkdir()
     write_case(one, 0)
-    assert "1 usable case cannot both teach and show" in refused(one, "-o", output, "--from", base)
+    assert "1 patient cannot both teach and show" in refused(one, "-o", output, "--from", base)
     for n, name in enumerate(("Kidney", "Kidney", "kidney ")):
         write_case(names, n, name)
     assert "'Kidney' and 'kidney' have names that differ by capitals" in refused(names, "-o", output)
@@ -269,7 +270,7 @@ def test_a_network_in_between(base: Path) -> None:
     )
 
 
-def test_folders_are_joined_and_one_image_is_one_patient(cases: Path, tmp_path: Path) -> None:
+def test_folders_are_joined_and_one_image_is_one_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "a" / "cases", tmp_path / "b" / "cases"
     for folder, numbers in ((first, (0, 1, 2)), (second, (3, 4, 5))):
         folder.mkdir(parents=True)
@@ -290,6 +291,11 @@ def test_folders_are_joined_and_one_image_is_one_patient(cases: Path, tmp_path: 
     assert sum(len(fold) for fold in lessons.folds()) == 6
     held = [{c.case.case_id for c in lessons.cases if c.patient in fold} for fold in lessons.folds()]
     assert all(("cases/case2" in fold) == ("cases/other" in fold) for fold in held)
+    monkeypatch.setattr(cases_module, "_person", lambda place: "1" if "case" in place.name else place.name)
+    with pytest.raises(QMedSAMError, match="3 patients cannot"):  # what is called case is one person
+        read_lessons([first, second])
+    monkeypatch.setattr(cases_module, "_person", lambda place: "anonymous")
+    assert len({c.patient for c in read_lessons([first, second]).cases}) == 6, "a name that all have says nothing"
 
 
 def test_the_licence_of_what_was_started_from_goes_along(cases: Path) -> None:

@@ -83,7 +83,7 @@ def _teach(
     from ..export import check_replaceable
     from ..networks import compact_of
     from ..recipes import checked_name
-    from .cases import read_lessons
+    from .folders import read_lessons
     from .frames import habits_for
     from .plan import planned
     from .run import Stopped, Teaching, shipped_base, work_folder

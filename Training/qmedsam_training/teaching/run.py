@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
@@ -153,7 +154,7 @@ class Teaching:
     def _fold(self, number: int, held: set, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> CompactSAM:
         """The network that was taught with the cases of other patients; from its file where it is there."""
         path = self.work / f"fold-{number}.pt"
-        if path.is_file():
+        with suppress(Exception):  # a damaged file brings out anything: the fold is learned again
             return with_decoder(self.model, torch.load(path, weights_only=True))
         steps = self.plan.lesson.steps
         inside = [frames[case.number] for case in self.lessons.cases if case.patient not in held]
@@ -202,7 +203,7 @@ class Teaching:
         fields = model_fields(described, name, **fields_of(self.lessons, found, self.base, self.plan))
         scratch = self.work / "model"
         write_model(scratch, quantized, fields, card_of(name, self.lessons, found, self.base, self.plan))
-        tell(_LAST + 0.1, "Comparing with what was taught")
+        tell(_LAST + 0.05, "Comparing with what was taught")
         for row in parity(quantized, scratch):
             if row.too_far:
                 raise QMedSAMError(
