@@ -9,7 +9,7 @@ ALSO := $(shell for v in 3.12; do python$$v -c '' 2>/dev/null && echo $$v; done)
 # tests in one process has ended in a segmentation fault.
 TESTS = Testing/engine Testing/mrml Testing/widget Testing/packaging Testing/docs $(wildcard Testing/training/test_*.py)
 
-.PHONY: demo compare docs test test-quick test-engine test-lowest test-slicer check types lint sample clean
+.PHONY: demo compare bench docs test test-quick test-engine test-lowest test-slicer check types lint sample clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/qmedsam demo -o demo
@@ -72,6 +72,11 @@ $(TEST_VENV)/installed: pyproject.toml Training/pyproject.toml Testing/requireme
 DATA ?= ../shared/data/manifest.csv
 compare: $(TEST_VENV)/installed
 	$(TEST_VENV)/bin/python Testing/benchmarks/comparison.py $(DATA) -o Docs/Evidence/Comparison
+
+# How long cases take, beside the published ways with LiteMedSAM, whose weights are fetched: some minutes on two idle cores.
+ROUNDS ?= 5
+bench: $(TEST_VENV)/installed
+	$(TEST_VENV)/bin/python Testing/benchmarks/speed.py --rounds $(ROUNDS) -o Docs/Evidence/Speed
 
 # In the application: make test-slicer SLICER=/opt/Slicer-5.12/Slicer (needs a screen, or xvfb-run before it).
 SLICER ?= Slicer

@@ -133,13 +133,8 @@ def tables(figures: Figures, first: Dict[str, List[float]], about: Dict[str, Any
     for name, case in CASES.items():
         size = " x ".join(map(str, case.shape)) + f", {case.boxes} box{'es' * (case.boxes != 1)}"
         lines.append(f"| {name} | {case.like} | {size}{f' (of {case.whole})' if case.whole else ''} |")
-    lines += [
-        "",
-        "Seconds, medians:",
-        "",
-        "| row | " + " | ".join(CASES) + " | peak memory added, MiB |",
-        "|---" * (len(CASES) + 2) + "|",
-    ]
+    head = "| row | " + " | ".join(CASES)
+    lines += ["", "Seconds, medians:", "", head + " | peak memory added, MiB |", "|---" * (len(CASES) + 2) + "|"]
     for name, row in figures.items():
         seconds = [f"{statistics.median(a['seconds'] for a in row[case][1:]):.2f}" if case in row else "-" for case in CASES]
         peak = max(a["added_mib"] for answers in row.values() for a in answers)

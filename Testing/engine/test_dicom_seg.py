@@ -27,6 +27,8 @@ from pydicom.uid import (  # noqa: E402
     DigitalMammographyXRayImageStorageForPresentation,
     DigitalXRayImageStorageForPresentation,
 )
+from qmedsam.evaluation.cases import read_manifest  # noqa: E402
+from qmedsam.files.dicom_masks import codes_of_segments, mask_file  # noqa: E402
 from qmedsam.files.dicom_seg import codes_of  # noqa: E402
 
 ENGINE = Path(__file__).resolve().parents[2] / "QMedSAMSegment"
@@ -208,6 +210,24 @@ def test_a_cohort_of_series(tmp_path, cube, axes) -> None:
     seg = hd.seg.segread(tmp_path / "out" / "series.dcm")
     assert seg.pixel_array.sum() == 600 and seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue == "78961009"
     assert not (tmp_path / "out" / "plain.dcm").exists()
+
+
+@pytest.mark.parametrize("place", ["seg/1.dcm", "ct-seg.dcm", "ct.dcm"])
+def test_a_folder_of_series_with_their_segs_is_labelled_cases(tmp_path, cube, axes, place) -> None:
+    """As archives lay them out (a folder each), and a SEG beside its series, as a batch may write it."""
+    for name in ("anna", "berta"):
+        folder = tmp_path / name
+        (folder / place).parent.mkdir(parents=True)
+        write_series(folder / "ct", cube, axes)
+        volume, labels, segments = _segmented(folder / "ct")
+        write_segmentation(folder / place, labels, volume, segments, origin=Origin(folder / "ct"))
+    cases = read_manifest(tmp_path)
+    assert [(case.image, case.mask) for case in cases] == [
+        (tmp_path / name / "ct", tmp_path / name / Path(place).parts[0]) for name in ("anna", "berta")
+    ]
+    _, found = cases[0].load()
+    assert found.names == {1: "right kidney", 2: "Kostkiěvič"} and int((found.layers[0] == 1).sum()) == 600
+    assert codes_of_segments(mask_file(cases[0].mask)) == {"right kidney": "SCT:64033007/SCT:24028007"}, "no tissue"
 
 
 @pytest.mark.slow

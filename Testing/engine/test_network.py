@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from qmedsam import ModelStore, QMedSAMError
 from qmedsam.models import Model, shipped_folder
+from qmedsam.network.compiled import keep_network
 from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.products import as_convolutions
 from qmedsam.network.runtime import import_openvino
 
 SHIPPED = ModelStore([shipped_folder()]).models()
@@ -205,3 +207,40 @@ def test_an_application_is_asked_before_openvino_is_loaded_into_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["Not here. False", "1"]
+
+
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda m: m.name)
+def test_fully_connected_layers_as_convolutions_are_the_same_products(model) -> None:
+    """Exactly, where nothing is rounded to int8: the float way of the graph."""
+    openvino = import_openvino()
+    core, size = openvino.Core(), model.manifest.input_size
+    encoder = core.read_model(model.encoder)
+    encoder.reshape({"image": [1, 3, size, size]})
+    rng = np.random.default_rng(0)
+    shapes = {"embedding": list(encoder.output(0).shape), "boxes": [4, 4]}
+    if model.manifest.prompts.get("hints"):
+        shapes.update(hints=[4, 4, size // 2, size // 2], kinds=[4, 3])
+    inputs = [rng.random(shape, dtype=np.float32) for shape in shapes.values()]
+    inputs[1] = np.sort(inputs[1] * size, axis=1)
+    answers, convolutions = [], []
+    for rewritten in (False, True):
+        graph = core.read_model(model.decoder)
+        graph.reshape(shapes)
+        layers = as_convolutions(openvino, graph) if rewritten else 0
+        convolutions.append(sum(node.get_type_name() == "Convolution" for node in graph.get_ordered_ops()) - layers)
+        options = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+        answers.append([part.copy() for part in core.compile_model(graph, "CPU", options)(inputs).values()])
+    assert layers >= 20 and convolutions[0] == convolutions[1]
+    for expected, found in zip(*answers):
+        assert np.ptp(expected) > 0 and np.allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_what_is_kept_of_another_version_is_compiled_again(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QMEDSAM_CACHE", str(tmp_path))
+    model = SHIPPED[0]
+    picture = _picture(model.manifest.input_size, 6)
+    expected = OpenVINONetwork(model).encode(picture)
+    (blob,) = tmp_path.rglob("*.blob")
+    keep_network(blob, b"no network of this OpenVINO")
+    assert (OpenVINONetwork(model).encode(picture) == expected).all()
+    assert len(blob.read_bytes()) > 10**6, "and kept anew"

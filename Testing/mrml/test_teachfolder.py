@@ -168,5 +168,5 @@ def test_the_real_command_answers_in_lines(case, tmp_path: Path) -> None:
     process = BatchProcess(arguments, teachprocess.launcher(sys.executable))
     told: list = []
     ended = process.read(lambda done, total: told.append((done, total)), lambda: False)
-    assert ended.code == 2 and "1 usable case cannot both teach and show" in ended.message
+    assert ended.code == 2 and "1 patient cannot both teach and show" in ended.message
     assert next(event["event"] for event in process.events()) == "process" and told and not (tmp_path / "model").exists()

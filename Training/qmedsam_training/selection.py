@@ -119,7 +119,7 @@ def chosen(scores: Scores, without: Optional[str] = None) -> int:
     best = top(scores, kept)
     last = scores.epochs[-1]
     gain = scores.by_epoch[best] - scores.by_epoch[last]
-    return best if scores.mean(gain, kept) > _standard_error(gain[kept], np.asarray(scores.patients)[kept]) else last
+    return best if scores.mean(gain, kept) > standard_error(gain[kept], np.asarray(scores.patients)[kept]) else last
 
 
 def top(scores: Scores, kept: Optional[np.ndarray] = None) -> int:
@@ -127,7 +127,7 @@ def top(scores: Scores, kept: Optional[np.ndarray] = None) -> int:
     return max(scores.epochs, key=lambda epoch: (scores.mean(scores.by_epoch[epoch], kept), epoch))
 
 
-def _standard_error(values: np.ndarray, patients: np.ndarray) -> float:
+def standard_error(values: np.ndarray, patients: np.ndarray) -> float:
     """Of the mean over patients; 0 where there is one alone, of whose chance nothing is known."""
     means = [values[patients == patient].mean() for patient in sorted(set(patients.tolist()))]
     return float(np.std(means, ddof=1) / len(means) ** 0.5) if len(means) > 1 else 0.0

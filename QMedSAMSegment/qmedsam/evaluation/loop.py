@@ -26,7 +26,7 @@ from .candidates import MOST, Answered, candidates_markdown
 from .cases import Case
 from .corrections import Corrected, click_through, clicks_markdown
 from .official import OfficialScore, official_csv, official_markdown, official_score
-from .prompts import ORACLES, PROMPTS, Crop, prompts_of, told
+from .prompts import ORACLES, PROMPTS, Crop, Prompt, prompts_of, told
 from .rows import rows_csv
 from .scores import dsc, ellipsoid_mask, nsd
 from .summary import NOT_PROMPTABLE, Score, choose, markdown, scores_csv, summarize
@@ -77,12 +77,14 @@ def score_case(
     corrected: list[Corrected] | None = None,
     answered: list[Answered] | None = None,
     read: Callable[..., Volume] = read_volume,
+    most: int | None = None,
 ) -> Iterator[tuple[Score, Tile]]:
     """Segment all prompts of a case in one call (with an oracle: one per object) and score each against its own component.
 
     ``official`` collects the case's score by the challenge's conventions, ``findings`` what is to be said of its mask,
     ``corrected`` the scores after each of so many ``clicks``, ``answered`` those of each of the
-    network's answers. An oracle says nothing of pictures. ``read`` as for :meth:`.cases.Case.load`.
+    network's answers. An oracle says nothing of pictures. ``read`` as for :meth:`.cases.Case.load`. Of more than ``most``
+    objects that many are scored, spread evenly.
 
     Raises:
         QMedSAMError: the case cannot be read or segmented.
@@ -91,7 +93,7 @@ def score_case(
     volume, labels = case.load(read)
     case = replace(case, is_3d=case.is_3d and len(volume.array_kji) > 1, modality=volume.modality)
     findings = Findings() if findings is None else findings
-    prompts = prompts_of(case, labels, prompt, jitter, findings.left_out, volume)
+    prompts = _spread(prompts_of(case, labels, prompt, jitter, findings.left_out, volume), most)
     findings.notes += labels.notes
     if not prompts:
         return
@@ -318,6 +320,14 @@ def evaluate(
         sheet = [(name, [_kept(Path(scratch) / f"{n}.npz") for n in numbers]) for name, numbers in chosen]
         sheet_png(folder / "sheet.png", sheet)
     return summary
+
+
+def _spread(prompts: list[Prompt], most: int | None) -> list[Prompt]:
+    """At most so many, numbered anew: a result's objects are in the order of their labels."""
+    if most is None or len(prompts) <= most:
+        return prompts
+    kept = [prompts[n * len(prompts) // most] for n in range(most)]
+    return [replace(p, box=replace(p.box, label=n)) for n, p in enumerate(kept, start=1)]
 
 
 def _without_loading(seconds: Mapping[str, float]) -> float:

@@ -10,12 +10,14 @@ import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Volume
+from ..terminology import code_of
 from .contours import filled
 from .dicom_header import class_of, read_whole
 from .grids import LPS_TO_RAS
 from .header import check_fits_memory
 
 _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_MODIFIER = "SegmentedPropertyTypeModifierCodeSequence"
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 #: Part of the distance of two slices by which a frame or a contour may miss its slice.
 _OFF = 0.1
@@ -66,6 +68,30 @@ def read_masks(path: Path, volume: Volume) -> Masks:
         raise QMedSAMError(
             f"'{path.name}' could not be read as a segmentation.", "It may be damaged: export it again."
         ) from error
+
+
+def codes_of_segments(path: Path) -> Dict[str, str]:
+    """What a SEG says its segments are, by their names, in the form of :func:`qmedsam.terminology.code_of`.
+
+    Args:
+        path: of :func:`mask_file`.
+
+    Raises:
+        QMedSAMError: it is damaged.
+    """
+    found = {}
+    for segment in read_whole(path).get("SegmentSequence") or ():
+        kind = _code(segment.get("SegmentedPropertyTypeCodeSequence"))
+        entry = f"~~{kind}~{_code(segment.SegmentedPropertyTypeCodeSequence[0].get(_MODIFIER))}" if kind else ""
+        found[str(segment.get("SegmentLabel", "")).strip()] = code_of(entry)
+    return {name: code for name, code in found.items() if name and code}
+
+
+def _code(sequence: Any) -> str:
+    """``scheme^value`` of the first item."""
+    item = sequence[0] if sequence else {}
+    scheme, value = item.get("CodingSchemeDesignator"), item.get("CodeValue")
+    return f"{scheme}^{value}" if scheme and value else ""
 
 
 def _frames(content: Any, path: Path) -> Masks:

@@ -73,6 +73,10 @@ def look_into(folder: Path) -> Neighbours:
             owner = series[0]
         if owner:
             found.segmentations.setdefault(owner, []).append(path)
+    for path in files:  # a SEG beside its series; the slices of a series lie beside none, and are not opened
+        owner = _owner(path, owners) if path.name.lower().endswith(".dcm") else None
+        if owner in series and mask_file(path):
+            found.segmentations.setdefault(owner, []).append(path)
     for path in files:
         if path.name.lower().endswith(".json") and _holds_boxes(path):
             owner = _owner(path, owners)

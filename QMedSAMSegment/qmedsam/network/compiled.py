@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 from ..models import Model, user_folder
 
@@ -33,7 +33,7 @@ def cache_folder(model: Model, kind: str) -> Optional[Path]:
     folder = (Path(chosen) if chosen else user_folder().parent / "Cache") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for blob in folder.rglob("*.blob"):
+        for blob in folder.glob("*.blob"):
             if not (_seal(blob).is_file() and _seal(blob).read_text() == _sum(blob)):
                 blob.unlink()
                 _seal(blob).unlink(missing_ok=True)
@@ -42,19 +42,22 @@ def cache_folder(model: Model, kind: str) -> Optional[Path]:
     return folder
 
 
-@contextmanager
-def sealing(folder: Optional[Path]) -> Iterator[None]:
-    """Write the checksum of what is compiled into the folder meanwhile beside it.
+def kept_network(blob: Optional[Path]) -> Optional[bytes]:
+    """A compiled network whose checksum was compared by :func:`cache_folder`; None where there is none."""
+    try:
+        return blob.read_bytes() if blob and _seal(blob).is_file() else None
+    except OSError:
+        return None
 
-    A folder for every network: one may be sealed while another is written.
 
-    Programs that compile at the same time may seal half of a file: it is then compiled again at the next start.
-    """
-    yield
+def keep_network(blob: Optional[Path], content: bytes) -> None:
+    """Keep a compiled network and its checksum; whole or not at all, though programs may do so at the same time."""
     with suppress(OSError):
-        for blob in folder.glob("*.blob") if folder else ():
-            if not _seal(blob).exists():
-                _seal(blob).write_text(_sum(blob))
+        if blob:
+            for path, written in ((blob, content), (_seal(blob), hashlib.sha256(content).hexdigest().encode())):
+                beside = path.with_name(f"{path.name}.{os.getpid()}")
+                beside.write_bytes(written)
+                os.replace(beside, path)
 
 
 def kept_deviation(folder: Optional[Path]) -> Optional[Tuple[float, float]]:

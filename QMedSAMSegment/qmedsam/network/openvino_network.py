@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import queue
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError, lacks_memory
 from ..models import Model
 from . import HINTS, KINDS
-from .compiled import cache_folder, keep_deviation, kept_deviation, sealing
-from .processor import CAPS, available_cores, processor_kind, processor_name
+from .compiled import cache_folder, keep_deviation, keep_network, kept_deviation, kept_network
+from .processor import CAPS, available_cores, lacks_vnni, processor_kind, processor_name
+from .products import as_convolutions
 from .reference import Deviation, Reference
 from .runtime import import_openvino
 
@@ -63,7 +65,7 @@ class OpenVINONetwork:
         self.hinted = bool(model.manifest.prompts.get("hints"))
         self.depth_px = float(model.manifest.prompts.get("depth_px", 0.0))
         self._scale = np.float32(model.manifest.prompt_size / self.input_size)
-        self._core, self._version = openvino.Core(), openvino.__version__
+        self._openvino, self._core, self._version = openvino, openvino.Core(), openvino.__version__
         small = sum(path.with_suffix(".bin").stat().st_size for path in (model.encoder, model.decoder)) <= SMALL
         self.streams = min(threads or available_cores(), MOST_STREAMS) if small else 1
         # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
@@ -74,14 +76,14 @@ class OpenVINONetwork:
             self._options["INFERENCE_PRECISION_HINT"] = precision
         self._cache = cache_folder(model, processor_kind(self._core, self._version))
         size = self.input_size
-        graph = self._read(model.encoder, {"image": [1, 3, size, size]})
-        self._shape = list(graph.output(0).shape)  # of an embedding
+        self._shapes: Dict[str, list] = {"image": [1, 3, size, size]}  # of what an encoder takes
         self._decoders: Dict[int, Requests] = {}
+        # By one thread: OpenVINO's binding makes what it needs at its first tensor, and two threads that make their first at the
+        # same time wait for each other for ever (one in 200 starts).
+        assert openvino.Tensor(np.zeros(1, np.float32)).data.size == 1
         if ahead:
             threading.Thread(target=self._load_ahead, name="qmedsam-decoder").start()
-        self._encoder = self._compiled(graph, model.encoder)
-        # Once by one thread: OpenVINO's binding makes what it needs at its first tensor, and two threads that make their first
-        # at the same time wait for each other for ever (one in 200 starts).
+        self._encoder = self._compiled(model.encoder, lambda: self._shapes)
         self._encoder([np.zeros((1, 3, size, size), np.float32)])
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
@@ -90,17 +92,27 @@ class OpenVINONetwork:
             self._judge(Deviation(*kept, *self._reference.most))
 
     def _read(self, path: Path, shapes: Dict[str, list]) -> Any:
-        with self._explained(path):
-            graph = self._core.read_model(path)
-            graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
-            return graph
+        graph = self._core.read_model(path)
+        graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
+        return graph
 
-    def _compiled(self, graph: Any, path: Path, count: int = 1) -> Requests:
-        options = dict(self._options)
-        if self._cache:
-            options["CACHE_DIR"] = str(self._cache / f"{path.stem}-{count}")
-        with self._explained(path), sealing(self._cache / f"{path.stem}-{count}" if self._cache else None):
-            return Requests(self._core.compile_model(graph, "CPU", options), self.streams)
+    def _compiled(self, path: Path, shapes: Callable[[], Dict[str, list]], count: int = 1) -> Requests:
+        how = hashlib.sha256(repr(sorted(self._options.items())).encode()).hexdigest()[:8]
+        blob = self._cache / f"{path.stem}-{count}-{how}.blob" if self._cache else None
+        with self._explained(path):
+            kept = kept_network(blob)
+            if kept is not None:
+                try:
+                    return Requests(self._core.import_model(kept, "CPU", self._options), self.streams)
+                except RuntimeError:
+                    _log.debug("OpenVINO refused what was kept of %s", path.name, exc_info=True)
+            graph = self._read(path, shapes())
+            if lacks_vnni():
+                as_convolutions(self._openvino, graph)
+            compiled = self._core.compile_model(graph, "CPU", self._options)
+            if blob:
+                keep_network(blob, compiled.export_model().getvalue())
+            return Requests(compiled, self.streams)
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
@@ -130,12 +142,17 @@ class OpenVINONetwork:
 
     def _loaded(self, count: int) -> Requests:
         if count not in self._decoders:
-            shapes = {"embedding": self._shape, "boxes": [count, 4]}
-            if self.hinted:
-                side = self.input_size // 2
-                shapes.update(hints=[count, len(HINTS), side, side], kinds=[count, len(KINDS)])
-            self._decoders[count] = self._compiled(self._read(self.model.decoder, shapes), self.model.decoder, count)
+            self._decoders[count] = self._compiled(self.model.decoder, lambda: self._prompted(count), count)
         return self._decoders[count]
+
+    def _prompted(self, count: int) -> Dict[str, list]:
+        """Shapes of what a decoder takes."""
+        embedding = list(self._read(self.model.encoder, self._shapes).output(0).shape)
+        shapes = {"embedding": embedding, "boxes": [count, 4]}
+        if self.hinted:
+            side = self.input_size // 2
+            shapes.update(hints=[count, len(HINTS), side, side], kinds=[count, len(KINDS)])
+        return shapes
 
     def _made(self, count: int) -> Requests:
         decoder = self._loaded(count)

@@ -22,7 +22,7 @@ def license_of(base: str) -> str:
     return Model.read(folder).manifest.license if base in _SHIPPED and folder.is_dir() else "its own"
 
 
-def fields_of(lessons: Lessons, found: Findings, base: str, plan: Plan, steps: int) -> Dict[str, Any]:
+def fields_of(lessons: Lessons, found: Findings, base: str, plan: Plan) -> Dict[str, Any]:
     """Fields of the manifest."""
     targets = [{"name": target, "codes": list(lessons.codes.get(target, ()))} for target in lessons.targets]
     names = ", ".join(lessons.targets)
@@ -34,7 +34,7 @@ def fields_of(lessons: Lessons, found: Findings, base: str, plan: Plan, steps: i
         "dimension": 3 if lessons.is_3d else 2,
         "priority": _PRIORITY,
         "targets": targets,
-        "scores": {**found.facts(), "command": "qmedsam-train teach", "steps": steps},
+        "scores": {**found.facts(), "command": "qmedsam-train teach", "steps": plan.lesson.steps},
         "data": [
             {"name": f"{len(lessons.cases)} cases of the user", "license": "the user's"},
             {"name": base, "license": license_of(base)},
@@ -42,7 +42,7 @@ def fields_of(lessons: Lessons, found: Findings, base: str, plan: Plan, steps: i
     }
 
 
-def card_of(name: str, lessons: Lessons, found: Findings, base: str, plan: Plan, steps: int) -> str:
+def card_of(name: str, lessons: Lessons, found: Findings, base: str, plan: Plan) -> str:
     """Text of the model card."""
     lines: List[str] = [
         f"# {name}",
@@ -58,10 +58,9 @@ def card_of(name: str, lessons: Lessons, found: Findings, base: str, plan: Plan,
         objects, cases = lessons.objects(target)
         codes = ", ".join(lessons.codes.get(target, ()))
         lines.append(f"- {target}: {objects} objects in {cases} cases" + (f", {codes}" if codes else ""))
-    whole = "" if steps == plan.lesson.steps else f" Its user stopped it after {steps} of {plan.lesson.steps} steps."
     lines += [
         "",
-        f"Modality: {', '.join(lessons.modalities) or 'unknown'}. {steps} steps, {plan.frames} frames of each case.{whole}",
+        f"Modality: {', '.join(lessons.modalities) or 'unknown'}. {plan.lesson.steps} steps, {plan.frames} frames of each case.",
         "",
         "## What it is worth",
         "",

@@ -26,10 +26,14 @@ NOTHING_GAINED, STOPPED = 1, 130
 
 
 def teach(
-    folder: Path = typer.Argument(..., exists=True, help="Folder (or list) of images with their segmentations."),
+    folders: List[Path] = typer.Argument(
+        ..., metavar="FOLDER...", exists=True, help="Folders (or lists) of images with their segmentations; several are joined."
+    ),
     output: Path = typer.Option(..., "-o", "--output", help="Model folder to write; its name is the model's."),
     start: Optional[Path] = typer.Option(None, "--from", help="Float checkpoint to start from; default: the shipped one."),
-    name: List[str] = typer.Option([], help="VALUE=NAME for masks that do not name their labels; again for each."),
+    name: List[str] = typer.Option(
+        [], help="VALUE=NAME for masks that do not name their labels; again for each. NAME alone: all that have none."
+    ),
     steps: int = typer.Option(LESSON.steps, min=1, help="Of learning, for every fold and for the model."),
     rate: float = typer.Option(LESSON.rate, min=0, help="Highest learning rate."),
     seed: int = typer.Option(0, min=0, help="Of everything that is drawn."),
@@ -42,14 +46,14 @@ def teach(
 ) -> None:
     """Teach a model the structures of your own cases: minutes on a laptop, with an honest table before anything is written.
 
-    Ctrl+C keeps what is done: the same command goes on. In the last part it writes the model as far as it has learned.
+    Ctrl+C keeps what is done: the same command goes on.
     """
     say: Any = _Json() if as_json else _Text()
     try:
         with Interruption() as interruption:
             how = {"steps": steps, "rate": rate, "seed": seed}
             code = _teach(
-                folder, output, start, _named(name), how, threads, cache_mib, work, write_anyway, dry_run, say, interruption
+                folders, output, start, _named(name), how, threads, cache_mib, work, write_anyway, dry_run, say, interruption
             )
     except QMedSAMError as error:
         if not as_json:
@@ -61,7 +65,7 @@ def teach(
 
 
 def _teach(
-    folder: Path,
+    folders: List[Path],
     output: Path,
     start: Optional[Path],
     names: Dict[int, str],
@@ -79,7 +83,7 @@ def _teach(
     from ..export import check_replaceable
     from ..networks import compact_of
     from ..recipes import checked_name
-    from .cases import read_lessons
+    from .folders import read_lessons
     from .frames import habits_for
     from .plan import planned
     from .run import Stopped, Teaching, shipped_base, work_folder
@@ -88,7 +92,7 @@ def _teach(
     check_replaceable(output)
     torch.set_num_threads(threads or 1)
     with say.progress("Reading the cases") as tell:
-        lessons = read_lessons(folder, names, lambda done, total: tell(done / total, f"{done} of {total} cases read"))
+        lessons = read_lessons(folders, names, lambda done, total: tell(done / total, f"{done} of {total} cases read"))
     base = start or shipped_base(lessons.is_3d)
     model, network = compact_of(base)
     habits = habits_for(network)
@@ -101,29 +105,28 @@ def _teach(
     try:
         with say.progress("Teaching") as tell:
             frames, scenes = teaching.frames(tell)
-            found = teaching.findings(frames, scenes, tell)
+            found, model = teaching.findings(frames, scenes, tell)
         say.table(found)
         if not found.gained and not write_anyway:
             say.text(f"No model was written. --write-anyway writes it; what was learned so far is kept in '{teaching.work}'.")
             return NOTHING_GAINED
-        with say.progress("Teaching with all cases") as tell:
-            done = teaching.hand_over(found, frames, scenes, output, tell)
+        with say.progress("Writing") as tell:
+            teaching.hand_over(found, model, frames, scenes, output, tell)
             tell(1.0, "Done")
     except Stopped:
         say.text("Stopped. The same command goes on from what is done.")
         return STOPPED
     teaching.clean()
-    if done < how["steps"]:
-        say.text(f"You stopped it after {done} of {how['steps']} steps; the model is what it knew then.")
     say.written(output, lessons.targets)
     return 0
 
 
 def _named(given: List[str]) -> Dict[int, str]:
+    """Names by label values; 0: of all others that have none."""
     names = {}
     for one in given:
-        value, _, name = one.partition("=")
-        if not value.strip().isdecimal() or not name.strip():
+        value, equals, name = one.partition("=") if "=" in one else ("0", "", one)
+        if not value.strip().isdecimal() or not name.strip() or (equals and int(value) == 0):
             raise QMedSAMError(f"'{one}' does not name a label.", "Write its value and its name: --name 1=kidney.")
         names[int(value)] = name.strip()
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +85,33 @@ def _loss(model: CompactSAM, cases: Sequence[Frames], scenes: Frames, lesson: Le
     if not math.isfinite(float(loss.detach())):
         raise ArithmeticError("The loss is no number.")
     return loss
+
+
+def between(start: CompactSAM, end: CompactSAM, share: float) -> CompactSAM:
+    """A network between two of the same encoder: every weight of the decoder so far on its way (Wortsman and others 2022).
+
+    Args:
+        start: share 0; is returned itself there.
+        end: share 1; likewise.
+        share: 0..1.
+    """
+    if share in (0, 1):
+        return end if share else start
+    near, far = start.mask_decoder.state_dict(), end.mask_decoder.state_dict()
+    blended = {name: torch.lerp(one, far[name], share) if one.is_floating_point() else one for name, one in near.items()}
+    return with_decoder(start, blended)
+
+
+def mean_of(models: Sequence[CompactSAM]) -> CompactSAM:
+    """A network whose decoder's weights are the mean of several that began as one."""
+    model = models[0]
+    for number, other in enumerate(models[1:], start=2):
+        model = between(model, other, 1 / number)
+    return model
+
+
+def with_decoder(model: CompactSAM, state: Mapping[str, Tensor]) -> CompactSAM:
+    """A copy of a network with other weights of its decoder."""
+    other = copy.deepcopy(model)
+    other.mask_decoder.load_state_dict(state)
+    return other

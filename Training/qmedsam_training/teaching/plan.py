@@ -11,9 +11,12 @@ import torch
 
 from ..architectures.compact import CompactSAM
 from ..atlas.drawing import Habits
+from ..atlas.fit import asked
+from ..atlas.prompts import prompts_of
 from .cases import Lessons
-from .frames import bytes_of_frame, frames_of_scenes
+from .frames import Frames, bytes_of_frame, frames_of_scenes
 from .lesson import taught
+from .scoring import KEPT, MOST_OBJECTS, SHARES
 from .settings import Lesson
 
 #: Frames of a case at most, and of generated scenes.
@@ -53,9 +56,9 @@ class Plan:
             codes = ", ".join(lessons.codes.get(target, ()))
             rows.append((f"target: {target}", f"{objects} objects in {cases} cases" + (f" ({codes})" if codes else "")))
         rows += [
-            ("held out", f"all cases in turn, in {self.folds} folds; the model is taught with all of them at last"),
-            ("learned from", f"{self.frames} frames of each case and {SCENES} generated ones, {self.lesson.steps} steps a run"),
-            ("time", f"about {_long(self.seconds)} on this computer, {self.folds + 1} runs"),
+            ("held out", f"all cases in turn, in {self.folds} folds; the model is the mean of the folds' networks"),
+            ("learned from", f"{self.frames} frames of each case and {SCENES} generated ones, {self.lesson.steps} steps a fold"),
+            ("time", f"about {_long(self.seconds)} on this computer"),
             ("memory", f"about {self.memory / 2**30:.1f} GiB"),
         ]
         return rows
@@ -85,14 +88,11 @@ def planned(lessons: Lessons, model: CompactSAM, habits: Habits, lesson: Lesson,
     step = (time.monotonic() - start) / 2
     folds = len(lessons.folds())
     looks = sum(_looks(lessons, number) for number in range(len(lessons.cases)))
-    with torch.no_grad():
-        start = time.monotonic()
-        model.encode(torch.zeros(4, 3, habits.size, habits.size))
-        encoding = (time.monotonic() - start) / 4
+    look = _seconds_of_look(model, trial)
     count = frames * len(lessons.cases) + SCENES
-    seconds = count * drawing + (folds + 1) * lesson.steps * step + 4 * looks * encoding + _ONCE
+    seconds = count * drawing + folds * lesson.steps * step + looks * look + _ONCE
     largest = max(case.voxels for case in lessons.cases)
-    memory = psutil.Process().memory_info().rss + count * each + largest * _PER_VOXEL + 2**28
+    memory = psutil.Process().memory_info().rss + count * each + largest * _PER_VOXEL + (KEPT if lessons.is_3d else 2**28)
     return Plan(frames, folds, lesson, seconds, memory)
 
 
@@ -112,10 +112,24 @@ def _choose_threads(model: CompactSAM, habits: Habits, threads: int) -> None:
     torch.set_num_threads(min(seconds, key=lambda count: seconds[count]))
 
 
+@torch.no_grad()
+def _seconds_of_look(model: CompactSAM, trial: Frames) -> float:
+    """Of one frame that is encoded once and asked by every candidate."""
+    image, prompts = trial.image[:1].float(), prompts_of(trial.drawn(torch.arange(1)))
+    seconds = []
+    for _ in range(2):  # the first one sets things up
+        start = time.monotonic()
+        embedding = model.encode(image)
+        between = time.monotonic()
+        asked(model, embedding, prompts.boxes, prompts.hints, prompts.kinds)
+        seconds.append(between - start + len(SHARES) * (time.monotonic() - between))
+    return seconds[-1]
+
+
 def _looks(lessons: Lessons, number: int) -> float:
     """About how many slices are asked when a case is scored."""
     case = lessons.cases[number]
-    objects = sum(case.objects.values())
+    objects = min(sum(case.objects.values()), MOST_OBJECTS[lessons.is_3d])
     return objects * (3 * _SHARE * case.voxels ** (1 / 3) if lessons.is_3d else 1)
 
 

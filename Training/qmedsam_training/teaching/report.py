@@ -9,9 +9,12 @@ import numpy as np
 
 from ..selection import ELLIPSE, Estimate, Scores
 from .scoring import OTHERS, Outcome
+from .settings import FEW
 
 #: Loss that is named, in DSC.
 _WORSE = 0.005
+#: How a share is said.
+_PARTS = {0.25: "a quarter of the way", 0.5: "half-way", 0.75: "three quarters of the way"}
 _HEAD = (
     "target",
     "objects",
@@ -31,13 +34,16 @@ class Findings:
     """Of all folds.
 
     Attributes:
-        outcomes: of every object of cases that the network that found it was not taught with.
+        outcomes: of every object of cases that the network that found it was not taught with, at the share that the other
+            patients chose.
         folds: in how many parts the cases were held out in turn.
-        others_before, others_taught: DSC on generated objects of other kinds; the latter the mean over the folds' networks.
+        share: how far from the untaught network the handed-over one lies, as all patients chose; 0: not at all.
+        others_before, others_taught: DSC on generated objects of other kinds, untaught and of what is handed over.
     """
 
     outcomes: Sequence[Outcome]
     folds: int
+    share: float
     others_before: float
     others_taught: float
 
@@ -47,7 +53,7 @@ class Findings:
         rows = self.outcomes
         values = {0: [r.before for r in rows], 1: [r.taught for r in rows], ELLIPSE: [r.ellipse for r in rows]}
         by = {epoch: np.array(of) for epoch, of in values.items()}
-        return Scores([r.target for r in rows], [str(r.case) for r in rows], by)
+        return Scores([r.target for r in rows], [str(r.patient) for r in rows], by)
 
     @property
     def gain(self) -> Estimate:
@@ -57,13 +63,13 @@ class Findings:
 
     @property
     def gained(self) -> bool:
-        """Whether the mean is above that of before."""
-        return self.gain.mean > 0
+        """Whether a network other than the untaught one was chosen, and the mean is above that of before."""
+        return self.share > 0 and self.gain.mean > 0
 
     def of(self, target: str) -> Findings:
         """Those of one target."""
         mine = [outcome for outcome in self.outcomes if outcome.target == target]
-        return Findings(mine, self.folds, self.others_before, self.others_taught)
+        return Findings(mine, self.folds, self.share, self.others_before, self.others_taught)
 
     @property
     def targets(self) -> List[str]:
@@ -96,13 +102,19 @@ class Findings:
         """Whether anything was gained, where something was lost, and what other objects lost."""
         gain = self.gain
         if not self.gained:
-            said = [f"Nothing was gained on cases that were not learned from: {gain.points}."]
+            more = "" if self.share else " No network that learned from them is better by more than chance."
+            said = [f"Nothing was gained on cases that were not learned from: {gain.points}.{more}"]
         elif gain.low > 0:
             said = [f"On cases that were not learned from it is better than before: {gain.points}."]
         else:
             said = [f"That it is better on other cases is not shown: {gain.points}."]
         lost = [(target, self.of(target).gain.mean) for target in self.targets]
         said += [f"Worse than before: {target} ({100 * mean:+.1f} points)." for target, mean in lost if mean < -_WORSE]
+        patients = len({outcome.patient for outcome in self.outcomes})
+        if patients < FEW:
+            said.append(f"{patients} patients are few: others may differ from them more than this table shows. Add cases.")
+        if 0 < self.share < 1:
+            said.append(f"The network lies {_PARTS[self.share]} between the untaught and the taught one: the cases chose so.")
         other = 100 * (self.others_taught - self.others_before)
         said.append(
             f"On {OTHERS} generated objects of other kinds: DSC {self.others_before:.3f} before, "
@@ -117,7 +129,8 @@ class Findings:
         how = (
             f"DSC, every case segmented by a network that was not taught with it ({self.folds} folds), boxes up to 5 % too large."
             " The gain is in points of DSC, with its 95 % interval over cases; 'by case' is the smallest and the largest one."
-            " The network that is handed over was taught with all cases."
+            " How far a network goes from the untaught one was chosen for each case by the others. What is handed over is the"
+            " mean of the folds' networks: every case has a part in it."
         )
         return "\n".join([*lines, "", how, "", *self.sentences()]) + "\n"
 
@@ -132,6 +145,7 @@ class Findings:
                 "ellipse_dsc": round(scores.mean(scores.by_epoch[ELLIPSE]), 4),
                 "before_dsc": round(scores.mean(scores.by_epoch[0]), 4),
                 "dsc": round(scores.mean(scores.by_epoch[1]), 4),
+                "share": self.share,
                 "gain": [round(value, 4) for value in (gain.mean, gain.low, gain.high) if value == value],
             },
             "others": {"before_dsc": round(self.others_before, 4), "dsc": round(self.others_taught, 4)},

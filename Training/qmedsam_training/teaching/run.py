@@ -1,10 +1,11 @@
-"""The whole way: frames, folds, the table, the last run, the int8 model. Every part is kept, so that it can be gone on with."""
+"""The whole way: frames, folds, the table, the mean of their networks, the int8 model. Parts are kept: a run goes on."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
@@ -27,17 +28,20 @@ from ..recipes import checked_name
 from ..reporting import Tell
 from ..runtimes import parity
 from .card import card_of, fields_of
-from .cases import Lessons, Taught
+from .cases import Lessons
+from .choice import decided
 from .frames import Frames, frames_of, frames_of_scenes, habits_for
-from .lesson import taught
+from .lesson import between, mean_of, taught, with_decoder
 from .plan import SCENES, Plan
 from .report import Findings
-from .scoring import Outcome, dsc_of_others, outcomes
+from .scoring import SHARES, Tried, dsc_of_others, tried
 
+#: Of what is kept: another one is of another version, and done anew.
+_WAY = 2
 #: Cases whose images set the scales of the quantized network.
 _CALIBRATED = 24
 #: Shares of the whole in which its parts are told.
-_DRAWN, _FOLDED, _LAST = 0.15, 0.7, 0.85
+_DRAWN, _FOLDED, _LAST = 0.15, 0.85, 0.9
 
 
 class Stopped(Exception):
@@ -77,6 +81,7 @@ class Teaching:
             QMedSAMError: it cannot be made, or is a folder of something else.
         """
         told = {
+            "way": _WAY,
             "base": self.base,
             "weights": float(sum(p.double().abs().sum() for p in self.model.state_dict().values())),
             "cases": [[case.number, case.key] for case in self.lessons.cases],
@@ -112,98 +117,93 @@ class Teaching:
         tell(_DRAWN * len(cases) / (len(cases) + 1), "Drawing scenes")
         return found, frames_of_scenes(self.model, self.habits, SCENES, self.plan.lesson.seed)
 
-    def findings(self, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> Findings:
-        """What teaching is worth: every case scored by a network that was taught with the others.
+    def findings(self, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> Tuple[Findings, CompactSAM]:
+        """What teaching is worth, and what is handed over.
+
+        Every case is segmented by a network that was taught with the others. The mean of these networks, as far from the
+        untaught one as the cases chose, is what is handed over: every case has a part in it.
 
         Raises:
             Stopped: the user did.
             QMedSAMError: not a single object could be scored.
         """
-        rows: List[Outcome] = []
-        others: List[float] = []
+        rows: List[Tried] = []
         folds = self.lessons.folds()
         span = (_FOLDED - _DRAWN) / len(folds)
         for number, held in enumerate(folds, start=1):
+            model = self._fold(number, held, frames, scenes, _within(tell, _DRAWN + (number - 1) * span, 0.7 * span))
             path = self.work / f"fold-{number}.json"
-            if path.is_file():
-                kept = json.loads(path.read_text(encoding="utf-8"))
-            else:
-                kept = self._fold(number, held, frames, scenes, _within(tell, _DRAWN + (number - 1) * span, span))
-                _write(path, kept)
-            rows += [Outcome(**row) for row in kept["outcomes"]]
-            others.append(kept["others"])
+            if not path.is_file():
+                about = _within(tell, _DRAWN + (number - 0.3) * span, 0.3 * span)
+                _write(path, [asdict(row) for row in self._scored(number, held, model, about)])
+            rows += [Tried(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
         if not rows:
             raise QMedSAMError("Not one object of the cases that were held out could be scored.", "Check the segmentations.")
-        found = Findings(rows, len(folds), dsc_of_others(self.model, self.habits), sum(others) / len(others))
+        share, found = decided(rows)
+        result = between(self.model, self.all_the_way(), share or SHARES[-1])
+        findings = Findings(found, len(folds), share, *dsc_of_others((self.model, result), self.habits))
         with writing(self.work / "report.md") as partial:
-            partial.write_text(found.markdown(), encoding="utf-8")
-        return found
+            partial.write_text(findings.markdown(), encoding="utf-8")
+        return findings, result
 
-    def _fold(self, number: int, held: set, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> Dict[str, Any]:
+    def all_the_way(self) -> CompactSAM:
+        """The mean of the folds' networks, all of which are there."""
+        files = [self.work / f"fold-{number}.pt" for number in range(1, len(self.lessons.folds()) + 1)]
+        return mean_of([with_decoder(self.model, torch.load(path, weights_only=True)) for path in files])
+
+    def _fold(self, number: int, held: set, frames: Dict[int, Frames], scenes: Frames, tell: Tell) -> CompactSAM:
+        """The network that was taught with the cases of other patients; from its file where it is there."""
+        path = self.work / f"fold-{number}.pt"
+        with suppress(Exception):  # a damaged file brings out anything: the fold is learned again
+            return with_decoder(self.model, torch.load(path, weights_only=True))
         steps = self.plan.lesson.steps
-        inside = [case for case in self.lessons.cases if case.patient not in held]
-        away = [case for case in self.lessons.cases if case.patient in held]
-        about = f"Fold {number} of {len(self.lessons.folds())}"
-        model, done = taught(
-            self.model,
-            [frames[case.number] for case in inside],
-            scenes,
-            self.plan.lesson,
-            lambda step: tell(0.7 * step / steps, f"{about}: learning from {len(inside)} cases, step {step} of {steps}"),
-            self.stopped,
-        )
+        inside = [frames[case.number] for case in self.lessons.cases if case.patient not in held]
+        about = f"Fold {number} of {len(self.lessons.folds())}: learning from {len(inside)} cases"
+        told = lambda step: tell(step / steps, f"{about}, step {step} of {steps}")  # noqa: E731
+        model, done = taught(self.model, inside, scenes, self.plan.lesson, told, self.stopped)
         if done < steps:
             raise Stopped
-        rows: List[Outcome] = []
+        with writing(path) as partial:
+            torch.save(model.mask_decoder.state_dict(), partial)
+        return model
+
+    def _scored(self, number: int, held: set, model: CompactSAM, tell: Tell) -> List[Tried]:
+        """All objects of a fold's own cases, found by the candidates."""
+        away = [case for case in self.lessons.cases if case.patient in held]
+        candidates = [between(self.model, model, share) for share in SHARES]
+        patients = {patient: n for n, patient in enumerate(dict.fromkeys(c.patient for c in self.lessons.cases), start=1)}
+        rows: List[Tried] = []
         for n, case in enumerate(away):
-            tell(0.7 + 0.3 * n / len(away), f"{about}: scoring case {n + 1} of {len(away)} others")
-            rows += self._scored(case, model)
-        return {"outcomes": [asdict(row) for row in rows], "others": dsc_of_others(model, self.habits)}
+            tell(n / len(away), f"Fold {number} of {len(self.lessons.folds())}: scoring case {n + 1} of {len(away)} others")
+            self._ask()
+            try:
+                rows += tried(case, patients[case.patient], candidates, self.network.side, self.stopped)
+            except Cancelled:
+                raise Stopped from None
+            except QMedSAMError:  # a case that a walk cannot do costs the others nothing
+                continue
+        return rows
 
-    def _scored(self, case: Taught, model: CompactSAM) -> List[Outcome]:
-        self._ask()
-        try:
-            return outcomes(case, self.model, model, self.network.side, self.stopped)
-        except Cancelled:
-            raise Stopped from None
-        except QMedSAMError:  # a case that a walk cannot do costs the others nothing
-            return []
-
-    def hand_over(self, found: Findings, frames: Dict[int, Frames], scenes: Frames, output: Path, tell: Tell) -> int:
-        """Teach with all cases, quantize, export, compare the runtimes, and put the model in its place.
-
-        A user who stops here gets the model as far as it has learned.
-
-        Returns:
-            How many steps it learned.
+    def hand_over(
+        self, found: Findings, model: CompactSAM, frames: Dict[int, Frames], scenes: Frames, output: Path, tell: Tell
+    ) -> None:
+        """Quantize a network, export it, compare the runtimes, and put the model in its place.
 
         Raises:
             QMedSAMError: the model cannot be written, or the runtimes differ.
-            Stopped: not a tenth was learned.
         """
-        steps = self.plan.lesson.steps
-        every = [frames[case.number] for case in self.lessons.cases]
-        model, done = taught(
-            self.model,
-            every,
-            scenes,
-            self.plan.lesson,
-            lambda step: tell(_FOLDED + (_LAST - _FOLDED) * step / steps, f"Learning from all cases, step {step} of {steps}"),
-            self.stopped,
-        )
-        if done < steps / 10:
-            raise Stopped
         checkpoint = self.work / "taught.pt"
         networks.save(checkpoint, model, self.network)
-        tell(_LAST, "Quantizing")
+        every = [frames[case.number] for case in self.lessons.cases]
+        tell(_FOLDED, "Quantizing")
         how = QuantizationConfig()
         quantized, described = networks.post_training_quantized(checkpoint, how, _calibration(model, every, scenes))
-        tell(_LAST + 0.05, "Exporting")
+        tell(_LAST, "Exporting")
         name = checked_name(output.resolve().name)
-        fields = model_fields(described, name, **fields_of(self.lessons, found, self.base, self.plan, done))
+        fields = model_fields(described, name, **fields_of(self.lessons, found, self.base, self.plan))
         scratch = self.work / "model"
-        write_model(scratch, quantized, fields, card_of(name, self.lessons, found, self.base, self.plan, done))
-        tell(_LAST + 0.1, "Comparing with what was taught")
+        write_model(scratch, quantized, fields, card_of(name, self.lessons, found, self.base, self.plan))
+        tell(_LAST + 0.05, "Comparing with what was taught")
         for row in parity(quantized, scratch):
             if row.too_far:
                 raise QMedSAMError(
@@ -214,7 +214,6 @@ class Teaching:
         if output.exists():
             shutil.rmtree(output)
         shutil.move(str(scratch), str(output))
-        return done
 
     def clean(self) -> None:
         """Remove the frames: they are large, and drawn again when they are wanted."""

@@ -20,7 +20,7 @@ class Lesson:
         seed: of what is drawn.
     """
 
-    steps: int = 80
+    steps: int = 40
     batch: int = 8
     rate: float = 1e-3
     warmup: float = 0.1
@@ -31,3 +31,6 @@ class Lesson:
 
 
 LESSON = Lesson()
+
+#: Fewest patients: something to learn from, and something to say how good that is. From ``FEW`` on no warning is said.
+LEAST, FEW = 5, 10
