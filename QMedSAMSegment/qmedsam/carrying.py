@@ -37,7 +37,8 @@ def carry_on(corrector: Corrector, predictor_of: Callable[[Item], SlicePredictor
     """Let the slices on both sides of a corrected one follow, less the farther they are.
 
     The last stroke on the slice is a stroke of the two views that cross it there as well: what those change says how far the
-    error reaches through the slices, and where it lies on each of them. Slices that were asked for strokes of their own, or are
+    error reaches through the slices, and where it lies on each of them. An error is largest where it was pointed at: a slice that
+    would change more than the one before it does not follow, and ends the walk. Slices that were asked for strokes of their own, or are
     kept, do not follow; nor does anything where the object has just come or gone altogether.
 
     Args:
@@ -54,6 +55,7 @@ def carry_on(corrector: Corrector, predictor_of: Callable[[Item], SlicePredictor
     _move_borders(corrector, axis, index, share)
     _ask_beside(corrector, predictor_of, (axis, index), share, crossings, strokes[-1].adds)
     free = _free(corrector)
+    free[(slice(None),) * (2 - axis) + (share == 0,)] = False  # where nothing reaches
     for one in crossings:
         plane = corrector.plane(corrector.mask, one.axis, one.index)
         change = one.change & corrector.plane(free, one.axis, one.index)
@@ -139,9 +141,12 @@ def _ask_beside(
             continue
         nothing = np.zeros_like(stroke)
         mask, _ = corrector.answer(predictor, axis, at, (before, stroke, nothing) if adds else (before, nothing, stroke))
-        ended[side] = (mask ^ before) & ndimage.binary_dilation(ended[side], iterations=SLACK)
-        if ended[side].any():
-            corrector.plane(corrector.mask, axis, at)[:] = before ^ ended[side]
+        changed = (mask ^ before) & ndimage.binary_dilation(ended[side], iterations=SLACK)
+        if np.count_nonzero(changed) > np.count_nonzero(ended[side]):
+            changed[:] = False
+        ended[side] = changed
+        if changed.any():
+            corrector.plane(corrector.mask, axis, at)[:] = before ^ changed
 
 
 def _following(corrector: Corrector, axis: int, index: int, share: np.ndarray, least: float) -> List[int]:
