@@ -1,9 +1,10 @@
 """The shipped models beside the papers' LiteMedSAM with its published weights, on labelled cases: one command.
 
-    python Testing/benchmarks/comparison.py MANIFEST.csv -o Docs/Evidence/Comparison [--keep runs/comparison] [--volumes]
+    python Testing/benchmarks/comparison.py MANIFEST.csv -o Docs/Evidence/Comparison [--int8] [--volumes] [--cases 2]
 
 LiteMedSAM is fetched, imported in float (and int8), and asked the published way: the whole slice as its frame, the box on every
-slice of a volume (``--volumes``; hours on two cores). Everybody gets the same boxes. What was scored is kept, not scored again.
+slice of a volume (``--volumes``; hours on two cores). Everybody gets the same boxes. int8 and volumes, which are slow, are scored
+on the first ``--cases`` of every source where that is given. What was scored is kept, not scored again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import csv
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -49,6 +50,26 @@ def imported(keep: Path, precision: str, manifest: Path) -> Path:
         command += ["--precision", precision, "-o", str(folder), "--license", "Apache-2.0"]
         subprocess.run([*command, *(["--manifest", str(manifest)] if precision == "int8" else [])], check=True)
     return folder
+
+
+def first_cases(manifest: Path, split: str, count: int, folder: Path) -> Path:
+    """A manifest of the first cases of every source of a split, written into a folder; 0: the manifest itself."""
+    if not count:
+        return manifest
+    with manifest.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    path, seen = folder / f"first-{count}-{split}.csv", Counter()  # type: ignore[var-annotated]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            group = row["modality"], row["source"]
+            seen[group] += row["split"] == split
+            if row["split"] == split and seen[group] <= count:
+                paths = {name: str((manifest.parent / row[name]).resolve()) for name in ("path_image", "path_mask")}
+                writer.writerow({**row, **paths})
+    return path
 
 
 def scored(folder: Path, manifest: Path, split: str, way: Way, volumes: bool) -> List[Dict[str, str]]:
@@ -173,32 +194,35 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("runs/comparison"))
     parser.add_argument("--splits", nargs="+", default=["validation", "validation2"])
     parser.add_argument("--volumes", action="store_true", help="also 3D boxes; LiteMedSAM takes hours")
-    parser.add_argument("--int8", action="store_true", help="also LiteMedSAM in int8")
+    parser.add_argument("--int8", action="store_true", help="also LiteMedSAM in int8, beside its float")
+    parser.add_argument("--cases", type=int, default=0, help="of every source, for int8 and volumes; default: all")
     arguments = parser.parse_args()
-    ways = {
-        "shipped": Way(""),
-        "LiteMedSAM": Way(str(imported(arguments.keep, "float32", arguments.manifest)), ("--strategy", "fixed")),
-    }
-    if arguments.int8:
-        ways["LiteMedSAM int8"] = Way(str(imported(arguments.keep, "int8", arguments.manifest)), ("--strategy", "fixed"))
+    keep, manifest = arguments.keep, arguments.manifest
+    ways = {"shipped": Way(""), "LiteMedSAM": Way(str(imported(keep, "float32", manifest)), ("--strategy", "fixed"))}
     text = ["# The shipped models beside LiteMedSAM", ""]
     arguments.output.mkdir(parents=True, exist_ok=True)
+    few = f"-first-{arguments.cases}" if arguments.cases else ""
     for split in arguments.splits:
         text += [f"# Split `{split}`", ""]
-        rows: Dict[str, List[Dict[str, str]]] = {}
-        for name, way in ways.items():
-            place = arguments.keep / split / name.replace(" ", "-")
-            rows[name] = scored(place / "slices", arguments.manifest, split, way, volumes=False)
-            if arguments.volumes:
-                rows[name] += scored(place / "volumes", arguments.manifest, split, way, volumes=True)
-        for kind in KINDS:
+        first = first_cases(manifest, split, arguments.cases, keep)
+        rows = {name: scored(keep / split / name / "slices", manifest, split, way, volumes=False) for name, way in ways.items()}
+        for kind in ("picture", "slice"):
             if all(any(row["kind"] == kind for row in some) for some in rows.values()):
                 text += table(kind, rows)
-        cases = {case.case_id: case for case in read_manifest(arguments.manifest, split)}
-        both = dict(list(ways.items())[:2])
+        if arguments.volumes and any(case.is_3d for case in read_manifest(first, split)):
+            boxes = {n: scored(keep / split / n / f"volumes{few}", first, split, way, volumes=True) for n, way in ways.items()}
+            text += table("volume", boxes)
+        if arguments.int8:
+            way = Way(str(imported(keep, "int8", manifest)))
+            int8 = scored(keep / split / "LiteMedSAM-int8" / f"slices{few}", first, split, way, volumes=False)
+            text += ["# LiteMedSAM in int8", ""]
+            for kind in ("picture", "slice"):
+                if any(row["kind"] == kind for row in int8):
+                    text += table(kind, {"LiteMedSAM int8": int8, "float": rows["LiteMedSAM"]})
+        cases = {case.case_id: case for case in read_manifest(manifest, split)}
         sheet = []
-        for title, keys in extremes(rows, *both).items():
-            sheet += [(f"{title}: {name}", tiles) for name, tiles in tiles_of(keys, cases, both).items()]
+        for title, keys in extremes(rows, *ways).items():
+            sheet += [(f"{title}: {name}", tiles) for name, tiles in tiles_of(keys, cases, ways).items()]
         sheet_png(arguments.output / f"{split}.png", sheet)
     (arguments.output / "tables.md").write_text("\n".join(text), encoding="utf-8")
 

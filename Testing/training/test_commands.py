@@ -325,7 +325,7 @@ def test_all_runtimes_are_timed_on_the_same_threads(monkeypatch: pytest.MonkeyPa
             pass
 
     held = SimpleNamespace(image=torch.zeros(3, 8, 8), box=torch.zeros(1, 4))
-    compare._timed({"float": {"PyTorch": Runtime()}}, held, 2, before + 1, lambda text: None)
+    compare.timed({"float": {"PyTorch": Runtime()}}, held, 2, before + 1, lambda text: None)
     assert seen == [before + 1] * 3 and torch.get_num_threads() == before
 
 

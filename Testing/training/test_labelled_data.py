@@ -160,3 +160,15 @@ def test_components_are_searched_once_for_all_folds(tmp_path: Path, monkeypatch:
     (folder.labels / "case0.nii.gz").touch()
     LabelledData(config, PREPARATION)
     assert len(calls) == 4, "a label map that was changed is searched again"
+
+
+def test_a_thin_object_is_left_out_along_the_axis_that_never_shows_enough_of_it(tmp_path: Path) -> None:
+    mask = np.zeros((16, 16, 16), np.uint8)
+    mask[6, 2:13, 3:14] = 1  # one slice thick: 121 pixels from above, 11 from either side
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(60 + 90 * mask), str(tmp_path / "images" / "case.nii.gz"))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "labels" / "case.nii.gz"))
+    folder = FolderConfig(images=tmp_path / "images", labels=tmp_path / "labels", modality="US")
+    ((targets,),) = cases.Cases(labelled_cases(DataConfig(folders=[folder]))).targets.values()
+    assert [(target.view_axis, target.index) for target in targets] == [(2, 6)]

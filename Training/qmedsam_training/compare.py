@@ -98,7 +98,7 @@ def compare(
         exported = nncf_quantized(Model.read(folder / "float"), folder / "nncf", *forms["float"], batches())
         networks["NNCF PTQ"] = {"OpenVINO": OpenVINONetwork(exported, threads)}
         sizes["NNCF PTQ"] = _mib(exported)
-    ms = _timed(networks, held[0], repeats, threads, progress)
+    ms = timed(networks, held[0], repeats, threads, progress)
     rows = []
     for name, runtimes in networks.items():
         progress(f"scoring {name}")
@@ -148,7 +148,7 @@ def _mib(model: Model) -> float:
     return model.bytes / 2**20
 
 
-def _timed(
+def timed(
     networks: Dict[str, Dict[str, Network]], held: HeldOut, repeats: int, threads: int, progress: Callable[[str], None]
 ) -> Dict[str, Dict[str, float]]:
     """Medians of encoding an image and decoding one box, every network in turn within each round."""

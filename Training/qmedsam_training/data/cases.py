@@ -168,6 +168,8 @@ def _usable(mask: np.ndarray, crop: Tuple[slice, ...], axis: int, count: int) ->
     along = 2 - axis
     area = mask.sum(axis=tuple(a for a in (0, 1, 2) if a != along))
     usable = np.flatnonzero(area >= max(_LEAST_AREA, _LEAST_SHARE * area.max()))
+    if not len(usable):  # a thin object, seen along an axis that never shows much of it
+        return []
     return [int(s) + crop[along].start for s in usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]]
 
 
