@@ -92,6 +92,8 @@ class Segmenter:
         threads: CPU threads, 0 for all: of a small network as many streams of one thread each, with the same masks.
         network: use this one instead of loading one; for tests and other engines. Without a model it gets ROI frames and
             z-scores.
+        device: ``CPU``, or what OpenVINO offers beside it (``GPU``, ``NPU``, ``AUTO``): never tested on anything but a CPU, and
+            refused where its answer differs from the model's own.
     """
 
     def __init__(
@@ -100,8 +102,9 @@ class Segmenter:
         store: Optional[ModelStore] = None,
         threads: int = 0,
         network: Optional[Network] = None,
+        device: str = "CPU",
     ) -> None:
-        self._name, self._store, self._threads = model, store or ModelStore(), threads
+        self._name, self._store, self._threads, self._device = model, store or ModelStore(), threads, device
         self._given = network
         self._networks: Dict[str, Network] = {}
         self._loading = threading.Lock()
@@ -429,5 +432,5 @@ class Segmenter:
             if key not in self._networks:
                 from .network.openvino_network import OpenVINONetwork
 
-                self._networks[key] = OpenVINONetwork(model, self._threads, ahead=True)
+                self._networks[key] = OpenVINONetwork(model, self._threads, ahead=True, device=self._device)
             return self._networks[key]

@@ -14,6 +14,7 @@ from rich.markup import escape
 from .. import __version__
 from ..errors import QMedSAMError
 from .options import (
+    DEVICE,
     EVERY,
     FILL_HOLES,
     FRAME,
@@ -85,6 +86,7 @@ def segment(
     vote_on: str = VOTE_ON,
     walk: str = WALK,
     threads: int = THREADS,
+    device: str = DEVICE,
 ) -> None:
     """Segment the object inside every box of a volume.
 
@@ -128,7 +130,7 @@ def segment(
             "A correction is of one image, and nobody votes on it.", "Leave out --agreement and --frame-index all."
         )
     chosen = parse_window(window) if window else None
-    segmenter = Segmenter(model, threads=threads)
+    segmenter = Segmenter(model, threads=threads, device=device.upper())
     if volume.exists():
         segmenter.expect(modality, volume.suffix.lower() not in _PICTURES)
 
