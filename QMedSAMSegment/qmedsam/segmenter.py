@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -110,23 +109,6 @@ class Segmenter:
         self._loading = threading.Lock()
         self._warming = threading.Lock()
         self._warm: Dict[Tuple[Any, ...], SlicePredictor] = {}
-
-    def expect(self, modality: str, is_3d: bool) -> None:
-        """Load the model that such an image is likely to need, in a thread of its own, while the caller reads the image.
-
-        A guess that turns out wrong costs the time of that thread; what is wrong with the model :meth:`segment` says.
-
-        Args:
-            modality: as for :meth:`segment`.
-            is_3d: whether it has several slices.
-        """
-
-        def load() -> None:
-            with suppress(Exception):
-                self._network(self._model(modality, is_3d, None))
-
-        if self._given is None:
-            threading.Thread(target=load, name="qmedsam-load").start()
 
     @says_what_is_missing
     def segment(

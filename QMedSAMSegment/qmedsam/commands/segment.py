@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
-#: Of images that are one slice.
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def segment(
@@ -131,8 +129,6 @@ def segment(
         )
     chosen = parse_window(window) if window else None
     segmenter = Segmenter(model, threads=threads, device=device.upper())
-    if volume.exists():
-        segmenter.expect(modality, volume.suffix.lower() not in _PICTURES)
 
     def prompts_on(image: Volume) -> List[Box]:
         prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]
