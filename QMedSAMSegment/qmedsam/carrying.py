@@ -38,8 +38,8 @@ def carry_on(corrector: Corrector, predictor_of: Callable[[Item], SlicePredictor
 
     The last stroke on the slice is a stroke of the two views that cross it there as well: what those change says how far the
     error reaches through the slices, and where it lies on each of them. An error is largest where it was pointed at: a slice that
-    would change more than the one before it does not follow, and ends the walk. Slices that were asked for strokes of their own, or are
-    kept, do not follow; nor does anything where the object has just come or gone altogether.
+    would change more than the one before it does not follow, and ends the walk. Slices that were asked for strokes of their
+    own, or are kept, do not follow; nor does anything where the object has just come or gone altogether.
 
     Args:
         corrector: has asked the slice.

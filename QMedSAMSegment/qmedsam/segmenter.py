@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -93,6 +92,8 @@ class Segmenter:
         threads: CPU threads, 0 for all: of a small network as many streams of one thread each, with the same masks.
         network: use this one instead of loading one; for tests and other engines. Without a model it gets ROI frames and
             z-scores.
+        device: ``CPU``, or what OpenVINO offers beside it (``GPU``, ``NPU``, ``AUTO``): never tested on anything but a CPU, and
+            refused where its answer differs from the model's own.
     """
 
     def __init__(
@@ -101,30 +102,14 @@ class Segmenter:
         store: Optional[ModelStore] = None,
         threads: int = 0,
         network: Optional[Network] = None,
+        device: str = "CPU",
     ) -> None:
-        self._name, self._store, self._threads = model, store or ModelStore(), threads
+        self._name, self._store, self._threads, self._device = model, store or ModelStore(), threads, device
         self._given = network
         self._networks: Dict[str, Network] = {}
         self._loading = threading.Lock()
         self._warming = threading.Lock()
         self._warm: Dict[Tuple[Any, ...], SlicePredictor] = {}
-
-    def expect(self, modality: str, is_3d: bool) -> None:
-        """Load the model that such an image is likely to need, in a thread of its own, while the caller reads the image.
-
-        A guess that turns out wrong costs the time of that thread; what is wrong with the model :meth:`segment` says.
-
-        Args:
-            modality: as for :meth:`segment`.
-            is_3d: whether it has several slices.
-        """
-
-        def load() -> None:
-            with suppress(Exception):
-                self._network(self._model(modality, is_3d, None))
-
-        if self._given is None:
-            threading.Thread(target=load, name="qmedsam-load").start()
 
     @says_what_is_missing
     def segment(
@@ -442,5 +427,5 @@ class Segmenter:
             if key not in self._networks:
                 from .network.openvino_network import OpenVINONetwork
 
-                self._networks[key] = OpenVINONetwork(model, self._threads, ahead=True)
+                self._networks[key] = OpenVINONetwork(model, self._threads, ahead=True, device=self._device)
             return self._networks[key]

@@ -139,6 +139,11 @@ def tables(figures: Figures, first: Dict[str, List[float]], about: Dict[str, Any
         seconds = [f"{statistics.median(a['seconds'] for a in row[case][1:]):.2f}" if case in row else "-" for case in CASES]
         peak = max(a["added_mib"] for answers in row.values() for a in answers)
         lines.append(f"| {name} | " + " | ".join(seconds) + f" | {peak:.0f} |")
+    lines += ["", "Processor seconds, medians (other work on the machine stretches them less):", "", head + " |"]
+    lines.append("|---" * (len(CASES) + 1) + "|")
+    for name, row in figures.items():
+        used = [f"{statistics.median(a['processor'] for a in row[case][1:]):.2f}" if case in row else "-" for case in CASES]
+        lines.append(f"| {name} | " + " | ".join(used) + " |")
     lines += ["", f"Times as fast as '{BASE}', medians and intervals:", "", head + " | all |"]
     lines.append("|---" * (len(CASES) + 2) + "|")
     for name in figures:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qmedsam import Box, ModelStore, Segmenter, Volume
+from qmedsam import Box, ModelStore, QMedSAMError, Segmenter, Volume
 from qmedsam.models import Model, shipped_folder
 from qmedsam.network.openvino_network import OpenVINONetwork
 from qmedsam.network.processor import processor_kind
@@ -193,3 +193,38 @@ def test_what_is_compiled_for_one_kind_is_not_used_on_another(monkeypatch, tmp_p
     monkeypatch.setattr("qmedsam.network.processor._flags", lambda: "flags : fpu sse2")
     OpenVINONetwork(SHIPPED[0])
     assert len(list(tmp_path.iterdir())) == 2 and first.is_dir()
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
+    there = import_openvino().Core().available_devices
+    missing = next((name for name in ("NPU", "GPU") if not any(one.startswith(name) for one in there)), None)
+    if missing is None:
+        pytest.skip("every device is there")
+    with pytest.raises(QMedSAMError, match=f"finds no {missing}") as refused:
+        OpenVINONetwork(SHIPPED[0], device=missing)
+    assert "CPU" in refused.value.hint
+    with pytest.raises(QMedSAMError, match="no device 'TPU'"):
+        OpenVINONetwork(SHIPPED[0], device="TPU")
+
+
+def test_what_openvino_chooses_answers_as_it_should_or_is_refused(misled: Model) -> None:
+    if import_openvino().Core().available_devices != ["CPU"]:
+        pytest.skip("another device may answer differently")
+    picture, size = _picture(SHIPPED[0].manifest.input_size), SHIPPED[0].manifest.input_size
+    box = np.full((1, 4), (0.2 * size, 0.2 * size, 0.8 * size, 0.8 * size), np.float32)
+    chosen, plain = OpenVINONetwork(SHIPPED[0], device="AUTO"), OpenVINONetwork(SHIPPED[0], threads=1)
+    masks = [network.decode(network.encode(picture), box)[0] > 0 for network in (chosen, plain)]
+    assert masks[1].any() and (masks[0] == masks[1]).mean() > 0.999
+    with pytest.raises(QMedSAMError, match="AUTO is not used for 'misled', as its answer differs"):
+        OpenVINONetwork(misled, device="AUTO")
+
+
+def test_the_command_says_that_a_device_is_not_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    from qmedsam.commands.app import main
+
+    sample = SHIPPED[0].folder.parents[1] / "SampleData" / "QMedSAMPhantom.nrrd"
+    words = ["segment", str(sample), "--box", "40,40,20,80,80,20", "--device", "tpu", "-o", str(tmp_path / "x.nrrd")]
+    monkeypatch.setattr("sys.argv", ["qmedsam", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and "no device 'TPU'" in capsys.readouterr().err and not list(tmp_path.iterdir())

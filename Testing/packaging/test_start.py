@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qmedsam import ModelStore, Segmenter
+from qmedsam import ModelStore
 from qmedsam.commands import batch, options
 from qmedsam.files import FORMATS, read_labels
 from qmedsam.intensity import CT_WINDOWS
@@ -104,11 +104,3 @@ def test_the_decoder_is_loaded_beside_the_encoder() -> None:
     size = network.input_size
     network.decode(network.encode(np.zeros((3, size, size), np.float32)), np.array([[9, 9, size - 9, size - 9]]))
     assert network._decoders == {1: loaded}
-
-
-def test_a_model_is_loaded_while_its_image_is_read() -> None:
-    segmenter = Segmenter(store=ModelStore([shipped_folder()]))
-    segmenter.expect("no such modality", True)  # a guess that is none: said where it is asked for
-    segmenter.expect("CT", True)
-    _until_done("qmedsam-load")
-    assert [key.startswith("qmedsam-volume") for key in segmenter._networks] == [True]

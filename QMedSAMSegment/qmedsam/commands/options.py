@@ -16,6 +16,10 @@ FRAME = typer.Option(None, help="What the network sees: roi (the box with a marg
 WINDOW = typer.Option(None, help="WIDTH,LEVEL, or one of abdomen, lung, brain, mediastinum, bone.")
 MODALITY = typer.Option("auto", help="CT, MR, PET, US, XRay, ... or auto (from the file).")
 THREADS = typer.Option(0, min=0, help="CPU threads; 0 takes all.")
+DEVICE = typer.Option(
+    "CPU",
+    help="CPU, GPU, NPU or AUTO, as OpenVINO offers them. Tested on CPUs alone; others must give the stored answer.",
+)
 EVERY = typer.Option(1, min=1, help="propagate and vote: encode every n-th slice, interpolate the shape between.")
 LEAST_IOU = typer.Option(0.0, min=0, max=1, help="propagate: interpolate only between masks that overlap by this; else encode.")
 FILL_HOLES = typer.Option(False, "--fill-holes", help="propagate: close the holes of every slice's mask.")

@@ -14,6 +14,7 @@ from rich.markup import escape
 from .. import __version__
 from ..errors import QMedSAMError
 from .options import (
+    DEVICE,
     EVERY,
     FILL_HOLES,
     FRAME,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 #: Suffixes of an agreement map: images in one file that keep their place.
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")
-#: Of images that are one slice.
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def segment(
@@ -85,6 +84,7 @@ def segment(
     vote_on: str = VOTE_ON,
     walk: str = WALK,
     threads: int = THREADS,
+    device: str = DEVICE,
 ) -> None:
     """Segment the object inside every box of a volume.
 
@@ -128,9 +128,7 @@ def segment(
             "A correction is of one image, and nobody votes on it.", "Leave out --agreement and --frame-index all."
         )
     chosen = parse_window(window) if window else None
-    segmenter = Segmenter(model, threads=threads)
-    if volume.exists():
-        segmenter.expect(modality, volume.suffix.lower() not in _PICTURES)
+    segmenter = Segmenter(model, threads=threads, device=device.upper())
 
     def prompts_on(image: Volume) -> List[Box]:
         prompts = [parse_box(text, image, n) for n, text in enumerate(box, start=1)]

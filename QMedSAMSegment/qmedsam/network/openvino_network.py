@@ -1,4 +1,4 @@
-"""The shipped implementation: OpenVINO on the CPU."""
+"""The shipped implementation: OpenVINO, on the CPU unless another device is asked for."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _log = logging.getLogger("QMedSAM")
 
 #: Bytes of weights up to which a network runs in streams of one thread each; a larger one's layers are worth cutting up.
 SMALL = 8 * 2**20
+#: Where a network may run. AUTO lets OpenVINO choose among what is there.
+DEVICES = ("CPU", "GPU", "NPU", "AUTO")
 #: Streams at most: each adds some 25 MiB, and a box has two views and a few slices to ask at the same time.
 MOST_STREAMS = 3
 
@@ -42,6 +44,8 @@ class OpenVINONetwork:
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
         ahead: also load the decoder of one box, in a thread of its own, while the encoder is loaded and asked for the first
             time. It takes the longest of all on the way to a first mask.
+        device: one of :data:`DEVICES`. Others than the CPU are compared with the reference answer at once, which the model must
+            carry. Only the CPU was ever tested.
 
     Attributes:
         doubt: why this machine's masks are not to be trusted: its answer to the model's stored input differs from the
@@ -50,13 +54,21 @@ class OpenVINONetwork:
             networks), and only in f32.
 
     Raises:
-        QMedSAMError: OpenVINO is missing, the files are damaged, or the networks cannot be compiled.
+        QMedSAMError: OpenVINO is missing, the files are damaged, the networks cannot be compiled, the device is not there, or
+            it answers differently than it should.
     """
 
     block = 16
     _SHAPES = (16, 4, 1)
 
-    def __init__(self, model: Model, threads: int = 0, precision: Optional[str] = "f32", ahead: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        threads: int = 0,
+        precision: Optional[str] = "f32",
+        ahead: bool = False,
+        device: str = "CPU",
+    ) -> None:
         model.verify()
         openvino = import_openvino()
         self.model = model
@@ -66,15 +78,21 @@ class OpenVINONetwork:
         self.depth_px = float(model.manifest.prompts.get("depth_px", 0.0))
         self._scale = np.float32(model.manifest.prompt_size / self.input_size)
         self._openvino, self._core, self._version = openvino, openvino.Core(), openvino.__version__
-        small = sum(path.with_suffix(".bin").stat().st_size for path in (model.encoder, model.decoder)) <= SMALL
+        self._device = device
+        if device != "CPU":
+            self._check_device()
+        small = (
+            device == "CPU" and sum(path.with_suffix(".bin").stat().st_size for path in (model.encoder, model.decoder)) <= SMALL
+        )
         self.streams = min(threads or available_cores(), MOST_STREAMS) if small else 1
-        # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
-        self._options: Dict[str, Any] = {"ENABLE_CPU_PINNING": False, "NUM_STREAMS": self.streams}
-        if threads or small:
-            self._options["INFERENCE_NUM_THREADS"] = self.streams if small else threads
-        if precision:
-            self._options["INFERENCE_PRECISION_HINT"] = precision
-        self._cache = cache_folder(model, processor_kind(self._core, self._version))
+        self._options: Dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+        self._cache = None
+        if device == "CPU":
+            # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
+            self._options.update(ENABLE_CPU_PINNING=False, NUM_STREAMS=self.streams)
+            if threads or small:
+                self._options["INFERENCE_NUM_THREADS"] = self.streams if small else threads
+            self._cache = cache_folder(model, processor_kind(self._core, self._version))
         size = self.input_size
         self._shapes: Dict[str, list] = {"image": [1, 3, size, size]}  # of what an encoder takes
         self._decoders: Dict[int, Requests] = {}
@@ -90,6 +108,21 @@ class OpenVINONetwork:
         kept = kept_deviation(self._cache)
         if not self._compared and kept and self._reference is not None:
             self._judge(Deviation(*kept, *self._reference.most))
+        if device != "CPU":
+            deviation = self.check()
+            if deviation is None or deviation.too_far:
+                said = f"its answer differs from the model's own: {deviation}" if deviation else "the model carries no answer"
+                raise QMedSAMError(f"The device {device} is not used for '{model.name}', as {said}.", "Leave out --device.")
+
+    def _check_device(self) -> None:
+        there = {name.split(".")[0] for name in self._core.available_devices}
+        if self._device not in DEVICES:
+            raise QMedSAMError(f"There is no device '{self._device}'.", f"Use one of {', '.join(DEVICES)}.")
+        if self._device != "AUTO" and self._device not in there:
+            raise QMedSAMError(
+                f"OpenVINO finds no {self._device} on this computer.",
+                f"It finds: {', '.join(sorted(there))}. A driver may be missing; without --device the CPU is taken.",
+            )
 
     def _read(self, path: Path, shapes: Dict[str, list]) -> Any:
         graph = self._core.read_model(path)
@@ -107,9 +140,9 @@ class OpenVINONetwork:
                 except RuntimeError:
                     _log.debug("OpenVINO refused what was kept of %s", path.name, exc_info=True)
             graph = self._read(path, shapes())
-            if lacks_vnni():
+            if self._device == "CPU" and lacks_vnni():
                 as_convolutions(self._openvino, graph)
-            compiled = self._core.compile_model(graph, "CPU", self._options)
+            compiled = self._core.compile_model(graph, self._device, self._options)
             if blob:
                 keep_network(blob, compiled.export_model().getvalue())
             return Requests(compiled, self.streams)
