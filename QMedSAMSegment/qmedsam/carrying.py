@@ -48,12 +48,17 @@ def carry_on(corrector: Corrector, predictor_of: Callable[[Item], SlicePredictor
     """
     old, new = (corrector.plane(array, axis, index) for array in (corrector.before, corrector.mask))
     strokes = [stroke for stroke in corrector.box.strokes if (stroke.axis, stroke.index) == (axis, index)]
-    if not (old ^ new).any() or not old.any() or not new.any() or not strokes:
+    change = old ^ new
+    if not change.any() or not old.any() or not new.any() or not strokes:
+        return
+    if len(corrector.item(axis).slices) < 2:  # a picture, or a box of this slice alone
         return
     crossings = _crossings(corrector, predictor_of, strokes[-1])
-    share = _shares(corrector, crossings, axis, index)
+    share = _shares(corrector, crossings, axis, index, change)
     _move_borders(corrector, axis, index, share)
-    _ask_beside(corrector, predictor_of, (axis, index), share, crossings, strokes[-1].adds)
+    if crossings:
+        predictor = predictor_of(corrector.item(axis))
+        _ask_beside(corrector, predictor, (axis, index), share, change, _told(corrector, crossings, strokes[-1]))
     free = _free(corrector)
     free[(slice(None),) * (2 - axis) + (share == 0,)] = False  # where nothing reaches
     for one in crossings:
@@ -77,20 +82,19 @@ def _crossings(corrector: Corrector, predictor_of: Callable[[Item], SlicePredict
     return found
 
 
-def _shares(corrector: Corrector, crossings: Sequence[Crossing], axis: int, index: int) -> np.ndarray:
+def _shares(corrector: Corrector, crossings: Sequence[Crossing], axis: int, index: int, change: np.ndarray) -> np.ndarray:
     """How much of the change reaches each slice of the crop, 1 on the corrected one and less and less from there."""
     count = corrector.mask.shape[2 - axis]
     center = index - corrector.start[axis]
     away = np.abs(np.arange(count) - center)
-    change = corrector.plane(corrector.before ^ corrector.mask, axis, index)
     view = corrector.views[axis]
     width = 2 * np.sqrt(np.count_nonzero(change) * np.prod(view.pixel_mm) / np.pi) / view.spacing_mm[axis]  # in slices
+    if not crossings:
+        return np.maximum(1 - away / max(REACH * width, 1e-6), 0)
     changed = np.zeros(count)
     for one in crossings:
         along_rows = corrector.views[one.axis].in_plane[1] == axis
         changed += one.change.sum(axis=1 if along_rows else 0)
-    if not crossings:
-        return np.maximum(1 - away / max(REACH * width, 1e-6), 0)
     share = np.minimum(changed / max(changed[center], 1), 1) * (changed[center] > 0)
     share *= away < FARTHEST * width
     share[share < LEAST_SHARE] = 0
@@ -104,43 +108,44 @@ def _move_borders(corrector: Corrector, axis: int, index: int, share: np.ndarray
     view = corrector.views[axis]
     mm = view.pixel_mm[::-1]
     old, new = (corrector.plane(array, axis, index) for array in (corrector.before, corrector.mask))
-    moved = signed_distance(new, mm) - signed_distance(old, mm)
+    moved = _signed_distance(new, mm) - _signed_distance(old, mm)
     for at in _following(corrector, axis, index, share, 0.0):
         plane = corrector.plane(corrector.mask, axis, at)
         if plane.any():
             inside = corrector.box.inside(view, at, corrector.pixels(axis))
-            plane[inside] = (signed_distance(plane, mm) + share[at - corrector.start[axis]] * moved < 0)[inside]
+            plane[inside] = (_signed_distance(plane, mm) + share[at - corrector.start[axis]] * moved < 0)[inside]
+
+
+def _told(corrector: Corrector, crossings: Sequence[Crossing], stroke: Stroke) -> Tuple[np.ndarray, np.ndarray]:
+    """Strokes of the crop where the crossing views changed as the user's stroke does: what they add and what they take away."""
+    told, nothing = np.zeros_like(corrector.mask), np.zeros_like(corrector.mask)
+    for one in crossings:
+        corrector.plane(told, one.axis, one.index)[one.change] = True
+    if stroke.adds:
+        return told & ~corrector.before, nothing
+    return nothing, told & corrector.before
 
 
 def _ask_beside(
     corrector: Corrector,
-    predictor_of: Callable[[Item], SlicePredictor],
+    predictor: SlicePredictor,
     corrected: Tuple[int, int],
     share: np.ndarray,
-    crossings: Sequence[Crossing],
-    adds: bool,
+    change: np.ndarray,
+    told: Tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Slices of which the crossing views change enough are asked anew, with a stroke where those changed."""
-    axis, index = corrected
-    if not crossings:
-        return
-    predictor = predictor_of(corrector.item(axis))
-    told = np.zeros_like(corrector.mask)
-    for one in crossings:
-        corrector.plane(told, one.axis, one.index)[one.change] = True
-    told &= ~corrector.before if adds else corrector.before
+    """Slices of which the crossing views change enough are asked anew, with the strokes that are told there."""
     from scipy import ndimage
 
-    change = corrector.plane(corrector.before ^ corrector.mask, axis, index)
+    axis, index = corrected
     ended = {1: change, -1: change}
     for at in _following(corrector, axis, index, share, ASKED_SHARE):
         side = 1 if at > index else -1
-        stroke, before = corrector.plane(told, axis, at), corrector.plane(corrector.before, axis, at)
-        if not ended[side].any() or not stroke.any():
+        before, add, remove = (corrector.plane(array, axis, at) for array in (corrector.before, *told))
+        if not ended[side].any() or not (add.any() or remove.any()):
             ended[side] = np.zeros_like(change)
             continue
-        nothing = np.zeros_like(stroke)
-        mask, _ = corrector.answer(predictor, axis, at, (before, stroke, nothing) if adds else (before, nothing, stroke))
+        mask, _ = corrector.answer(predictor, axis, at, (before, add, remove))
         changed = (mask ^ before) & ndimage.binary_dilation(ended[side], iterations=SLACK)
         if np.count_nonzero(changed) > np.count_nonzero(ended[side]):
             changed[:] = False
@@ -171,7 +176,7 @@ def _free(corrector: Corrector) -> np.ndarray:
     return free
 
 
-def signed_distance(mask: np.ndarray, sampling: Sequence[float]) -> np.ndarray:
+def _signed_distance(mask: np.ndarray, sampling: Sequence[float]) -> np.ndarray:
     """mm, negative inside, zero between the pixels of a border; ``mask`` is neither empty nor full (a full one: as if around it
     lay a border)."""
     from scipy import ndimage

@@ -11,8 +11,8 @@ from .frames import Frame
 from .geometry import Box, View, Volume
 from .intensity import MODALITIES, known_modality, looks_like_ct
 from .models import Model
-from .painting import thinnest
 from .strategies import STRATEGIES, Item
+from .strategies.thin import thinnest
 
 #: What ``auto`` means for a volume where the model's manifest does not say otherwise; measured in ``Docs/Evidence/Strategies``.
 AUTO = {"PET": "vote", "CT": "vote", "MR": "vote", "": "propagate"}

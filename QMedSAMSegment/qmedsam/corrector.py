@@ -157,7 +157,7 @@ class Corrector:
         mask = predictor.frame.restore(answer, pixels) > 0
         mask = np.where(self.box.inside(view, index, pixels), mask, plane)
         if not candidate:
-            mask = plane ^ touching(plane ^ mask, add.mask | remove.mask)
+            mask = plane ^ _touching(plane ^ mask, add.mask | remove.mask)
         return mask, (float(confidence[chosen]), *(float(confidence[n]) for n in order))
 
     def pixels(self, axis: int) -> Pixels:
@@ -168,7 +168,7 @@ class Corrector:
 
     def is_free(self, axis: int, index: int) -> bool:
         """Whether a slice is the box's, and may follow another one's correction."""
-        return index in self.item(axis).slices and not {(axis, index)} & (self.asked.keys() | self.kept)
+        return index in self.item(axis).slices and (axis, index) not in self.asked and (axis, index) not in self.kept
 
     def settle(self) -> np.ndarray:
         """What was to be kept is as it was, and every stroke holds; the mask."""
@@ -214,8 +214,8 @@ def _widened(strokes: np.ndarray, predictor: SlicePredictor, against: np.ndarray
     return ndimage.binary_dilation(strokes, (x / max(rx, 1e-6)) ** 2 + (y / max(ry, 1e-6)) ** 2 <= 1) & ~against
 
 
-def touching(change: np.ndarray, strokes: np.ndarray) -> np.ndarray:
-    """The connected parts of a change that some stroke lies on."""
+def _touching(change: np.ndarray, strokes: np.ndarray) -> np.ndarray:
+    """The parts of a change, connected by edges, that some stroke lies on."""
     from scipy import ndimage
 
     parts, count = ndimage.label(change)

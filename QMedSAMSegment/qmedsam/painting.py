@@ -83,13 +83,6 @@ class ObjectResult:
         }
 
 
-def thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
-    """The axis along which a box is on the fewest slices (k before j before i), and on how many."""
-    counts = [len(box.slices(axis, size)) for axis, size in enumerate(volume.shape_ijk)]
-    axis = min((2, 1, 0), key=counts.__getitem__)
-    return axis, counts[axis]
-
-
 def labelled(boxes: Sequence[Box]) -> List[Box]:
     """Boxes with labels: given ones kept, the others numbered by position."""
     boxes = list(boxes)

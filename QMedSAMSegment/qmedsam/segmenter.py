@@ -411,12 +411,10 @@ class Segmenter:
                 f"{names}: answered by the model '{model.name}', which was taught this. Choose another one to go back."
             )
 
-    def _model(self, modality: str, is_3d: bool, box: Optional[Box]) -> Optional[Model]:
+    def _model(self, modality: str, is_3d: bool, box: Box) -> Optional[Model]:
         if self._given is not None and self._name is None:
             return None
-        if self._name:
-            return self._store.get(self._name)
-        return self._store.route(modality, is_3d, (box.target or box.name) if box else "", box.code if box else "")
+        return self._store.get(self._name) if self._name else self._store.route(modality, is_3d, box.target or box.name, box.code)
 
     def _network(self, model: Optional[Model]) -> Network:
         if self._given is not None:

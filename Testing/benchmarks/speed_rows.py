@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from baselines import TheChallenges, ThePapers
 from qmedsam import Segmenter
+from qmedsam.commands.demo import peak_mib
+from qmedsam.files.header import resident
 from qmedsam.geometry import Box, Volume
 
 Segment = Callable[[Volume, List[Box]], Any]
@@ -111,24 +113,6 @@ ROWS = {
 }
 
 
-def resident_mib() -> float:
-    """Of this process now; on Linux, else the largest so far."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 2**20
-    except OSError:
-        return peak_mib()
-
-
-def peak_mib() -> float:
-    """The largest so far, since :func:`forget_peak` where that works."""
-    try:
-        line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def forget_peak() -> None:
     """Let the peak begin anew (Linux)."""
     try:
@@ -143,7 +127,7 @@ def work(row: Row, folder: Path, threads: int) -> None:
     Added to what the process holds with its libraries' Python side and the image, before it loads a model.
     """
     made = {name: case.made() for name, case in CASES.items() if case.boxes <= row.most}
-    base = resident_mib()
+    base = (resident(os.getpid()) or 0) / 2**20
     segment = row.make(folder, threads)
     sys.stdout.write(json.dumps({"ready": sorted(made)}) + "\n")
     sys.stdout.flush()
@@ -153,7 +137,7 @@ def work(row: Row, folder: Path, threads: int) -> None:
         start, processor = time.perf_counter(), time.process_time()
         labels_kji = segment(volume, boxes)
         answer: Dict[str, Any] = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
-        answer.update(added_mib=peak_mib() - base, labelled=int(np.count_nonzero(labels_kji)))
+        answer.update(added_mib=(peak_mib() or 0.0) - base, labelled=int(np.count_nonzero(labels_kji)))
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

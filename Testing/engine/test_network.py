@@ -81,13 +81,19 @@ def test_how_it_is_compiled_changes_nothing(model, monkeypatch, tmp_path: Path) 
     assert np.sqrt(np.mean((free - fixed) ** 2)) < 0.05 * fixed.std() and ((free > 0) == (fixed > 0)).mean() > 0.99
 
 
-def test_a_damaged_cache_is_compiled_again(monkeypatch, tmp_path: Path) -> None:
-    """OpenVINO loads it all the same, and answers differently."""
-    monkeypatch.setenv("QMEDSAM_CACHE", str(tmp_path))
+def _compiled_once(monkeypatch, folder: Path) -> tuple:
+    """A model, a picture, its embedding, and what is kept of the compiled encoder."""
+    monkeypatch.setenv("QMEDSAM_CACHE", str(folder))
     model = SHIPPED[0]
     picture = _picture(model.manifest.input_size, 5)
     expected = OpenVINONetwork(model).encode(picture)
-    (blob,) = tmp_path.rglob("*.blob")
+    (blob,) = folder.rglob("*.blob")
+    return model, picture, expected, blob
+
+
+def test_a_damaged_cache_is_compiled_again(monkeypatch, tmp_path: Path) -> None:
+    """OpenVINO loads it all the same, and answers differently."""
+    model, picture, expected, blob = _compiled_once(monkeypatch, tmp_path)
     sound = blob.read_bytes()
     blob.unlink()  # it is read-only
     middle = len(sound) // 2
@@ -236,11 +242,7 @@ def test_fully_connected_layers_as_convolutions_are_the_same_products(model) -> 
 
 
 def test_what_is_kept_of_another_version_is_compiled_again(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("QMEDSAM_CACHE", str(tmp_path))
-    model = SHIPPED[0]
-    picture = _picture(model.manifest.input_size, 6)
-    expected = OpenVINONetwork(model).encode(picture)
-    (blob,) = tmp_path.rglob("*.blob")
+    model, picture, expected, blob = _compiled_once(monkeypatch, tmp_path)
     keep_network(blob, b"no network of this OpenVINO")
     assert (OpenVINONetwork(model).encode(picture) == expected).all()
     assert len(blob.read_bytes()) > 10**6, "and kept anew"

@@ -21,6 +21,7 @@ from .evaluation import TorchNetwork
 from .losses import prompt_loss
 from .networks import make_folder
 from .optimization import cosine, make_optimizer, warm_up
+from .quantization import calibrated
 
 Tell = Callable[[int, int], None]
 
@@ -122,14 +123,10 @@ def fit_decoder(
 
 def calibrated_decoder(model: Promptable, paths: Sequence[Path]) -> Promptable:
     """Initialise the activation scales of a quantized decoder from embeddings, in place; no weight moves."""
-    from brevitas.graph.calibrate import calibration_mode
-
-    model.eval()
-    with torch.no_grad(), calibration_mode(model.get_submodule("mask_decoder")):
-        for path in paths:
-            lesson = read_lesson(path)
-            model.predict(lesson.embedding, lesson.boxes * model.prompt_scale)
-    return model.eval()
+    shown = (read_lesson(path) for path in paths)
+    with torch.no_grad():
+        calibrated(model, ((one.embedding, one.boxes * model.prompt_scale) for one in shown), ["mask_decoder"], model.predict)
+    return model
 
 
 def embeddings(network: Network, held: Sequence[HeldOut], folder: Path) -> Iterator[np.ndarray]:

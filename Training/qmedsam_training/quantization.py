@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,7 @@ def calibrated(
     model: nn.Module,
     samples: Iterable[Tuple[torch.Tensor, ...]],
     parts: Optional[Sequence[str]] = None,
+    ask: Optional[Callable[..., object]] = None,
 ) -> nn.Module:
     """Initialise activation scales from run-time statistics (QMedSAM paper, section 2.2), in place; no weight moves.
 
@@ -166,6 +167,7 @@ def calibrated(
         samples: images ``B x 3 x S x S``, boxes ``N x 4``, the image of each box ``N`` and, for a network that takes them, hints
             and kinds.
         parts: children to calibrate; the others keep the scales they have and quantize as usual. Default: all.
+        ask: what is called with a sample, where it is not the whole model; it takes what a sample holds then.
     """
     from brevitas.graph.calibrate import calibration_mode
 
@@ -174,7 +176,7 @@ def calibrated(
         for part in [model] if parts is None else [getattr(model, name) for name in parts]:
             stack.enter_context(calibration_mode(part))
         for sample in samples:
-            model(*sample)
+            (ask or model)(*sample)
     return model.eval()
 
 

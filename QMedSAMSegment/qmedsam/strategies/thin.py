@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Tuple
+
 from ..geometry import Box, View, Volume
 from .items import Item
 
@@ -10,6 +12,13 @@ LEAST_SLICES = 3
 #: So few slices, each so many times as thick as the finest voxels are wide, are not looked at from the side either: of a box of
 #: five 5 mm slices the other views would be five rows high.
 FEW, THICK = 5, 3.5
+
+
+def thinnest(box: Box, volume: Volume) -> Tuple[int, int]:
+    """The axis along which a box is on the fewest slices (k before j before i), and on how many."""
+    counts = [len(box.slices(axis, size)) for axis, size in enumerate(volume.shape_ijk)]
+    axis = min((2, 1, 0), key=counts.__getitem__)
+    return axis, counts[axis]
 
 
 def is_thin(item: Item) -> bool:
@@ -26,9 +35,8 @@ def few_thick(box: Box, view: View, axis: int) -> bool:
 
 def walked_along(box: Box, volume: Volume) -> int:
     """The axis whose slices show a box as it was drawn: that of one or two slices, or of few thick ones; else k."""
-    shape = volume.shape_ijk
-    axis = min((2, 1, 0), key=lambda a: len(box.slices(a, shape[a])))
-    if len(box.slices(axis, shape[axis])) < LEAST_SLICES:
+    axis, count = thinnest(box, volume)
+    if count < LEAST_SLICES:
         return axis
     view = View.of(volume, 2)
     return next((a for a in (2, 1, 0) if few_thick(box, view, a)), 2)

@@ -34,7 +34,7 @@ def teach(
     name: List[str] = typer.Option(
         [], help="VALUE=NAME for masks that do not name their labels; again for each. NAME alone: all that have none."
     ),
-    steps: int = typer.Option(LESSON.steps, min=1, help="Of learning, for every fold and for the model."),
+    steps: int = typer.Option(LESSON.steps, min=1, help="Of learning, for every fold."),
     rate: float = typer.Option(LESSON.rate, min=0, help="Highest learning rate."),
     seed: int = typer.Option(0, min=0, help="Of everything that is drawn."),
     threads: int = typer.Option(0, min=0, help="Of the processor; 0: one or all cores, whichever is quicker."),
