@@ -26,10 +26,13 @@ def test_a_package_that_is_not_there_is_a_sentence() -> None:
         "import numpy as np\n"
         "from qmedsam import Box, QMedSAMError, Segmenter, Volume\n"
         "from qmedsam.network.fake import FakeNetwork\n"
+        "from qmedsam.strategies import Options\n"
         "volume = Volume(np.zeros((8, 20, 20), np.uint8))\n"
         "volume.array_kji[2:6, 5:15, 5:15] = 200\n"
         "try:\n"
-        "    Segmenter(network=FakeNetwork(64)).segment(volume, [Box.from_voxels((4, 4, 1), (16, 16, 6))], strategy='vote')\n"
+        "    segment, box = Segmenter(network=FakeNetwork(64)).segment, Box.from_voxels((4, 4, 1), (16, 16, 6))\n"
+        "    assert segment(volume, [box], strategy='vote').objects[0].voxels\n"  # which needs none
+        "    segment(volume, [box], strategy='propagate', options=Options(every=2))\n"  # shapes between slices do
         "except QMedSAMError as error:\n"
         "    print(error)"
     )
