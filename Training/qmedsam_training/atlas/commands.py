@@ -102,8 +102,8 @@ def fit(
     from qmedsam.network import HINTS, KINDS
 
     from .. import networks
-    from .drawing import Habits
-    from .fit import FitConfig, Sampler, grown_from
+    from .drawing import KINDS_ASKED, Habits
+    from .fit import SHARES, FitConfig, Sampler, grown_from
     from .fit import fit as run
 
     if bool(seconds) == bool(steps):
@@ -112,8 +112,6 @@ def fit(
     options = {**before.options, "candidates": candidates, "deep": deep}
     options.update(hints=len(HINTS) if hints else 0, kinds=len(KINDS) if hints else 0)
     network = before.model_copy(update={"options": options})
-    shares = {"shares": (0.65, 0.15, 0.12, 0.08)} if aim is Aim.slices else {}
-    kinds = {"kinds": ((0.9, 0.05, 0.05), (0.9, 0.05, 0.05))} if aim is Aim.slices else {}
     config = FitConfig(
         seconds=seconds,
         steps=steps,
@@ -136,7 +134,7 @@ def fit(
     model: Any = networks.make(network)
     if init:
         grown_from(networks.load(init)[0].state_dict(), model)
-    habits = Habits(network.side, network.margin, config.strength, flat=flat, walked=walked, **kinds)
+    habits = Habits(network.side, network.margin, config.strength, KINDS_ASKED[aim.value], flat=flat, walked=walked)
     sampler = Sampler(atlas, config, habits, rows)
     console.print(f"{len(rows)} objects and regions of {len(atlas.groups)} groups, on {where}")
     try:

@@ -20,6 +20,11 @@ from .store import HU_KNOTS, LEVELS, Atlas
 
 #: Side of the first look, which finds an object's extent once it is turned.
 _LOOK = 64
+#: How often the three :data:`~qmedsam.network.KINDS` are asked of pictures, and of volumes, by what a network is for.
+KINDS_ASKED: Dict[str, Tuple[Tuple[float, float, float], Tuple[float, float, float]]] = {
+    "volumes": ((0.5, 0.3, 0.2), (0.25, 0.45, 0.3)),
+    "slices": ((0.9, 0.05, 0.05), (0.9, 0.05, 0.05)),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Habits:
         size: network pixels along a side.
         margin: around the prompt, as at run time.
         strength: 0..1, of turning, bending and zooming; 0 draws as the engine does.
-        kinds: how often the three :data:`~qmedsam.network.KINDS` are asked of pictures, and of volumes.
+        kinds: one of :data:`KINDS_ASKED`.
         depth_px: distance of the slices before and behind, in network pixels.
         flat: share of volumes' slices whose neighbours are not shown.
         walked: of those, the share that is drawn with the slice that a walk comes from as first colour (:attr:`Drawn.walked`).
@@ -40,7 +45,7 @@ class Habits:
     size: int = 160
     margin: float = 0.3
     strength: float = 0.5
-    kinds: Tuple[Tuple[float, float, float], Tuple[float, float, float]] = ((0.5, 0.3, 0.2), (0.25, 0.45, 0.3))
+    kinds: Tuple[Tuple[float, float, float], Tuple[float, float, float]] = KINDS_ASKED["volumes"]
     depth_px: float = 4.0
     flat: float = 0.25
     walked: float = 0.0

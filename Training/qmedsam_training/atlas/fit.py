@@ -14,7 +14,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,13 @@ from .scenes import joined, scenes
 from .store import Atlas
 
 
+#: Of pictures, volumes, regions and synthetic scenes in a batch, by what a network is for.
+SHARES: Dict[str, Tuple[float, float, float, float]] = {
+    "volumes": (0.45, 0.25, 0.15, 0.15),
+    "slices": (0.65, 0.15, 0.12, 0.08),
+}
+
+
 @dataclass(frozen=True)
 class FitConfig:
     """A run.
@@ -43,7 +50,7 @@ class FitConfig:
         seconds: of training; 0 for as many as ``steps`` take.
         steps: of training, where ``seconds`` is 0.
         batch: frames a step.
-        shares: of pictures, volumes, regions and synthetic scenes in a batch.
+        shares: one of :data:`SHARES`.
         rate: highest learning rate.
         warmup: share of the run in which it rises.
         decay: AdamW's.
@@ -63,7 +70,7 @@ class FitConfig:
     seconds: float = 0.0
     steps: int = 100
     batch: int = 16
-    shares: Tuple[float, float, float, float] = (0.45, 0.25, 0.15, 0.15)
+    shares: Tuple[float, float, float, float] = SHARES["volumes"]
     rate: float = 1e-3
     warmup: float = 0.04
     decay: float = 0.02
@@ -207,7 +214,7 @@ def fit(
                 raise KeyboardInterrupt
     # Before the averages take the weights' place: a run that is given more steps goes on from the weights.
     state.save(model, optimizer, average, step, before + time.monotonic() - start)
-    kept = average.module  # never compiled: its statistics are taken once
+    kept = cast(CompactSAM, average.module)  # never compiled: its statistics are taken once
 
     def batches() -> Iterator[Tuple[Tensor, ...]]:
         for _ in range(config.statistics):
