@@ -121,7 +121,7 @@ def fit(
         again=again,
         candidates=others,
         compiled=compiled,
-        **shares,
+        shares=SHARES[aim.value],
     )
     settings = {"network": network.model_dump(mode="json"), "batch": batch, "rate": rate, "seed": seed, "flat": flat}
     settings.update(walked=walked, again=again, aim=aim.value, others=others)

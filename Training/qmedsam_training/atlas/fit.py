@@ -34,7 +34,6 @@ from .prompts import Prompts, deformed, looked_at_again, prompts_of
 from .scenes import joined, scenes
 from .store import Atlas
 
-
 #: Of pictures, volumes, regions and synthetic scenes in a batch, by what a network is for.
 SHARES: Dict[str, Tuple[float, float, float, float]] = {
     "volumes": (0.45, 0.25, 0.15, 0.15),
