@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -157,10 +157,10 @@ class Slices:
         drawn = torch.multinomial(possible, 1)[:, 0]
         return torch.where(self.walks, drawn, torch.full_like(drawn, 2))
 
-    def labels(self, xy: Tensor, z: Tensor) -> Tensor:
-        """Whether points (``B x h x w x 2``, slice coordinates) belong to the object on the slices ``z``: the nearest pixel."""
+    def labels(self, xy: Tensor, *slices: Tensor) -> List[Tensor]:
+        """Whether points (``B x h x w x 2``, slice coordinates) belong to the object, on each of some slices: the nearest pixel."""
         c = self.c
-        at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().long()
+        at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().int()
         limit = torch.stack(
             [
                 torch.where(self.walks, self.nx, c["label_columns"]),
@@ -169,11 +169,12 @@ class Slices:
             1,
         )[:, None, None]
         on = ((at >= 0) & (at < limit)).all(-1)
-        at = at.clamp(min=0).minimum(limit - 1)
+        at = at.clamp(min=0).minimum(limit.int() - 1)
         sx, sy, _ = (s[:, None, None] for s in self.label_stride)
-        start = (c["labels_at"] + torch.where(self.walks, z, 0) * self.label_stride[2])[:, None, None]
-        found = self.atlas.labels[start + at[..., 0] * sx + at[..., 1] * sy]
-        return (found == c["label"][:, None, None]) & on
+        place = at[..., 0] * sx + at[..., 1] * sy
+        label = c["label"][:, None, None]
+        starts = (c["labels_at"] + torch.where(self.walks, z, 0) * self.label_stride[2] for z in slices)
+        return [(self.atlas.labels[place + start[:, None, None]] == label) & on for start in starts]
 
     def values(self, xy: Tensor, spacing: Tensor, planes: Tensor, shown: Tensor) -> Tensor:
         """Grey values or colours at points, linear between pixels: ``B x 3 x h x w`` in 0..1.
@@ -248,7 +249,7 @@ def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = No
     side = (whole[:, 2:] - whole[:, :2]).amax(1) * 1.05
     grid = _grid(_LOOK, like)
     center = (whole[:, :2] + whole[:, 2:]) / 2
-    seen = slices.labels(to_slice(center[:, None, None] + grid * side[:, None, None, None]), slices.z)
+    seen = slices.labels(to_slice(center[:, None, None] + grid * side[:, None, None, None]), slices.z)[0]
     edges, found = extent(seen)
     own = center.repeat(1, 2) + ((edges + 0.5) / _LOOK - 0.5) * side[:, None]
     base = torch.where((slices.walks & (kind > 0) | ~found)[:, None], whole, own)
@@ -276,8 +277,8 @@ def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = No
     values = slices.values(xy, spacing, planes, _windows(slices.c["hounsfield"] == 1, strength))
     fine = F.interpolate(xy.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=False)
     fine = fine.permute(0, 2, 3, 1)
-    mask = F.avg_pool2d(slices.labels(fine, slices.z).float()[:, None], 2)[:, 0] * valid
-    beside = F.avg_pool2d(slices.labels(fine, slices.z_beside).float()[:, None], 2)[:, 0] * valid
+    found_on = slices.labels(fine, slices.z, slices.z_beside)
+    mask, beside = (F.avg_pool2d(found.float()[:, None], 2)[:, 0] * valid for found in found_on)
     box = ((outer - center.repeat(1, 2)) / side[:, None] + 0.5) * size - 0.5
     is_3d = slices.c["is_3d"] == 1
     return Drawn(values * valid[:, None], valid, mask, beside, neighbour, walked, is_3d, kind, box, growth)
