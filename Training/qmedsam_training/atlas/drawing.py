@@ -158,7 +158,7 @@ class Slices:
         return torch.where(self.walks, drawn, torch.full_like(drawn, 2))
 
     def labels(self, xy: Tensor, *slices: Tensor) -> List[Tensor]:
-        """Whether points (``B x h x w x 2``, slice coordinates) belong to the object, on each of some slices: the nearest pixel."""
+        """Whether points (``B x h x w x 2``, slice coordinates) are the object's on each of some slices: the nearest pixel's."""
         c = self.c
         at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().int()
         limit = torch.stack(
