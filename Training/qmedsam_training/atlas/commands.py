@@ -87,9 +87,9 @@ def fit(
     hints: bool = typer.Option(True, help="Masks, strokes and kinds of boxes can be said beside the box."),
     candidates: int = typer.Option(3, min=1, help="Masks that the network has for a prompt."),
     deep: int = typer.Option(112, min=8, help="Channels of the decoder's coarsest level."),
-    flat: float = typer.Option(1.0, min=0, max=1, help="Share of volumes' slices shown without those before and behind."),
-    walked: float = typer.Option(0.5, min=0, max=1, help="Of those, the share told of what the network itself found beside."),
-    again: float = typer.Option(0.4, min=0, max=1, help="Share of prompts with a neighbour that are looked at once more."),
+    flat: float = typer.Option(0.25, min=0, max=1, help="Share of volumes' slices shown without those before and behind."),
+    walked: float = typer.Option(0.0, min=0, max=1, help="Of those, the share told of what the network itself found beside."),
+    again: float = typer.Option(0.0, min=0, max=1, help="Share of prompts with a neighbour that are looked at once more."),
     aim: Aim = typer.Option(
         Aim.volumes, help="What the network is for: boxes of volumes, or tight boxes on pictures and slices."
     ),
