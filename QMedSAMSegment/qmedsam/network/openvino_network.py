@@ -287,7 +287,7 @@ class Requests:
             # Copied: memory of Python's in a request would be let go of in any thread.
             for tensor, given in zip(request.input_tensors, inputs):
                 np.copyto(tensor.data, given)
-            request.infer()
+            request.infer(share_outputs=True)  # else they are copied once more
             return [tensor.data.copy() for tensor in request.output_tensors]
         finally:
             self._free.put(request)
