@@ -17,7 +17,7 @@ from ..errors import QMedSAMError, lacks_memory
 from ..models import Model
 from . import HINTS, KINDS
 from .compiled import cache_folder, keep_deviation, keep_network, kept_deviation, kept_network
-from .processor import CAPS, available_cores, lacks_vnni, processor_kind, processor_name
+from .processor import CAPS, available_cores, has_avx2, processor_kind, processor_name
 from .products import as_convolutions
 from .reference import Deviation, Reference
 from .runtime import import_openvino
@@ -140,7 +140,7 @@ class OpenVINONetwork:
                 except RuntimeError:
                     _log.debug("OpenVINO refused what was kept of %s", path.name, exc_info=True)
             graph = self._read(path, shapes())
-            if self._device == "CPU" and lacks_vnni():
+            if self._device == "CPU" and has_avx2():
                 as_convolutions(self._openvino, graph)
             compiled = self._core.compile_model(graph, self._device, self._options)
             if blob:
