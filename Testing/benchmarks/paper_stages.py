@@ -1,12 +1,14 @@
-"""The QMedSAM paper's three stages on LiteMedSAM's published weights, on a GPU in minutes: two commands.
+"""The QMedSAM paper's three stages on LiteMedSAM's published weights, on a GPU in minutes: three commands.
 
     python Testing/benchmarks/paper_stages.py pack MANIFEST.csv -o slices.pt
     python Testing/benchmarks/paper_stages.py run slices.pt lite_medsam.pth -o runs/paper [--seconds 200 60 160] [--batch 16]
+    python Testing/benchmarks/paper_stages.py score MANIFEST.csv lite_medsam.pth -o runs/paper
 
 ``pack``: every picture of ``train``, and some slices of its volumes, as the network is shown them (whole slices of 256 pixels).
 ``run`` draws objects, flips and boxes from them on the device. Stage 1: int8 encoder, taught by the float network itself
 (MedSAM, the paper's teacher, can not be had), the decoder float and frozen. Stage 2: int8 decoder, the encoder frozen. Stage 3:
-both, taught. A stage's trained parts are written when it ends.
+both, taught. A stage's trained parts are written when it ends (weights in half precision).
+``score``: the stages that were run, as ``paper.py`` has them.
 """
 
 from __future__ import annotations
@@ -160,20 +162,21 @@ def network(parts: Sequence[str]) -> NetworkConfig:
     return NetworkConfig(architecture="litemedsam", input_size=SIDE, quantization=how)
 
 
-def staged(stage: Stage, checkpoint: Path, folder: Path) -> Tuple[Promptable, List[str]]:
-    """The network as a stage finds it: what earlier stages wrote into ``folder``, the rest of it published weights.
+def staged(stage: Stage, done: int, checkpoint: Path, folder: Path) -> Tuple[Promptable, List[str]]:
+    """A stage's network with what the first ``done`` stages wrote into ``folder``, the rest of it published weights.
 
     Returns:
         It, and the parts whose activation scales nobody has calibrated yet.
     """
     model, new = start(network(stage.parts), checkpoint)
-    known = []
+    unknown = []
     for part in new:
-        path = folder / f"{part}.pt"
-        if path.is_file():
-            child(model, part).load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-            known.append(part)
-    return model, [part for part in new if part not in known]
+        known = [path for n in range(done, 0, -1) if (path := folder / f"stage{n}-{part}.pt").is_file()]
+        if known:
+            child(model, part).load_state_dict(torch.load(known[0], weights_only=True, map_location="cpu"))
+        else:
+            unknown.append(part)
+    return model, unknown
 
 
 def train(
@@ -251,15 +254,40 @@ def run(args: argparse.Namespace) -> None:
     for number, (stage, seconds) in enumerate(zip(STAGES, args.seconds), 1):
         if not seconds:
             continue
-        model, new = staged(stage, args.checkpoint, args.output)
+        model, new = staged(stage, number - 1, args.checkpoint, args.output)
         train(stage, model.to(device), new, teacher, slices, seconds, args.batch, args.rate)
         for part in stage.learns:
             state = child(model, part).state_dict()
-            torch.save(state, args.output / f"{part}.pt")
             # weights in half precision, scales as they are
             small = {k: v.half() if v.is_floating_point() and v.numel() > 4096 else v for k, v in state.items()}
             torch.save(small, args.output / f"stage{number}-{part}.pt")
         told(f"stage {number} done")
+
+
+def scores(args: argparse.Namespace) -> None:
+    """DSC and NSD of float and of every stage that was run, on the objects of ``paper.py``; embeddings are kept."""
+    from paper import Experiment, table
+    from qmedsam_training.embedded import Remembered, embeddings
+    from qmedsam_training.evaluation import TorchNetwork, score
+    from qmedsam_training.quantization import weights_quantized_once
+
+    torch.set_num_threads(1)
+    held = Experiment(args.manifest, args.output / "objects", 0, 2, 0).held("slice")
+    forms = {"float": (Stage((), (), False), 0)}
+    for number, stage in enumerate(STAGES, 1):
+        if all((args.output / f"stage{number}-{part}.pt").is_file() for part in stage.learns):
+            forms[f"stage {number}"] = stage, number
+    rows = {}
+    for name, (stage, number) in forms.items():
+        model, _ = staged(stage, number, args.checkpoint, args.output)
+        encoder = max([n for n in (1, 3) if n <= number], default=0)
+        with weights_quantized_once(model):
+            encoded = embeddings(TorchNetwork(model, SIDE), held, args.output / f"embeddings-{encoder}")
+            rows[name] = score(Remembered(model, SIDE, encoded), held)
+        told(f"{name} scored")
+    text = table(rows)
+    (args.output / "stages.md").write_text(text, encoding="utf-8")
+    told(text)
 
 
 def main() -> None:
@@ -277,11 +305,17 @@ def main() -> None:
     other.add_argument("--rate", type=float, default=0.01)
     other.add_argument("--seed", type=int, default=0)
     other.add_argument("--device", default="auto")
+    last = commands.add_parser("score")
+    last.add_argument("manifest", type=Path)
+    last.add_argument("checkpoint", type=Path)
+    last.add_argument("-o", "--output", type=Path, required=True, help="folder of run")
     args = parser.parse_args()
     if args.command == "pack":
         pack(args.manifest, args.output)
-    else:
+    elif args.command == "run":
         run(args)
+    else:
+        scores(args)
 
 
 if __name__ == "__main__":
