@@ -28,7 +28,7 @@ from .teachprocess import (
 from .worker import Job
 
 #: Fewest cases that can be learned from, as the command has it.
-LEAST_CASES = 3
+LEAST_CASES = 5
 #: Of the folder: where its models lie.
 MODELS = "models"
 

@@ -126,9 +126,8 @@ class Frame:
         """
         x0, y0, x1, y1 = pixels
         ratio = values.shape[-1] / self.size
-        u = ((np.arange(x0, x1) - self.left) * self.scale_x) * ratio - 0.5
-        v = ((np.arange(y0, y1) - self.top) * self.scale_y) * ratio - 0.5
-        rows, columns = _interpolation(v, values.shape[0]), _interpolation(u, values.shape[1])
+        columns = _interpolation(x0, x1, self.left, self.scale_x, ratio, values.shape[1])
+        rows = _interpolation(y0, y1, self.top, self.scale_y, ratio, values.shape[0])
         return columns.along_columns(rows.along_rows(np.asarray(values, dtype=np.float32)))
 
 
@@ -229,6 +228,8 @@ def _coverage(start: float, scale: float, size: int, length: int) -> Taps:
     return Taps.of(begin, weights / radius, length)
 
 
-def _interpolation(position: np.ndarray, length: int) -> Taps:
-    """Weights ``len(position) x length`` of linear interpolation, clamped at the border."""
+@lru_cache(maxsize=64)  # a box's rectangle is the same on most slices
+def _interpolation(first: int, stop: int, start: float, scale: float, ratio: float, length: int) -> Taps:
+    """Weights ``stop - first x length`` of linear interpolation at the source pixels from ``first`` on, clamped at the border."""
+    position = ((np.arange(first, stop) - start) * scale) * ratio - 0.5
     return Taps.of(*_triangle(np.clip(position, 0, length - 1), 1.0), length)

@@ -169,7 +169,9 @@ class Intensity:
         pixels = np.asarray(pixels)
         # 8- and 16-bit values fit float32; an int64 or a float of 1e30 would overflow in the subtraction
         exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
-        scaled = (pixels.astype(exact) - exact(self.low)) * exact(1 / (self.high - self.low))
+        scaled = pixels.astype(exact)
+        scaled -= exact(self.low)
+        scaled *= exact(1 / (self.high - self.low))
         np.clip(scaled, 0, 1, out=scaled)
         if pixels.dtype.kind == "f":
             scaled[np.isnan(scaled)] = 0

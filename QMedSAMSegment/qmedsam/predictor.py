@@ -7,18 +7,23 @@ import time
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .frames import Frame
 from .geometry import Pixels, Rectangle, View, Volume
 from .intensity import Intensity, normalise
+from .kept import Kept
 from .network import HINTS, KINDS, Network
+from .turns import out_of_turn
 
 #: Embeddings kept for a second look at a slice (the downward sweep of other boxes). Bytes, not slices: the bound on the
 #: memory that a run adds must hold whatever the model.
 CACHE_BYTES = 32 * 2**20
+#: The same of a box with a frame of its own: all looks at a slice follow each other, but for those that find where to begin.
+ALONE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ class SlicePredictor:
         intensity: grey values to 0..1.
         normalization: the manifest's field.
         clock: is charged with ``frame``, ``encode`` and ``decode``.
+        cached: bytes of embeddings that it holds for looks at the same slices.
+        kept: what earlier passes kept, and gets ``later``.
+        later: slices that a later pass asks again.
+        again: whether this is that pass.
     """
 
     def __init__(
@@ -102,7 +111,12 @@ class SlicePredictor:
         intensity: Intensity,
         normalization: Dict[str, Any],
         clock: Clock,
+        cached: int = CACHE_BYTES,
+        kept: Optional[Kept] = None,
+        later: Collection[int] = (),
+        again: bool = False,
     ) -> None:
+        self._cached, self._kept, self._later, self._again = cached, kept, later, again
         self.network, self.volume, self.view, self.frame = network, volume, view, frame
         self.intensity, self.normalization, self.clock = intensity, normalization, clock
         self._embeddings: OrderedDict[Tuple[int, bool], np.ndarray] = OrderedDict()
@@ -120,18 +134,28 @@ class SlicePredictor:
             if key in self._embeddings:
                 self._embeddings.move_to_end(key)
                 return self._embeddings[key]
+        place = self.view.axis, self.frame, index
+        if self._kept is not None and self._again:
+            embedding = self._kept.get(place, partial(self._encoded, index, mirrored))
+        else:
+            embedding = self._encoded(index, mirrored)
+        if self._kept is not None and index in self._later:
+            self._kept.put(place, embedding)
+        with self._lock:
+            self._embeddings[key] = embedding
+            while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > self._cached:
+                self._embeddings.popitem(last=False)
+        return embedding
+
+    def _encoded(self, index: int, mirrored: bool) -> np.ndarray:
         with self.clock.stage("frame"):
             drawn, valid = self._channels(index)
             kind = self.normalization
             image = normalise(drawn, valid, kind["kind"], kind.get("mean", ()), kind.get("std", ()))
             image = np.ascontiguousarray(image[..., ::-1]) if mirrored else image
-        with self.clock.stage("encode"):
+        with out_of_turn(), self.clock.stage("encode"):
             embedding = self.network.encode(image)
         self.clock.count(encodes=1)
-        with self._lock:
-            self._embeddings[key] = embedding
-            while len(self._embeddings) > 1 and len(self._embeddings) * embedding.nbytes > CACHE_BYTES:
-                self._embeddings.popitem(last=False)
         return embedding
 
     def _channels(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -169,7 +193,7 @@ class SlicePredictor:
             if mirrored:
                 boxes[:, [0, 2]] = self.network.input_size - 1 - boxes[:, [2, 0]]
                 hints = None if hints is None else np.ascontiguousarray(hints[..., ::-1])
-            with self.clock.stage("decode"):
+            with out_of_turn(), self.clock.stage("decode"):
                 logits, confidence = self.network.decode(embedding, boxes, hints, kinds)
             self.clock.count(decodes=len(boxes))
             for n in range(len(boxes)):

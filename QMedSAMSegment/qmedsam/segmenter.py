@@ -14,10 +14,11 @@ from .corrector import Corrector, holding
 from .errors import QMedSAMError, says_what_is_missing
 from .geometry import Box, Volume
 from .intensity import Intensity
+from .kept import Kept
 from .models import Model, ModelStore
 from .network import Network
 from .painting import Cancelled, ObjectResult, Progress, Run, labelled, repaint
-from .predictor import Clock, SlicePredictor
+from .predictor import ALONE_BYTES, CACHE_BYTES, Clock, SlicePredictor
 from .sharing import failed, groups_of, joined, part_of
 from .strategies import STRATEGIES, Item, Options, Rounds
 from .strategies.voting import box_slices
@@ -174,13 +175,18 @@ class Segmenter:
             with clock.stage("load"):
                 network = self._network(model)
 
+            kept = Kept()
+
             def groups(items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
                 margin = settings["frame"].get("margin", 0.3)
                 for (view, square), group in by_frame(items, kind, network.input_size, margin).items():
-                    yield SlicePredictor(network, volume, view, square, intensity, settings["normalization"], clock), group
+                    cached = CACHE_BYTES // network.streams if len(group) > 1 else ALONE_BYTES
+                    seen = network, volume, view, square, intensity, settings["normalization"], clock, cached, kept
+                    later = {index for item in group for index in item.later}
+                    yield SlicePredictor(*seen, later, any(item.again for item in group)), group
 
             run.total = sum(box_slices(i, options, network.hinted) if strategy == "vote" else len(i.slices) for i in run.items)
-            rounds = Rounds(groups, network.streams, network.hinted)
+            rounds = Rounds(groups, network.streams, network.hinted, kept)
             finished = STRATEGIES[strategy](rounds, run.items, run.ticker(progress, cancelled), options)
             run.finish()
         framed = by_frame(run.items, kind, network.input_size, settings["frame"].get("margin", 0.3))

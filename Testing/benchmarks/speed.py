@@ -1,11 +1,13 @@
 """How long cases take: the published ways with LiteMedSAM, this engine with the same network, and the shipped models.
 
     python Testing/benchmarks/speed.py [--rounds 5] [--models FOLDER] [-o Docs/Evidence/Speed]     (or: make bench)
+    python Testing/benchmarks/speed.py --threads 1 --by processor --name busy    (beside other work: processor time, one thread)
 
 Every row runs in a process of its own, which loads its network once; cases go round the rows in turn, so that what else the
 machine does hits all alike. Medians of the rounds; ratios are of the same round, with 95 % intervals over rounds (bootstrap of
 the median). Peak memory is what a row adds to its process beyond libraries and image, largest of all cases and rounds. Before
-that: how long it takes to the first mask. Writes ``speed.json``, ``speed.png`` and the tables of ``Docs/Evidence/Speed.md``.
+that: how long it takes to the first mask. Writes ``speed.json``, ``speed.png`` and the tables of ``Docs/Evidence/Speed.md``; with
+a name, files and a part of the page of that name.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from speed_rows import CASES, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "paper"
-START, END = "<!-- speed -->", "<!-- /speed -->"
+UNITS = {"seconds": "Seconds", "processor": "Processor seconds"}
 Figures = Dict[str, Dict[str, List[Dict[str, float]]]]  # row, case, round
 
 #: Milliseconds from the call to the first slice's mask: in a process that has loaded no network, and then once more.
@@ -94,18 +96,18 @@ def interval(ratios: np.ndarray) -> Tuple[float, float, float]:
     return float(np.median(ratios)), float(low), float(high)
 
 
-def ratios_of(figures: Figures, row: str, base: str, case: str) -> Optional[Tuple[float, float, float]]:
+def ratios_of(figures: Figures, row: str, base: str, case: str, by: str) -> Optional[Tuple[float, float, float]]:
     """How many times as fast a row is as another, and the interval; None where either was not run."""
     if case not in figures[row] or case not in figures[base]:
         return None
     pairs = zip(figures[base][case][1:], figures[row][case][1:])
-    return interval(np.array([one["seconds"] / other["seconds"] for one, other in pairs]))
+    return interval(np.array([one[by] / other[by] for one, other in pairs]))
 
 
-def overall(figures: Figures, row: str, base: str) -> Tuple[float, float, float]:
+def overall(figures: Figures, row: str, base: str, by: str) -> Tuple[float, float, float]:
     """The same over all cases that both have: geometric means within a round."""
     cases = [case for case in CASES if case in figures[row] and case in figures[base]]
-    seconds = np.array([[[one["seconds"] for one in figures[n][case][1:]] for case in cases] for n in (base, row)])
+    seconds = np.array([[[one[by] for one in figures[n][case][1:]] for case in cases] for n in (base, row)])
     return interval(np.exp(np.log(seconds[0] / seconds[1]).mean(axis=0)))
 
 
@@ -125,8 +127,8 @@ def said(value: Optional[Tuple[float, float, float]]) -> str:
     return "-" if value is None else f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
 
 
-def tables(figures: Figures, first: Dict[str, List[float]], about: Dict[str, Any]) -> str:
-    """Markdown."""
+def tables(figures: Figures, first: Dict[str, List[float]], about: Dict[str, Any], by: str) -> str:
+    """Markdown; ratios of seconds or of processor seconds."""
     lines = [", ".join(f"{key}: {value}" for key, value in about.items()) + ".", ""]
     lines += ["| row | what |", "|---|---|", *(f"| {name} | {row.about} |" for name, row in ROWS.items()), ""]
     lines += ["| case | of the table | here |", "|---|---|---|"]
@@ -144,22 +146,22 @@ def tables(figures: Figures, first: Dict[str, List[float]], about: Dict[str, Any
     for name, row in figures.items():
         used = [f"{statistics.median(a['processor'] for a in row[case][1:]):.2f}" if case in row else "-" for case in CASES]
         lines.append(f"| {name} | " + " | ".join(used) + " |")
-    lines += ["", f"Times as fast as '{BASE}', medians and intervals:", "", head + " | all |"]
+    lines += ["", f"{UNITS[by]}, times as fast as '{BASE}', medians and intervals:", "", head + " | all |"]
     lines.append("|---" * (len(CASES) + 2) + "|")
     for name in figures:
-        cells = [said(ratios_of(figures, name, BASE, case)) for case in CASES]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {said(overall(figures, name, BASE))} |")
-    lines += ["", "Times as fast as 'challenge':", "", head + " |", "|---" * (len(CASES) + 1) + "|"]
+        cells = [said(ratios_of(figures, name, BASE, case, by)) for case in CASES]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {said(overall(figures, name, BASE, by))} |")
+    lines += ["", f"{UNITS[by]}, times as fast as 'challenge':", "", head + " |", "|---" * (len(CASES) + 1) + "|"]
     for name in list(figures)[1:]:
-        lines.append(f"| {name} | " + " | ".join(said(ratios_of(figures, name, "challenge", case)) for case in CASES) + " |")
+        lines.append(f"| {name} | " + " | ".join(said(ratios_of(figures, name, "challenge", case, by)) for case in CASES) + " |")
     lines += ["", "| first slice's mask, from the call | ms, median (least to most) |", "|---|---|"]
     for name, ms in first.items():
         lines.append(f"| {name} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) |")
     return "\n".join(lines)
 
 
-def draw(figures: Figures, path: Path) -> None:
-    """Seconds of every row and case, on a logarithmic axis."""
+def draw(figures: Figures, path: Path, by: str) -> None:
+    """What every row and case took, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -167,10 +169,10 @@ def draw(figures: Figures, path: Path) -> None:
     width = 0.8 / len(figures)
     for n, (name, row) in enumerate(figures.items()):
         places = [m for m, case in enumerate(CASES) if case in row]
-        seconds = [statistics.median(a["seconds"] for a in row[case][1:]) for case in CASES if case in row]
+        seconds = [statistics.median(a[by] for a in row[case][1:]) for case in CASES if case in row]
         axes.bar([m + (n - len(figures) / 2 + 0.5) * width for m in places], seconds, width, label=name)
     axes.set_yscale("log")
-    axes.set_ylabel("seconds a case")
+    axes.set_ylabel(f"{UNITS[by].lower()} a case")
     axes.set_xticks(range(len(CASES)), list(CASES))
     axes.legend(fontsize=8)
     axes.grid(axis="y", alpha=0.3)
@@ -181,7 +183,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "Docs" / "Evidence" / "Speed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="of every row; 0: all cores")
+    parser.add_argument("--threads", type=int, default=0, help="of LiteMedSAM's rows; 0: all cores")
+    parser.add_argument("--by", choices=list(UNITS), default="seconds", help="what ratios are of")
+    parser.add_argument("--name", default="", help="of files and of the marks in the page")
     parser.add_argument("--models", type=Path, default=ROOT / "runs" / "speed", help="made there once: LiteMedSAM in three forms")
     parser.add_argument("--checkpoint", type=Path, help="LiteMedSAM's, where it cannot be fetched")
     asked = parser.parse_args()
@@ -196,13 +200,15 @@ def main() -> None:
     about["load average before"] = round(before, 1)
     asked.output.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "rows": figures, "first_mask_ms": first}
-    (asked.output / "speed.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draw(figures, asked.output / "speed.png")
-    text = tables(figures, first, about)
+    name = f"speed-{asked.name}" if asked.name else "speed"
+    (asked.output / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draw(figures, asked.output / f"{name}.png", asked.by)
+    text = tables(figures, first, about, asked.by)
     sys.stdout.write(text + "\n")
     page = asked.output.with_suffix(".md")
-    head, _, rest = page.read_text(encoding="utf-8").partition(START) if page.is_file() else ("# Speed\n\n", "", "")
-    page.write_text(f"{head}{START}\n{text}\n{END}{rest.partition(END)[2] or chr(10)}", encoding="utf-8")
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    head, _, rest = page.read_text(encoding="utf-8").partition(start) if page.is_file() else ("# Speed\n\n", "", "")
+    page.write_text(f"{head}{start}\n{text}\n{end}{rest.partition(end)[2] or chr(10)}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ def test_five_kidneys_teach_and_the_sixth_improves(scene, tmp_path: Path, monkey
     base, output = tiny_base(tmp_path / "tiny.pt"), tmp_path / "models" / "my-kidney"
     command = ["teach", folder.list, "-o", output, "--from", base, "--steps", 40, "--rate", 3e-3, "--threads", 1]
     said = CliRunner().invoke(app, list(map(str, command)), env={"COLUMNS": "200"})
+    assert said.exit_code == 1 and "5 patients cannot show that it is better" in said.output and not output.exists()
+    # The panel shows the table and asks; the user wants it.
+    said = CliRunner().invoke(app, [*map(str, command), "--write-anyway"], env={"COLUMNS": "200"})
     assert said.exit_code == 0, said.output
     assert "5 objects in 5 cases (SCT:64033007/SCT:7771000)" in said.output
     assert said.output.index("NSD before") < said.output.index("Wrote"), "the table comes before the model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from qmedsam_training.atlas import drawing  # noqa: E402
 from qmedsam_training.atlas.corrections import corrected, next_stroke  # noqa: E402
 from qmedsam_training.atlas.drawing import Habits, draw, extent  # noqa: E402
 from qmedsam_training.atlas.looks import normalised, repainted  # noqa: E402
-from qmedsam_training.atlas.prompts import deformed, prompts_of  # noqa: E402
+from qmedsam_training.atlas.prompts import Prompts, deformed, looked_at_again, prompts_of  # noqa: E402
 from qmedsam_training.atlas.scenes import scenes  # noqa: E402
 from qmedsam_training.atlas.store import Atlas, held_out, pack, read_atlas, unpack, write_atlas  # noqa: E402
 
@@ -261,6 +262,25 @@ def test_neighbouring_slices_are_before_and_behind_at_the_networks_distance(tmp_
         assert apart > 1 and drawn.image[n][:, drawn.valid[n]].mean(1).tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_walked_frame_shows_the_slice_that_the_walk_comes_from(tmp_path, watched) -> None:
+    """First colour the slice beside, the other two this one, in one frame; nothing of it where none lies beside."""
+    grey = np.broadcast_to(np.arange(40)[:, None, None] * 5, (40, 50, 50))
+    inside = ellipse((40, 50, 50), (20, 25, 25), (12, 15, 15))
+    atlas = atlas_of([case(grey, inside)], tmp_path)
+    torch.manual_seed(0)
+    habits = Habits(size=48, strength=0.0, wide=0.0, flat=1.0, walked=0.7)
+    drawn = draw(atlas, torch.zeros(40, dtype=torch.long), habits)
+    seen = watched.last
+    assert drawn.walked.any() and not drawn.walked.all() and (drawn.walked <= drawn.neighbour).all()
+    for n in range(40):
+        here, beside = int(seen.z[n]), int(seen.z_beside[n] if drawn.walked[n] else seen.z[n])
+        if seen.axis[n] == 2:
+            levels = [slice_ * 5 / 255 for slice_ in (beside, here, here)]
+            assert drawn.image[n][:, drawn.valid[n]].mean(1).tolist() == pytest.approx(levels, abs=1e-4)
+    scene = scenes(12, replace(habits, walked=1.0), torch.device("cpu"))
+    assert scene.walked.all() and (scene.image[:, 0] != scene.image[:, 1]).flatten(1).any(1).all()
+
+
 def test_the_slice_beside_shows_the_object_there_or_counts_as_none(atlas, watched) -> None:
     torch.manual_seed(0)
     rows = rows_where(atlas, is_3d=1).repeat(12)
@@ -319,7 +339,11 @@ def test_slices_of_a_volume_are_repainted_alike() -> None:
     image = torch.rand(64, 1, 32, 32).expand(-1, 3, -1, -1).clone()
     changed = repainted(image, torch.ones(64, dtype=torch.bool), 0.5)
     apart = (changed - changed.mean(1, keepdim=True)).abs().flatten(1).amax(1)
-    assert (apart < 1e-5).float().mean() > 0.5, "noise alone differs from channel to channel"
+    assert (apart < 1e-5).all(), "of one slice that is shown three times, noise too"
+    image[:, 0] += 0.1
+    changed = repainted(image, torch.ones(64, dtype=torch.bool), 1.0)
+    apart = (changed - changed[:, 1:2]).flatten(2).std(2).amax(1)
+    assert 0.2 < (apart > 1e-3).float().mean() < 0.95, "other slices have noise of their own"
 
 
 def test_frames_are_normalised_as_in_the_engine() -> None:
@@ -406,6 +430,31 @@ def test_prompts_say_what_the_walks_say(atlas) -> None:
     assert (prompts.boxes[tight] - edges[tight]).abs().flatten().median() < 8
     silent = prompts_of(drawn, neighbours=False)
     assert not silent.hints.any() and silent.kinds[:, 2].sum() == 0
+
+
+def test_what_the_network_found_beside_is_told_within_the_box(atlas) -> None:
+    torch.manual_seed(0)
+    rows = rows_where(atlas, is_3d=1).repeat(12)
+    drawn = draw(atlas, rows, Habits(size=96, strength=0.5, flat=1.0, walked=0.6))
+    prompts = prompts_of(drawn, guess=torch.ones(len(rows), 48, 48, dtype=torch.bool))
+    told = drawn.walked & prompts.hints[:, 0].flatten(1).any(1)
+    assert told.any()
+    for hint, box in zip(prompts.hints[told, 0] > 0, drawn.outer[told]):
+        edges = (extent(hint[None])[0][0] + 0.5) * 2 - 0.5
+        assert (edges[:2] >= box[:2] - 1).all() and (edges[2:] <= box[2:] + 1).all(), "a walk finds nothing beyond its box"
+        sides = box.clamp(-0.5, 95.5)[2:] - box.clamp(-0.5, 95.5)[:2]
+        assert (edges[2:] - edges[:2]).tolist() == pytest.approx(sides.tolist(), abs=4)
+
+
+def test_a_second_look_is_a_tight_box_around_what_was_found() -> None:
+    found = torch.zeros(3, 32, 32, dtype=torch.bool)
+    found[:2, 10:20, 8:24] = True
+    before = Prompts(torch.full((3, 4), 7.0), torch.randn(3, 4, 32, 32), torch.tensor([[0.0, 1, 0]] * 3), found.float())
+    after = looked_at_again(before, found, torch.tensor([True, False, True]))
+    assert after.boxes[0].tolist() == pytest.approx([15.5 - 0.96, 19.5 - 0.6, 47.5 + 0.96, 39.5 + 0.6], abs=1e-4)
+    assert after.kinds[0].tolist() == [1, 0, 0] and torch.equal(after.hints, before.hints)
+    for n in (1, 2):  # not asked for, and nothing found
+        assert torch.equal(after.boxes[n], before.boxes[n]) and torch.equal(after.kinds[n], before.kinds[n])
 
 
 def test_nobody_draws_a_tight_box_around_nothing(tmp_path) -> None:

@@ -147,14 +147,15 @@ class Interrupted(Sampler):
 
 @pytest.mark.slow
 def test_a_run_learns_and_goes_on_where_it_was_stopped(atlas, tmp_path: Path) -> None:
-    config = FitConfig(steps=10, batch=6, rate=5e-3, average=0.5, rounds=(0, 1), statistics=4)
-    sampler = Sampler(atlas, config, HABITS)
+    config = FitConfig(steps=10, batch=6, rate=5e-3, average=0.5, rounds=(0, 1), statistics=4, again=0.5)
+    walking = Habits(size=SIZE, flat=1.0, walked=0.6)
+    sampler = Sampler(atlas, config, walking)
     model = tiny()
     before = on_frames(model, sampler)
     whole = fit(model, sampler, config, tmp_path / "whole", lambda line: None)
     assert on_frames(whole, sampler) < 0.93 * before
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny(), Interrupted(atlas, config, HABITS), config, tmp_path / "parts", lambda line: None)
+        fit(tiny(), Interrupted(atlas, config, walking), config, tmp_path / "parts", lambda line: None)
     assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["step"] == 3
     parts = fit(tiny(5), sampler, config, tmp_path / "parts", lambda line: None)
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values()):

@@ -220,18 +220,20 @@ def test_masks_on_other_grids_are_placed_and_said(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_was_lost() -> None:
-    rows = [Outcome(n, n, "liver", 0.80, 0.85 + n / 100, 0.6, 0.5, 0.6) for n in range(1, 5)]
-    rows += [Outcome(n, n, "spleen", 0.90, 0.88, 0.6, 0.5, 0.5) for n in range(1, 5)]
+    rows = [Outcome(n, n, "liver", 0.80, 0.85 + n / 220, 0.6, 0.5, 0.6) for n in range(1, 11)]
+    rows += [Outcome(n, n, "spleen", 0.90, 0.88, 0.6, 0.5, 0.5) for n in range(1, 11)]
     found = Findings(rows, 3, 0.5, 0.70, 0.69)
     text = " ".join(found.sentences())
-    assert found.gained and "is better than before: +2.7 points" in text
-    assert "Worse than before: spleen (-2.0 points)." in text and "(-1.0 points)" in text
-    assert "4 patients are few" in text and "half-way between" in text
-    assert found.cells()[0][:6] == ["liver", "4", "4", "0.600", "0.800", "0.875"] and found.cells()[-1][0] == "mean of targets"
-    nothing = Findings(rows[4:], 3, 1.0, 0.7, 0.7)
+    assert found.believed and "is better than before: +2.7 points" in text
+    assert "Worse than before: spleen (-2.0 points)." in text and "(-1.0 points)" in text and "half-way between" in text
+    assert found.cells()[0][:6] == ["liver", "10", "10", "0.600", "0.800", "0.875"] and found.cells()[-1][0] == "mean of targets"
+    few = Findings([row for row in rows if row.patient < 10], 3, 0.5, 0.70, 0.69)
+    assert few.gained and not few.believed, "nine patients, all of them better, show nothing of others"
+    assert few.sentences()[0].startswith("9 patients cannot show that it is better on others: +2.")
+    nothing = Findings(rows[10:], 3, 1.0, 0.7, 0.7)
     assert not nothing.gained and "Nothing was gained" in nothing.sentences()[0]
     alone = Findings([Outcome(1, 1, "liver", 0.8, 0.9, 0.5, 0.5, 0.5)], 1, 1.0, 0.7, 0.7)
-    assert "not shown" in alone.sentences()[0] and "(one case)" in alone.cells()[0][6]
+    assert not alone.believed and "(one case)" in alone.cells()[0][6]
 
 
 def tried_with(*gains: tuple[float, ...]) -> list[Tried]:

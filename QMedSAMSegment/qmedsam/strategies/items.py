@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import QMedSAMError
 from ..geometry import Box, Pixels, Rectangle, View
+from ..kept import Kept
 from ..predictor import Prompt, Region, SlicePredictor
 from .side_by_side import Tick
 
@@ -109,6 +110,8 @@ class Item:
         neighbours: by slice, the object on the slice beside, where that is known.
         every: encode every n-th slice of this view; 0 for what the options say.
         drawn: by slice, rectangles that a user drew tight around the object there.
+        later: slices of it that a later pass asks again.
+        again: whether this is that pass.
     """
 
     box: Box
@@ -120,6 +123,8 @@ class Item:
     neighbours: Dict[int, Region] = field(init=False, default_factory=dict)
     every: int = field(init=False, default=0)
     drawn: Dict[int, Rectangle] = field(init=False)
+    later: Collection[int] = field(init=False, default=())
+    again: bool = field(init=False, default=False)
     _rectangles: Dict[int, Rectangle] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,11 +177,13 @@ class Rounds:
         groups: of items.
         streams: how many predictors may be asked at the same time.
         hinted: whether their network is told of neighbours and of what a rectangle is.
+        kept: embeddings of slices that are asked again.
     """
 
     groups: Callable[[Sequence[Item]], Iterator[Tuple[SlicePredictor, List[Item]]]]
     streams: int = 1
     hinted: bool = False
+    kept: Kept = field(default_factory=Kept)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[Tuple[SlicePredictor, List[Item]]]:
         return self.groups(items)

@@ -45,6 +45,7 @@ class SecondLook:
         """The box in the view, with what was found as its prompts and the neighbours' masks: towards the object's largest slice,
         where most of it is known."""
         item = Item(self.item.box, self.view, self._collect)
+        item.again = True
         areas = np.array([np.count_nonzero(self._mask(n)) for n in range(self.votes_kji.shape[2 - self.view.axis])])
         held = np.flatnonzero(areas).tolist()
         item.wanted = []

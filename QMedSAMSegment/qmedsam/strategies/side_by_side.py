@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterable, List
 
+from ..turns import in_turn
+
 Tick = Callable[[int], bool]
 #: Work that calls ``tick`` as it goes and returns whether it ran to the end.
 Job = Callable[[Tick], bool]
@@ -24,7 +26,7 @@ def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
     """
     if streams <= 1:
         return all(job(tick) for job in jobs)
-    waiting, lock, over = iter(jobs), threading.Lock(), threading.Event()
+    waiting, lock, over, turn = iter(jobs), threading.Lock(), threading.Event(), threading.Lock()
     raised: List[BaseException] = []
 
     def shared(count: int) -> bool:
@@ -40,7 +42,9 @@ def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
                     job = next(waiting, None)
                 if job is None:
                     return
-                if not job(shared):
+                with in_turn(turn):
+                    ended = job(shared)
+                if not ended:
                     over.set()
         except BaseException as error:
             with lock:

@@ -51,7 +51,7 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
         if not walk(rounds, [_unanimous(item) for item in thin], tick, options):
             return False
     for batch in _batches([item for item in items if not is_thin(item)]):
-        ballots = [Ballot(item, options) for item in batch]
+        ballots = [Ballot(item, options, looks_again(rounds.hinted, options)) for item in batch]
         last = len(ballots[0].order) - 1
         for turns in (range(last), [last]):  # the views before the last know nothing of each other: side by side
             passes = [ballot.ask(turn) for turn in turns for ballot in ballots]
@@ -63,6 +63,7 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
             ballot.count()
         if looks_again(rounds.hinted, options) and not _look_again(rounds, ballots, tick, options):
             return False
+        rounds.kept.clear()
         for ballot in ballots:
             ballot.announce()
     return True
@@ -135,10 +136,11 @@ class Passed:
 
 @dataclass
 class Ballot:
-    """The votes on the voxels of one box."""
+    """The votes on the voxels of one box; ``again``: whether the first view looks at them once more."""
 
     item: Item
     options: Options
+    again: bool = False
     order: List[Tuple[int, int]] = field(init=False)  # axis and weight, in the order of asking
 
     def __post_init__(self) -> None:
@@ -164,6 +166,8 @@ class Ballot:
         last = turn == len(self.order) - 1
         item = Item(self.item.box, view, self._collector(view, weight, last))
         item.every = self._stride(axis)
+        if self.again and axis == self._first_axis:
+            item.later = item.slices
         asked = np.full(len(item.slices), weight, np.uint8)
         if last:
             half = sum(w for _, w in self.order) / 2
@@ -180,6 +184,10 @@ class Ballot:
         shape[2 - axis] = -1
         self.asked_kji = self.asked_kji + asked.reshape(shape) if last else self.asked_kji + weight
         return item
+
+    @property
+    def _first_axis(self) -> int:
+        return next(a for a, weight in zip(self.item.view.anatomical_axes, self.options.view_weights) if weight)
 
     def _finer(self, axis: int) -> int:
         """How many slices of a view lie where the coarsest axis has one."""
@@ -272,8 +280,7 @@ class Ballot:
     def look_again(self) -> SecondLook:
         """At what was found, in the first view (in the patient) that has a weight; after :meth:`count`."""
         view = self.item.view
-        axis = next(a for a, weight in zip(view.anatomical_axes, self.options.view_weights) if weight)
-        view = View(axis, view.shape_ijk, view.spacing_mm, view.anatomical_axes)
+        view = View(self._first_axis, view.shape_ijk, view.spacing_mm, view.anatomical_axes)
         return SecondLook(self.item, view, self.crop, self.votes_kji, np.broadcast_to(self.asked_kji, self.votes_kji.shape))
 
     def announce(self) -> None:

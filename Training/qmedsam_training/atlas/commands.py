@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     import torch
 
     from .store import Atlas
+
+
+class Aim(str, Enum):
+    """What a network is trained for."""
+
+    volumes = "volumes"
+    slices = "slices"
+
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -79,6 +88,13 @@ def fit(
     candidates: int = typer.Option(3, min=1, help="Masks that the network has for a prompt."),
     deep: int = typer.Option(112, min=8, help="Channels of the decoder's coarsest level."),
     flat: float = typer.Option(0.25, min=0, max=1, help="Share of volumes' slices shown without those before and behind."),
+    walked: float = typer.Option(0.0, min=0, max=1, help="Of those, the share told of what the network itself found beside."),
+    again: float = typer.Option(0.0, min=0, max=1, help="Share of prompts with a neighbour that are looked at once more."),
+    aim: Aim = typer.Option(
+        Aim.volumes, help="What the network is for: boxes of volumes, or tight boxes on pictures and slices."
+    ),
+    others: float = typer.Option(0.5, min=0, help="Weight of the best candidate but the first."),
+    compiled: bool = typer.Option(False, help="Compile the network's parts first: minutes, on a GPU worth it."),
     device: str = _DEVICE,
 ) -> None:
     """Train the compact network on frames that are drawn on the device; best.pt is the averaged network."""
@@ -86,8 +102,8 @@ def fit(
     from qmedsam.network import HINTS, KINDS
 
     from .. import networks
-    from .drawing import Habits
-    from .fit import FitConfig, Sampler, grown_from
+    from .drawing import KINDS_ASKED, Habits
+    from .fit import SHARES, FitConfig, Sampler, grown_from
     from .fit import fit as run
 
     if bool(seconds) == bool(steps):
@@ -96,8 +112,19 @@ def fit(
     options = {**before.options, "candidates": candidates, "deep": deep}
     options.update(hints=len(HINTS) if hints else 0, kinds=len(KINDS) if hints else 0)
     network = before.model_copy(update={"options": options})
-    config = FitConfig(seconds=seconds, steps=steps, batch=batch, rate=rate, seed=seed)
+    config = FitConfig(
+        seconds=seconds,
+        steps=steps,
+        batch=batch,
+        rate=rate,
+        seed=seed,
+        again=again,
+        candidates=others,
+        compiled=compiled,
+        shares=SHARES[aim.value],
+    )
     settings = {"network": network.model_dump(mode="json"), "batch": batch, "rate": rate, "seed": seed, "flat": flat}
+    settings.update(walked=walked, again=again, aim=aim.value, others=others)
     settings.update(without=sorted(without), hold_out=hold_out, init=str(init) if init else None)
     where = _device(device)
     atlas = _opened(file).to(where)
@@ -107,7 +134,7 @@ def fit(
     model: Any = networks.make(network)
     if init:
         grown_from(networks.load(init)[0].state_dict(), model)
-    habits = Habits(size=network.side, margin=network.margin, strength=config.strength, flat=flat)
+    habits = Habits(network.side, network.margin, config.strength, KINDS_ASKED[aim.value], flat=flat, walked=walked)
     sampler = Sampler(atlas, config, habits, rows)
     console.print(f"{len(rows)} objects and regions of {len(atlas.groups)} groups, on {where}")
     try:

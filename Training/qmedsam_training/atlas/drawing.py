@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,11 @@ from .store import HU_KNOTS, LEVELS, Atlas
 
 #: Side of the first look, which finds an object's extent once it is turned.
 _LOOK = 64
+#: How often the three :data:`~qmedsam.network.KINDS` are asked of pictures, and of volumes, by what a network is for.
+KINDS_ASKED: Dict[str, Tuple[Tuple[float, float, float], Tuple[float, float, float]]] = {
+    "volumes": ((0.5, 0.3, 0.2), (0.25, 0.45, 0.3)),
+    "slices": ((0.9, 0.05, 0.05), (0.9, 0.05, 0.05)),
+}
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,20 @@ class Habits:
         size: network pixels along a side.
         margin: around the prompt, as at run time.
         strength: 0..1, of turning, bending and zooming; 0 draws as the engine does.
-        kinds: how often the three :data:`~qmedsam.network.KINDS` are asked of pictures, and of volumes.
+        kinds: one of :data:`KINDS_ASKED`.
         depth_px: distance of the slices before and behind, in network pixels.
         flat: share of volumes' slices whose neighbours are not shown.
+        walked: of those, the share that is drawn with the slice that a walk comes from as first colour (:attr:`Drawn.walked`).
         wide: share of frames that show far more than the prompt.
     """
 
     size: int = 160
     margin: float = 0.3
     strength: float = 0.5
-    kinds: Tuple[Tuple[float, float, float], Tuple[float, float, float]] = ((0.5, 0.3, 0.2), (0.25, 0.45, 0.3))
+    kinds: Tuple[Tuple[float, float, float], Tuple[float, float, float]] = KINDS_ASKED["volumes"]
     depth_px: float = 4.0
     flat: float = 0.25
+    walked: float = 0.0
     wide: float = 0.06
 
 
@@ -55,6 +62,7 @@ class Drawn:
         mask: ``B x S x S`` in 0..1.
         beside: the object on a neighbouring slice, likewise; the mask itself where there is none.
         neighbour: whether ``beside`` is another slice's.
+        walked: whether the image's first channel is that slice, in the same frame, and the other two are this one.
         is_3d: whether the channels are slices, not colours.
         kind: index into :data:`~qmedsam.network.KINDS`.
         outer: ``B x 4``, the box that the frame is around, network pixels.
@@ -66,6 +74,7 @@ class Drawn:
     mask: Tensor
     beside: Tensor
     neighbour: Tensor
+    walked: Tensor
     is_3d: Tensor
     kind: Tensor
     outer: Tensor
@@ -148,10 +157,10 @@ class Slices:
         drawn = torch.multinomial(possible, 1)[:, 0]
         return torch.where(self.walks, drawn, torch.full_like(drawn, 2))
 
-    def labels(self, xy: Tensor, z: Tensor) -> Tensor:
-        """Whether points (``B x h x w x 2``, slice coordinates) belong to the object on the slices ``z``: the nearest pixel."""
+    def labels(self, xy: Tensor, *slices: Tensor) -> List[Tensor]:
+        """Whether points (``B x h x w x 2``, slice coordinates) are the object's on each of some slices: the nearest pixel's."""
         c = self.c
-        at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().long()
+        at = ((xy + 0.5) * self.ratio[:, None, None] - 0.5).round().int()
         limit = torch.stack(
             [
                 torch.where(self.walks, self.nx, c["label_columns"]),
@@ -160,19 +169,20 @@ class Slices:
             1,
         )[:, None, None]
         on = ((at >= 0) & (at < limit)).all(-1)
-        at = at.clamp(min=0).minimum(limit - 1)
+        at = at.clamp(min=0).minimum(limit.int() - 1)
         sx, sy, _ = (s[:, None, None] for s in self.label_stride)
-        start = (c["labels_at"] + torch.where(self.walks, z, 0) * self.label_stride[2])[:, None, None]
-        found = self.atlas.labels[start + at[..., 0] * sx + at[..., 1] * sy]
-        return (found == c["label"][:, None, None]) & on
+        place = at[..., 0] * sx + at[..., 1] * sy
+        label = c["label"][:, None, None]
+        starts = (c["labels_at"] + torch.where(self.walks, z, 0) * self.label_stride[2] for z in slices)
+        return [(self.atlas.labels[place + start[:, None, None]] == label) & on for start in starts]
 
-    def values(self, xy: Tensor, spacing: Tensor, apart: Tensor, shown: Tensor) -> Tensor:
+    def values(self, xy: Tensor, spacing: Tensor, planes: Tensor, shown: Tensor) -> Tensor:
         """Grey values or colours at points, linear between pixels: ``B x 3 x h x w`` in 0..1.
 
         Args:
             xy: ``B x h x w x 2``.
             spacing: of the points in pixels, ``B``: pictures are read from the level whose pixels are about as large.
-            apart: slices between the colours, ``B``; 0 shows the slice three times.
+            planes: of volumes, the slice that is shown in each colour, ``B x 3``.
             shown: what a code stands for, ``B x 256``: windowed before it is interpolated, as in the engine.
         """
         c = self.c
@@ -195,9 +205,9 @@ class Slices:
         right = torch.where(x0 + 1 < nx, sx, 0)[:, None]
         below = torch.where(y0 + 1 < ny, sy, 0)[:, None]
         colours = []
-        for n in (-1, 0, 1):
-            slice_ = (self.z + n * apart).clamp(torch.zeros_like(self.z), self.nz - 1)
-            colours.append(at_level("at") + (n + 1) * at_level("colour") + torch.where(flat, 0, slice_ * self.stride[2]))
+        for n in range(3):
+            slice_ = planes[:, n].clamp(torch.zeros_like(self.z), self.nz - 1)
+            colours.append(at_level("at") + n * at_level("colour") + torch.where(flat, 0, slice_ * self.stride[2]))
         start = torch.stack(colours, 1)[..., None, None] + (x0 * sx + y0 * sy)[:, None]
 
         def read(at: Tensor) -> Tensor:
@@ -239,7 +249,7 @@ def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = No
     side = (whole[:, 2:] - whole[:, :2]).amax(1) * 1.05
     grid = _grid(_LOOK, like)
     center = (whole[:, :2] + whole[:, 2:]) / 2
-    seen = slices.labels(to_slice(center[:, None, None] + grid * side[:, None, None, None]), slices.z)
+    seen = slices.labels(to_slice(center[:, None, None] + grid * side[:, None, None, None]), slices.z)[0]
     edges, found = extent(seen)
     own = center.repeat(1, 2) + ((edges + 0.5) / _LOOK - 0.5) * side[:, None]
     base = torch.where((slices.walks & (kind > 0) | ~found)[:, None], whole, own)
@@ -259,15 +269,19 @@ def draw(atlas: Atlas, rows: Tensor, habits: Habits, kind: Optional[Tensor] = No
     valid = ((xy >= -0.5) & (xy <= size_yx[:, None, None])).all(-1)
     spacing = side / size / slices.mm.amin(1)
     apart = (habits.depth_px * side / size / slices.mm_z).round().clamp(min=1).long()
-    apart = torch.where((slices.c["is_3d"] == 1) & ~chosen(habits.flat, count, like), apart, 0)
-    values = slices.values(xy, spacing, apart, _windows(slices.c["hounsfield"] == 1, strength))
+    alone = chosen(habits.flat, count, like)
+    apart = torch.where((slices.c["is_3d"] == 1) & ~alone, apart, 0)
+    neighbour = slices.walks & (slices.z_beside != slices.z)  # at a volume's end there may be none
+    walked = neighbour & alone & chosen(habits.walked, count, like)
+    planes = torch.stack([torch.where(walked, slices.z_beside, slices.z - apart), slices.z, slices.z + apart], 1)
+    values = slices.values(xy, spacing, planes, _windows(slices.c["hounsfield"] == 1, strength))
     fine = F.interpolate(xy.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear", align_corners=False)
     fine = fine.permute(0, 2, 3, 1)
-    mask = F.avg_pool2d(slices.labels(fine, slices.z).float()[:, None], 2)[:, 0] * valid
-    beside = F.avg_pool2d(slices.labels(fine, slices.z_beside).float()[:, None], 2)[:, 0] * valid
+    found_on = slices.labels(fine, slices.z, slices.z_beside)
+    mask, beside = (F.avg_pool2d(found.float()[:, None], 2)[:, 0] * valid for found in found_on)
     box = ((outer - center.repeat(1, 2)) / side[:, None] + 0.5) * size - 0.5
-    neighbour = slices.walks & (slices.z_beside != slices.z)  # at a volume's end there may be none
-    return Drawn(values * valid[:, None], valid, mask, beside, neighbour, slices.c["is_3d"] == 1, kind, box, growth)
+    is_3d = slices.c["is_3d"] == 1
+    return Drawn(values * valid[:, None], valid, mask, beside, neighbour, walked, is_3d, kind, box, growth)
 
 
 def _grid(size: int, like: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, cast
 
 import torch
 import torch.nn.functional as F
 from qmedsam import QMedSAMError
+from qmedsam.network import HINTS, KINDS
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,9 +30,15 @@ from ..interruption import Interruption
 from .corrections import corrected, next_stroke
 from .drawing import Drawn, Habits, chosen, draw
 from .looks import normalised, repainted
-from .prompts import Prompts, deformed, prompts_of
+from .prompts import Prompts, deformed, looked_at_again, prompts_of
 from .scenes import joined, scenes
 from .store import Atlas
+
+#: Of pictures, volumes, regions and synthetic scenes in a batch, by what a network is for.
+SHARES: Dict[str, Tuple[float, float, float, float]] = {
+    "volumes": (0.45, 0.25, 0.15, 0.15),
+    "slices": (0.65, 0.15, 0.12, 0.08),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class FitConfig:
         seconds: of training; 0 for as many as ``steps`` take.
         steps: of training, where ``seconds`` is 0.
         batch: frames a step.
-        shares: of pictures, volumes, regions and synthetic scenes in a batch.
+        shares: one of :data:`SHARES`.
         rate: highest learning rate.
         warmup: share of the run in which it rises.
         decay: AdamW's.
@@ -52,6 +59,8 @@ class FitConfig:
         quality: weight of the predicted IoU's error.
         candidates: weight of the best of the other candidates; a tenth of it goes to all of them.
         strength: of augmentation.
+        again: share of volumes' prompts with a neighbour's mask that are looked at once more, as a vote does.
+        compiled: whether the network's parts are compiled first (minutes, on a GPU worth it).
         seed: of everything that is drawn.
         save_every: seconds between checkpoints.
         statistics: batches that the averaged network's batch normalisations are measured on.
@@ -60,7 +69,7 @@ class FitConfig:
     seconds: float = 0.0
     steps: int = 100
     batch: int = 16
-    shares: Tuple[float, float, float, float] = (0.45, 0.25, 0.15, 0.15)
+    shares: Tuple[float, float, float, float] = SHARES["volumes"]
     rate: float = 1e-3
     warmup: float = 0.04
     decay: float = 0.02
@@ -70,6 +79,8 @@ class FitConfig:
     quality: float = 1.0
     candidates: float = 0.5
     strength: float = 0.5
+    again: float = 0.0
+    compiled: bool = False
     seed: int = 0
     save_every: float = 600.0
     statistics: int = 40
@@ -88,6 +99,10 @@ class Sampler:
         if not sum(shares):
             raise QMedSAMError("There is nothing to draw: no object is left, and no scene is asked for.", "Leave less out.")
         self.counts = _dealt(config.batch, shares)
+        #: Where in a batch volumes and scenes lie, which a walk comes to.
+        first, volumes, regions, _ = self.counts
+        kind = [0] * first + [1] * volumes + [0] * regions + [1] * self.counts[3]
+        self.walks = torch.tensor(kind, device=atlas.group.device).nonzero()[:, 0]
         self.weights = [atlas.weight * kind for kind in kinds]
 
     def draw(self) -> Drawn:
@@ -162,6 +177,9 @@ def fit(
     device = sampler.atlas.group.device
     cuda = device.type == "cuda"
     model.train()
+    parts = (model.image_encoder, model.mask_decoder) if config.compiled else ()
+    for part in parts:
+        part.compile(dynamic=False)
     optimizer = torch.optim.AdamW(parameters_of(model, config.decay), lr=config.rate, fused=cuda)
     average = averaged(model, config.average)
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,28 +213,68 @@ def fit(
                 raise KeyboardInterrupt
     # Before the averages take the weights' place: a run that is given more steps goes on from the weights.
     state.save(model, optimizer, average, step, before + time.monotonic() - start)
-    model.load_state_dict(average.module.state_dict())
+    kept = cast(CompactSAM, average.module)  # never compiled: its statistics are taken once
 
     def batches() -> Iterator[Tuple[Tensor, ...]]:
         for _ in range(config.statistics):
-            image, prompts = _batch(sampler, config)
-            said = (prompts.hints, prompts.kinds) if model.hints else ()
+            image, prompts = _batch(kept, sampler, config)
+            said = (prompts.hints, prompts.kinds) if kept.hints else ()
             yield (image, prompts.boxes, torch.arange(len(image), device=device), *said)
 
-    reestimated(model, learning_norms(model), batches)
-    return model.eval()
+    reestimated(kept, learning_norms(kept), batches)
+    return kept.eval()
 
 
-def _batch(sampler: Sampler, config: FitConfig) -> Tuple[Tensor, Prompts]:
+def _batch(model: CompactSAM, sampler: Sampler, config: FitConfig) -> Tuple[Tensor, Prompts]:
     """Normalised images and what is asked about them."""
     drawn = sampler.draw()
-    return normalised(repainted(drawn.image, drawn.is_3d, config.strength), drawn.valid), prompts_of(drawn)
+    image = repainted(drawn.image, drawn.is_3d, config.strength)
+    guess = None
+    if sampler.habits.walked:
+        if model.hints and len(sampler.walks):
+            guess = _found_beside(model, image[sampler.walks, :1], drawn, sampler.walks)
+        # as the engine shows it: one slice, three times
+        image = torch.where(drawn.walked.view(-1, 1, 1, 1), image[:, 1:2], image)
+    return normalised(image, drawn.valid), prompts_of(drawn, guess=guess)
+
+
+@torch.no_grad()
+def _found_beside(model: CompactSAM, image: Tensor, drawn: Drawn, rows: Tensor) -> Tensor:
+    """What the network finds on the slices that walks come from, as it is now: asked with the cut of the 3D box.
+
+    Args:
+        model: in training.
+        image: of the slices, one channel.
+        drawn: the whole batch.
+        rows: of the batch that ``image`` is of.
+
+    Returns:
+        Boolean masks of the whole batch at the logits' resolution; empty elsewhere.
+    """
+    side = image.shape[-1]
+    image = normalised(image.expand(-1, 3, -1, -1), drawn.valid[rows])
+    boxes = drawn.outer[rows].clamp(-0.5, side - 0.5)
+    hints = image.new_zeros(len(rows), len(HINTS), side // 2, side // 2)
+    kinds = image.new_zeros(len(rows), len(KINDS))
+    kinds[:, KINDS.index("volume")] = 1
+    cuda = image.device.type == "cuda"
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=cuda):
+        logits, quality = asked(model, model.encode(_ordered(image)), boxes, hints, kinds)
+    surest = quality.argmax(1).view(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+    found = torch.zeros(len(drawn.mask), *logits.shape[2:], dtype=torch.bool, device=image.device)
+    found[rows] = logits.gather(1, surest)[:, 0] > 0
+    return found
+
+
+def _ordered(image: Tensor) -> Tensor:
+    """In the order of memory that GPUs' convolutions like."""
+    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cuda" else image
 
 
 def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: torch.optim.Optimizer, cuda: bool) -> Tensor:
-    image, prompts = _batch(sampler, config)
+    image, prompts = _batch(model, sampler, config)
     with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda):
-        embedding = model.encode(image.contiguous(memory_format=torch.channels_last) if cuda else image)
+        embedding = model.encode(_ordered(image))
         total = rounds_loss(model, embedding, prompts, config)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
@@ -227,15 +285,22 @@ def _step(model: CompactSAM, sampler: Sampler, config: FitConfig, optimizer: tor
 
 def rounds_loss(model: Promptable, embedding: Tensor, prompts: Prompts, config: FitConfig) -> Tensor:
     """Of what is asked first and of corrections of the answer, as many as ``config.rounds`` says (one of them is drawn)."""
-    hints, wanted = prompts.hints, prompts.truth > 0.5
+    wanted = prompts.truth > 0.5
+    # Volumes' prompts with a neighbour's mask, some of which a vote looks at again before a user does
+    again = (prompts.kinds[:, 0] == 0) & (prompts.hints[:, 0] != 0).flatten(1).any(1)
+    again = again & chosen(config.again, len(wanted), prompts.truth)
     rounds = config.rounds[int(torch.randint(0, len(config.rounds), ()))]
     total = prompts.truth.new_zeros(())
     for number in range(rounds + 1):
-        logits, quality = asked(model, embedding, prompts.boxes, hints, prompts.kinds)
+        logits, quality = asked(model, embedding, prompts.boxes, prompts.hints, prompts.kinds)
         total = total + step_loss(logits, quality, prompts.truth, config) / (rounds + 1)
         if number < rounds:
             with torch.no_grad():
-                hints = _next_hints(logits.detach(), wanted, hints, number)
+                hints = _next_hints(logits.detach(), wanted, prompts.hints, number)
+                if number == 0 and config.again:
+                    hints = torch.where(again.view(-1, 1, 1, 1), prompts.hints, hints)
+                    prompts = looked_at_again(prompts, logits[:, 0] > 0, again)
+                prompts = replace(prompts, hints=hints)
     return total
 
 

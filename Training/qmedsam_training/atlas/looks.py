@@ -23,8 +23,8 @@ def repainted(image: Tensor, is_3d: Tensor, strength: float) -> Tensor:
     def some(share: float) -> Tensor:
         return chosen(share * strength * 2, count, image).view(wide)
 
-    grey = (image.amax(1) - image.amin(1)).flatten(1).mean(1).view(wide) < 1e-3
-    grey = grey | is_3d.view(wide)
+    alike = (image.amax(1) - image.amin(1)).flatten(1).mean(1).view(wide) < 1e-3
+    grey = alike | is_3d.view(wide)
     low, high = image.flatten(1).amin(1).view(wide), image.flatten(1).amax(1).view(wide)
     image = (image - low) / (high - low).clamp(min=1e-3)
     gamma = torch.exp(torch.randn(count, device=image.device) * 0.35).view(wide)
@@ -41,6 +41,7 @@ def repainted(image: Tensor, is_3d: Tensor, strength: float) -> Tensor:
     field = F.interpolate(torch.randn(count, 1, 3, 3, device=image.device) * 0.25, image.shape[-2:], mode="bicubic")
     image = torch.where(some(0.15), image * field.exp(), image)
     noise = torch.randn_like(image) * uniform(0.01, 0.1, image, count).view(wide)
+    noise = torch.where(alike, noise[:, :1], noise)  # one channel, shown three times: so is its noise
     noise = torch.where(chosen(0.3, count, image).view(wide), noise * image, noise)
     return torch.where(some(0.2), image + noise, image)
 

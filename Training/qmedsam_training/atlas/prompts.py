@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from qmedsam.network import HINTS, KINDS
+from qmedsam.strategies.slicewise import MARGIN, ROOM
 from torch import Tensor
 
 from .drawing import Drawn, chosen, extent, grown, uniform
 
-#: Of which kinds of boxes the walk knows a neighbour's mask, as shares.
+#: Of which kinds of boxes the walk knows a neighbour's mask, as shares; tight ones of volumes are a second look's.
 _KNOWN = (0.12, 0.65, 0.9)
-#: As ``qmedsam.strategies.slicewise.MARGIN``: how far a propagated box reaches beyond the neighbour's mask.
-_MARGIN = 0.10
+_KNOWN_AGAIN = 0.5
 
 
 @dataclass
@@ -27,8 +28,14 @@ class Prompts:
     truth: Tensor
 
 
-def prompts_of(drawn: Drawn, neighbours: bool = True) -> Prompts:
-    """Prompts as they are asked; ``neighbours``: also with what a neighbouring slice showed."""
+def prompts_of(drawn: Drawn, neighbours: bool = True, guess: Optional[Tensor] = None) -> Prompts:
+    """Prompts as they are asked.
+
+    Args:
+        drawn: what they are about.
+        neighbours: also with what a neighbouring slice showed: its true mask, spoiled as a walk spoils it.
+        guess: boolean ``B x S/2 x S/2``, what the network itself found there, in place of that where ``drawn.walked``.
+    """
     size = drawn.mask.shape[-1]
     count = len(drawn.mask)
     truth = F.avg_pool2d(drawn.mask[:, None], 2)[:, 0]
@@ -39,13 +46,16 @@ def prompts_of(drawn: Drawn, neighbours: bool = True) -> Prompts:
     hints = truth.new_zeros(count, len(HINTS), size // 2, size // 2)
     if neighbours:
         beside = deformed(F.avg_pool2d(drawn.beside[:, None], 2) > 0.5, drawn.neighbour)[:, 0]
+        if guess is not None:
+            beside = torch.where(drawn.walked.view(-1, 1, 1), guess & within(drawn.outer, size // 2), beside)
         around, some = extent(beside)
         share = torch.tensor(_KNOWN, device=kind.device)[kind]
+        share = torch.where(drawn.walked & (kind == 0), _KNOWN_AGAIN, share)
         told = some & (torch.rand(count, device=kind.device) < share)
         hints[:, 0] = torch.where(told[:, None, None], beside.float() * 2 - 1, 0.0)
         # as the walk does: the neighbour's extent and a margin, within the box
         around = (around + 0.5) * 2 - 0.5
-        around = grown(around, torch.full_like(around, _MARGIN)) + around.new_tensor([-1.0, -1.0, 1.0, 1.0])
+        around = grown(around, torch.full_like(around, MARGIN)) + around.new_tensor([-1.0, -1.0, 1.0, 1.0])
         around = torch.cat([around[:, :2].maximum(drawn.outer[:, :2]), around[:, 2:].minimum(drawn.outer[:, 2:])], 1)
         usable = some & ((around[:, 2:] - around[:, :2]).amin(1) > 1) & (kind == 2)
         boxes = torch.where(usable[:, None], around, boxes)
@@ -54,6 +64,34 @@ def prompts_of(drawn: Drawn, neighbours: bool = True) -> Prompts:
         kind = kind.clamp(max=1)
     boxes = boxes.clamp(-0.5, size - 0.5)
     return Prompts(boxes, hints, F.one_hot(kind, len(KINDS)).float(), truth)
+
+
+def within(boxes: Tensor, side: int) -> Tensor:
+    """Which pixels of the logits' grid lie in boxes (``B x 4``, network pixels): ``B x side x side``."""
+    axis = torch.arange(side, device=boxes.device) * 2 + 0.5
+    across = (axis >= boxes[:, :1]) & (axis <= boxes[:, 2:3])
+    down = (axis >= boxes[:, 1:2]) & (axis <= boxes[:, 3:])
+    return down[:, :, None] & across[:, None]
+
+
+def looked_at_again(prompts: Prompts, found: Tensor, which: Tensor) -> Prompts:
+    """What a vote asks once it has counted: its own extent as a tight box, with a little room.
+
+    Args:
+        prompts: that were asked.
+        found: boolean ``B x S/2 x S/2``, what was found.
+        which: for which of them; the others, and where nothing was found, stay as they are.
+    """
+    around, some = extent(found)
+    around = (around + 0.5) * 2 - 0.5
+    size = 2 * found.shape[-1]
+    around = grown(around, torch.full_like(around, ROOM)).clamp(-0.5, size - 0.5)
+    which = (which & some)[:, None]
+    tight = torch.zeros_like(prompts.kinds)
+    tight[:, 0] = 1
+    return Prompts(
+        torch.where(which, around, prompts.boxes), prompts.hints, torch.where(which, tight, prompts.kinds), prompts.truth
+    )
 
 
 def deformed(mask: Tensor, neighbour: Tensor) -> Tensor:

@@ -30,9 +30,11 @@ def scenes(count: int, habits: Habits, device: torch.device) -> Drawn:
     shapes = _Shapes(count, like)
     # Slices that a box of the target's depth holds, a little beyond its ends as well
     z = uniform(-0.9, 0.9, like, count) * shapes.depth[:, 0]
-    apart = uniform(0.015, 0.12, like, count) * ~chosen(habits.flat, count, like)
+    alone = chosen(habits.flat, count, like)
+    walked = alone & chosen(habits.walked, count, like)
+    apart = uniform(0.015, 0.12, like, count) * ~alone
     step = uniform(0.01, 0.08, like, count) * torch.where(z > 0, -1.0, 1.0)
-    layers = torch.stack([z - apart, z, z + apart], 1)
+    layers = torch.stack([torch.where(walked, z + step, z - apart), z, z + apart], 1)
     labels = shapes.painted(x, y, layers)
     here = shapes.inside(x, y, z[:, None], slice(0, 1))[:, 0, 0]
     beside = shapes.inside(x, y, (z + step)[:, None], slice(0, 1))[:, 0, 0]
@@ -52,7 +54,8 @@ def scenes(count: int, habits: Habits, device: torch.device) -> Drawn:
     kind = torch.where(seen, kind, kind.clamp(min=1))
     image = _painted(labels, shapes.target, like)
     valid = torch.ones(count, size, size, dtype=torch.bool, device=device)
-    return Drawn(image, valid, mask, beside.float(), torch.ones_like(seen), torch.ones_like(seen), kind, outer, growth)
+    every = torch.ones_like(seen)
+    return Drawn(image, valid, mask, beside.float(), every, walked, every, kind, outer, growth)
 
 
 class _Shapes:

@@ -21,7 +21,7 @@ from .settings import LESSON, Lesson
 
 #: Seconds between two lines of progress for a program.
 _EVERY = 0.5
-#: Exit codes: nothing gained and nothing written, and stopped by the user.
+#: Exit codes: no gain that is believed and nothing written, and stopped by the user.
 NOTHING_GAINED, STOPPED = 1, 130
 
 
@@ -40,7 +40,9 @@ def teach(
     threads: int = typer.Option(0, min=0, help="Of the processor; 0: one or all cores, whichever is quicker."),
     cache_mib: float = typer.Option(512.0, min=64, help="What frames may take, in memory and on the disk."),
     work: Optional[Path] = typer.Option(None, help="Folder for what is kept between runs; default: beside the model."),
-    write_anyway: bool = typer.Option(False, "--write-anyway", help="Write the model even if nothing was gained."),
+    write_anyway: bool = typer.Option(
+        False, "--write-anyway", help="Write the model even if nothing was gained, or by too few patients to show it."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan and stop."),
     as_json: bool = typer.Option(False, "--json", help="Say everything as lines of JSON, for programs."),
 ) -> None:
@@ -107,7 +109,7 @@ def _teach(
             frames, scenes = teaching.frames(tell)
             found, model = teaching.findings(frames, scenes, tell)
         say.table(found)
-        if not found.gained and not write_anyway:
+        if not found.believed and not write_anyway:
             say.text(f"No model was written. --write-anyway writes it; what was learned so far is kept in '{teaching.work}'.")
             return NOTHING_GAINED
         with say.progress("Writing") as tell:
@@ -193,7 +195,7 @@ class _Json:
     def table(self, found: Any) -> None:
         from .report import head
 
-        self.event("table", head=list(head()), rows=found.cells(), sentences=found.sentences(), gained=found.gained)
+        self.event("table", head=list(head()), rows=found.cells(), sentences=found.sentences(), gained=found.believed)
 
     def text(self, sentence: str) -> None:
         self.event("text", message=sentence)

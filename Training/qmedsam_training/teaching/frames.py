@@ -65,8 +65,9 @@ class Frames:
         """Some of them as what prompts are made of, without their images."""
         nothing = self.outer.new_zeros(0)
         mask, beside = (part[rows].float() / 255 for part in (self.mask, self.beside))
-        about = (self.neighbour[rows], self.is_3d[rows], self.kind[rows], self.outer[rows], self.growth[rows])
-        return Drawn(nothing, nothing, mask, beside, *about)
+        neighbour = self.neighbour[rows]
+        about = (self.is_3d[rows], self.kind[rows], self.outer[rows], self.growth[rows])
+        return Drawn(nothing, nothing, mask, beside, neighbour, torch.zeros_like(neighbour), *about)
 
     def save(self, path: Path) -> None:
         """Written beside and renamed."""

@@ -32,5 +32,6 @@ class Lesson:
 
 LESSON = Lesson()
 
-#: Fewest patients: something to learn from, and something to say how good that is. From ``FEW`` on no warning is said.
+#: Fewest patients: something to learn from, and something to say how good that is. Below ``FEW`` a model is written on request
+#: alone.
 LEAST, FEW = 5, 10
