@@ -28,18 +28,20 @@ from qmedsam_training.teaching.cases import Lessons, Taught, read_case
 from qmedsam_training.teaching.plan import MOST_FRAMES, Plan
 from qmedsam_training.teaching.run import Teaching, shipped_base
 from qmedsam_training.teaching.scoring import tried
-from qmedsam_training.teaching.settings import Lesson
+from qmedsam_training.teaching.settings import FEW, Lesson
 
 #: Of the second round of data: none of them is among those that qmedsam-compact 0.4 was trained on.
 SOURCES = ("pancreas_nih", "ms_lesion", "camelyon_tumour", "idrid_disc", "usgra_nerve", "axon_sem")
 SIZES = (10, 5, 20)
 SPLIT = "validation2"
 PAGES = Path(__file__).resolve().parents[2] / "Docs" / "Evidence" / "Training"
-_FOLDS = ("fold_gain", "fold_low", "fold_high", "said", "share")
+_FOLDS = ("fold_gain", "fold_low", "fold_high", "share")
 _SCORES = ("ellipse", "before", "taught", "all_the_way", "before_nsd", "taught_nsd", "others_before", "others")
 _COLUMNS = ("source", "size", "cases", "patients", *_FOLDS, "patient", *_SCORES)
 #: Points of loss that have to be said.
 _LOSS = 0.5
+#: What the command says when it writes nothing unless asked.
+_NOTHING, _TOO_FEW = "nothing gained", "too few patients"
 
 
 def of_source(cases: Sequence[Case], source: str) -> List[Case]:
@@ -85,8 +87,7 @@ def measure(manifest: Path, source: str, size: int, work: Path, results: Path) -
     models = [model, handed if found.gained else model, teaching.all_the_way()]
     gain = found.gain
     patients = len({case.patient for case in lessons.cases})
-    said = "nothing gained" if not found.gained else "better" if gain.low > 0 else "not shown"
-    about = (source, size, len(lessons.cases), patients, gain.mean, gain.low, gain.high, said, found.share)
+    about = (source, size, len(lessons.cases), patients, gain.mean, gain.low, gain.high, found.share)
     rows: List[Tuple[object, ...]] = []
     for number, case in enumerate(others, start=1):
         for one in tried(case, number, models, network.side):
@@ -98,8 +99,9 @@ def measure(manifest: Path, source: str, size: int, work: Path, results: Path) -
         if first:
             writer.writerow(_COLUMNS)
         writer.writerows(rows)
-    real = gains(of_run(read(results), source, size))[0]
-    print(f"{source}, {len(lessons.cases)} cases: folds {gain.points} ({said}); other patients {real:+.1f}", flush=True)  # noqa: T201
+    own = of_run(read(results), source, size)
+    told = f"folds {gain.points} ({said(own)}); other patients {gains(own)[0]:+.1f}"
+    print(f"{source}, {len(lessons.cases)} cases: {told}", flush=True)  # noqa: T201
 
 
 def read(results: Path) -> List[Dict[str, str]]:
@@ -132,6 +134,16 @@ def of_run(rows: Sequence[Dict[str, str]], source: str, size: int) -> List[Dict[
     return [row for row in rows if row["source"] == source and int(row["size"]) == size]
 
 
+def said(own: Sequence[Dict[str, str]]) -> str:
+    """What the command's sentence amounts to."""
+    gain, low, share = (float(own[0][name]) for name in ("fold_gain", "fold_low", "share"))
+    if not (share > 0 and gain > 0):
+        return _NOTHING
+    if int(own[0]["patients"]) < FEW:
+        return _TOO_FEW
+    return "better" if low > 0 else "not shown"
+
+
 def cells(own: Sequence[Dict[str, str]]) -> List[str]:
     """Of a row of the table."""
     gain, low, high = gains(own)
@@ -142,14 +154,14 @@ def cells(own: Sequence[Dict[str, str]]) -> List[str]:
     return [
         own[0]["source"],
         f"{own[0]['cases']} of {own[0]['patients']}",
-        f"{folds[0]:+.1f} ({folds[1]:+.1f} to {folds[2]:+.1f}): {own[0]['said']}",
+        f"{folds[0]:+.1f} ({folds[1]:+.1f} to {folds[2]:+.1f}): {said(own)}",
         own[0]["share"],
         str(len({row["patient"] for row in own})),
         *numbers,
         f"{gain:+.1f} ({low:+.1f} to {high:+.1f})",
         f"{gains(own, 'all_the_way')[0]:+.1f}",
         *nsd,
-        f"{other:+.1f}" if own[0]["said"] != "nothing gained" else "0",
+        f"{other:+.1f}" if said(own) != _NOTHING else "0",
     ]
 
 
@@ -157,19 +169,21 @@ def sentence(rows: Sequence[Dict[str, str]], size: int) -> str:
     """Of all sources with a number of cases."""
     runs = [own for own in (of_run(rows, source, size) for source in SOURCES) if own]
     if not runs:
-        return f"{size} cases: not run."
+        return f"{size} cases: not measured."
     by = [gains(own)[0] for own in runs]
-    unsaid = [own[0]["source"] for own, gain in zip(runs, by) if gain < -_LOSS and own[0]["said"] != "nothing gained"]
+    unsaid = [own[0]["source"] for own, gain in zip(runs, by) if gain < -_LOSS and said(own) not in (_NOTHING, _TOO_FEW)]
     without = [gains(own, "all_the_way")[0] for own in runs]
+    missing = ", ".join(source for source in SOURCES if not of_run(rows, source, size))
     return (
         f"{size} cases (or all there are), {len(by)} of {len(SOURCES)} sources: {np.mean(by):+.1f} points in the mean, "
         f"{min(by):+.1f} at worst; worse by more than {_LOSS} without saying so: {', '.join(unsaid) or 'none'}. Without "
         f"the choice of a share: {np.mean(without):+.1f} in the mean, {min(without):+.1f} at worst."
+        f"{f' Not measured: {missing}.' if missing else ''}"
     )
 
 
 def write(results: Path) -> None:
-    """Table and plot among the pages of evidence."""
+    """Table and plot among the pages of evidence; the page's further sections are written by hand, and stay."""
     rows = read(results)
     sources = [source for source in SOURCES if any(row["source"] == source for row in rows)]
     sizes = sorted({int(row["size"]) for row in rows})
@@ -183,7 +197,8 @@ def write(results: Path) -> None:
         "The decoder of `compact-160.pt`, taught in the way of `qmedsam-train teach` and scored on the patients of",
         f"`{SPLIT}` (boxes up to 5 % too large, float networks, means over patients). The network has not seen these sources.",
         "*What its own folds say* is what the user reads before anything is written: points of DSC on cases that were held out,",
-        "and whether a model is written. Where nothing is gained none is, and *taught* is the untaught network. *Share*: how far",
+        "and what that amounts to. Where nothing is gained *taught* is the untaught network; of *too few patients* (fewer than",
+        f"{FEW}) a model is written on request alone, and *taught* is that one. *Share*: how far",
         "it goes from the untaught network; *all the way*: the gain without that choice. *Others*: points on generated objects",
         f"of other kinds. At most 24 objects of a picture. Processor: {processor()}.",
         "",
@@ -196,7 +211,9 @@ def write(results: Path) -> None:
         lines += ["", sentence(rows, size)]
     command = "python Testing/benchmarks/teaching.py DATA/manifest.csv --results teaching.csv --write"
     lines += ["", "![Gain by number of cases](teaching.png)", "", f"Measured by `{command}`."]
-    (PAGES / "teaching.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = PAGES / "teaching.md"
+    by_hand = "".join(page.read_text(encoding="utf-8").partition("\n## ")[1:]) if page.exists() else ""
+    page.write_text("\n".join(lines) + "\n" + by_hand, encoding="utf-8")
     plot(rows, sources, sizes)
 
 
