@@ -134,7 +134,7 @@ class SlicePredictor:
             if key in self._embeddings:
                 self._embeddings.move_to_end(key)
                 return self._embeddings[key]
-        place = self.view.axis, self.frame, index
+        place = self.view.axis, self.frame, index, mirrored
         if self._kept is not None and self._again:
             embedding = self._kept.get(place, partial(self._encoded, index, mirrored))
         else:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from qmedsam_training.architectures.promptable import Promptable
+from qmedsam_training.atlas.drawing import extent
 from qmedsam_training.config import LossConfig, NetworkConfig, QuantizationConfig
 from qmedsam_training.losses import overlap, prompt_loss
 from qmedsam_training.networks import child, start
@@ -34,8 +35,6 @@ from torch import Tensor, nn
 SIDE = 256
 #: Slices of a volume, and objects of a slice, at most.
 SLICES, OBJECTS = 8, 60
-#: As in :data:`qmedsam_training.data.samples.LEAST_PIXELS`: a smaller object is no prompt.
-LEAST = 20
 PAPER = LossConfig(pixel="focal", iou_weight=0.0)
 #: Boxes are up to this many pixels too large on every side (QMedSAM paper, section 3.1).
 SHIFT = 10.0
@@ -69,6 +68,7 @@ def pack(manifest: Path, output: Path) -> None:
     from qmedsam_training.config import DataConfig
     from qmedsam_training.data import Preparation
     from qmedsam_training.data.cases import Cases, Target, labelled_cases
+    from qmedsam_training.data.samples import LEAST_PIXELS
 
     config = DataConfig(manifest=manifest)
     preparation = Preparation.of(ARCHITECTURES["litemedsam"], SIDE, frame="slice")
@@ -91,7 +91,7 @@ def pack(manifest: Path, output: Path) -> None:
                 label = np.zeros((SIDE, SIDE), np.uint8)
                 for count, target in enumerate(here[:OBJECTS], 1):
                     mask = frame.sample(cases.mask(target, view))[0] > 0.5
-                    if mask.sum() >= LEAST:
+                    if mask.sum() >= LEAST_PIXELS:
                         label[mask] = count
                 if label.any():
                     images.append(_picture(image))
@@ -144,15 +144,9 @@ class Slices:
             flip = (torch.rand(count, device=mask.device) < 0.5)[:, None, None]
             mask = torch.where(flip, mask.flip(axis), mask)
             image = torch.where(flip[:, None], image.flip(axis + 1), image)
-        place = torch.arange(SIDE, device=mask.device, dtype=torch.float32)
-        edges = []
-        for axis in (1, 2):  # rows collapsed: columns
-            line = mask.any(axis)
-            edges.append(torch.where(line, place, SIDE).amin(1) - 0.5)
-            edges.append(torch.where(line, place, -1.0).amax(1) + 0.5)
-        x0, x1, y0, y1 = edges
+        edges, _ = extent(mask)
         grown = torch.rand(count, 4, device=mask.device) * SHIFT
-        box = torch.stack([x0, y0, x1, y1], 1) + grown * grown.new_tensor([-1, -1, 1, 1])
+        box = edges + grown * grown.new_tensor([-1, -1, 1, 1])
         return image, box.clamp(-0.5, SIDE - 0.5), mask.float()
 
 

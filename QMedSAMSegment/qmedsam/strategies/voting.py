@@ -50,8 +50,9 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
         walk = fixed if thick and options.walk == "propagate" else WALKS[options.walk]
         if not walk(rounds, [_unanimous(item) for item in thin], tick, options):
             return False
+    again = looks_again(rounds.hinted, options)
     for batch in _batches([item for item in items if not is_thin(item)]):
-        ballots = [Ballot(item, options, looks_again(rounds.hinted, options)) for item in batch]
+        ballots = [Ballot(item, options, again) for item in batch]
         last = len(ballots[0].order) - 1
         for turns in (range(last), [last]):  # the views before the last know nothing of each other: side by side
             passes = [ballot.ask(turn) for turn in turns for ballot in ballots]
@@ -61,7 +62,7 @@ def vote(rounds: Rounds, items: Sequence[Item], tick: Tick, options: Options) ->
                 return False
         for ballot in ballots:
             ballot.count()
-        if looks_again(rounds.hinted, options) and not _look_again(rounds, ballots, tick, options):
+        if again and not _look_again(rounds, ballots, tick, options):
             return False
         rounds.kept.clear()
         for ballot in ballots:
