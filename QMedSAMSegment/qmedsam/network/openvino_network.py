@@ -29,8 +29,11 @@ _log = logging.getLogger("QMedSAM")
 SMALL = 8 * 2**20
 #: Where a network may run. AUTO lets OpenVINO choose among what is there.
 DEVICES = ("CPU", "GPU", "NPU", "AUTO")
-#: Streams at most: each holds a copy of the networks (some 45 MiB), and a box has two views and a few slices to ask.
+#: Streams at most: each holds a copy of the networks (some 35 MiB), and a box has two views and a few slices to ask.
 MOST_STREAMS = 3
+#: What follows a product value by value is computed by kernels that OpenVINO has, not by some that it writes for each place when
+#: a network is loaded ("snippets"), which takes most of the time until a first mask and a fifth of the memory (Decision 0038).
+PLAIN = {"SNIPPETS_MODE": "DISABLE"}
 #: How often callers wait for a network that is asked already before one more copy of it is made: few slices do not pay for it.
 PATIENCE = 8
 
@@ -97,6 +100,10 @@ class OpenVINONetwork:
             if threads or small:
                 self._options["INFERENCE_NUM_THREADS"] = 1 if small else threads
             self._cache = cache_folder(model, processor_kind(self._core, self._version))
+            if small:
+                with suppress(RuntimeError):  # an OpenVINO that does not know it
+                    self._core.set_property("CPU", PLAIN)
+                    self._options.update(PLAIN)
         size = self.input_size
         self._shapes: Dict[str, list] = {"image": [1, 3, size, size]}  # of what an encoder takes
         self._decoders: Dict[int, Requests] = {}
