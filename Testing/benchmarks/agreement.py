@@ -15,7 +15,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List
 
 import numpy as np
 from qmedsam import ModelStore, Segmenter
@@ -37,8 +37,8 @@ NOISE = 2.0**-23
 class InFloat(OpenVINONetwork):
     """The same graph, its fake quantization computed in float: nothing can saturate."""
 
-    def _compiled(self, path: Path, shapes: Callable[[], Dict[str, list]], count: int = 1) -> Any:
-        graph = self._read(path, shapes())
+    def _compiled(self, path: Path, count: int = 0) -> Any:
+        graph = self._read(path, self._prompted(count) if count else self._shapes)
         self._disturb(graph)
         return self._core.compile_model(graph, "CPU", {**self._options, "LP_TRANSFORMS_MODE": "NO"})
 

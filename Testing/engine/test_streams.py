@@ -151,31 +151,28 @@ def _asked(requests: Requests, callers: int, times: int) -> None:
 def test_a_network_is_copied_when_callers_keep_waiting_for_it_and_no_sooner() -> None:
     made: list[Compiled] = []
 
-    def load() -> Compiled:
+    def one_more() -> Compiled:
         made.append(Compiled())
         return made[-1]
 
-    requests = Requests(load, 2)
+    requests = Requests(Compiled(), one_more, 2)
     _asked(requests, 1, 50)
     _asked(requests, 2, PATIENCE // 2)
-    assert len(made) == requests.copies == 1, "one queue, or few that wait"
+    assert (requests.copies, made) == (1, []), "one queue, or few that wait"
     _asked(requests, 4, 40)
-    assert len(made) == requests.copies == 2, "and no more than there are streams"
-    alone = Requests(load, 1)
+    assert requests.copies == 2 and len(made) == 1, "and no more than there are streams"
+    alone = Requests(Compiled(), one_more, 1)
     _asked(alone, 3, 20)
-    assert alone.copies == 1
+    assert alone.copies == 1 and len(made) == 1
 
 
 def test_no_memory_for_a_copy_costs_time_alone() -> None:
-    made: list[Compiled] = []
+    tried: list[int] = []
 
-    def load() -> Compiled:
-        if made:
-            made.append(made[0])
-            raise QMedSAMError("There is not enough memory.")
-        made.append(Compiled())
-        return made[0]
+    def one_more() -> Compiled:
+        tried.append(1)
+        raise QMedSAMError("There is not enough memory.")
 
-    requests = Requests(load, 3)
+    requests = Requests(Compiled(), one_more, 3)
     _asked(requests, 3, 40)
-    assert requests.copies == 1 and len(made) == 2, "it is not tried again"
+    assert requests.copies == 1 and len(tried) == 1, "it is not tried again"

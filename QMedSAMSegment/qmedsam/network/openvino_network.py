@@ -8,9 +8,9 @@ import os
 import queue
 import threading
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class OpenVINONetwork:
         assert openvino.Tensor(np.zeros(1, np.float32)).data.size == 1
         if ahead:
             threading.Thread(target=self._load_ahead, name="qmedsam-decoder").start()
-        self._encoder = Requests(lambda: self._compiled(model.encoder, lambda: self._shapes), self.streams)
+        self._encoder = self._requests(model.encoder)
         self._encoder([np.zeros((1, 3, size, size), np.float32)])
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
@@ -140,7 +140,18 @@ class OpenVINONetwork:
         graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
         return graph
 
-    def _compiled(self, path: Path, shapes: Callable[[], Dict[str, list]], count: int = 1) -> Any:
+    def _requests(self, path: Path, count: int = 0) -> Requests:
+        compiled = WeakMethod(self._compiled)  # else this object and its requests hold each other, and their memory
+
+        def one_more() -> Any:
+            load = compiled()
+            assert load is not None, "who asks holds the network"
+            return load(path, count)
+
+        return Requests(self._compiled(path, count), one_more, self.streams)
+
+    def _compiled(self, path: Path, count: int = 0) -> Any:
+        """The encoder (0), or a decoder of so many boxes."""
         how = hashlib.sha256(repr(sorted(self._options.items())).encode()).hexdigest()[:8]
         blob = self._cache / f"{path.stem}-{count}-{how}.blob" if self._cache else None
         with self._explained(path):
@@ -150,7 +161,7 @@ class OpenVINONetwork:
                     return self._core.import_model(kept, "CPU", self._options)
                 except RuntimeError:
                     _log.debug("OpenVINO refused what was kept of %s", path.name, exc_info=True)
-            graph = self._read(path, shapes())
+            graph = self._read(path, self._prompted(count) if count else self._shapes)
             if self._device == "CPU" and has_avx2():
                 as_convolutions(self._openvino, graph)
             compiled = self._core.compile_model(graph, self._device, self._options)
@@ -186,8 +197,7 @@ class OpenVINONetwork:
 
     def _loaded(self, count: int) -> Requests:
         if count not in self._decoders:
-            load = partial(self._compiled, self.model.decoder, lambda: self._prompted(count), count)
-            self._decoders[count] = Requests(load, self.streams)
+            self._decoders[count] = self._requests(self.model.decoder, count)
         return self._decoders[count]
 
     def _prompted(self, count: int) -> Dict[str, list]:
@@ -281,15 +291,16 @@ class Requests:
     when callers had to wait :data:`PATIENCE` times, so that work with one queue holds one network.
 
     Args:
-        load: compiles the network, or reads what is kept of it.
-        most: copies.
+        compiled: OpenVINO's compiled model.
+        one_more: loads it once more.
+        most: how many, with the first.
     """
 
-    def __init__(self, load: Callable[[], Any], most: int) -> None:
-        self._load, self._most = load, most
+    def __init__(self, compiled: Any, one_more: Callable[[], Any], most: int) -> None:
+        self._one_more, self._most = one_more, most
         self._lock, self._waited = threading.Lock(), 0
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
-        self._free.put((load(), None))  # a request is made when first taken: it holds its own tensors
+        self._free.put((compiled, None))  # a request is made when first taken: it holds its own tensors
         self.copies = 1
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> List[np.ndarray]:
@@ -316,7 +327,7 @@ class Requests:
                 self._waited, self.copies = 0, self.copies + 1
         if wanted:
             try:
-                return self._load(), None
+                return self._one_more(), None
             except QMedSAMError:  # no memory for one more: wait as before
                 self._most = self.copies = self.copies - 1
         return self._free.get()
