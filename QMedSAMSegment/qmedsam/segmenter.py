@@ -17,6 +17,7 @@ from .intensity import Intensity
 from .kept import Kept
 from .models import Model, ModelStore
 from .network import Network
+from .network.runtime import give_back
 from .painting import Cancelled, ObjectResult, Progress, Run, labelled, repaint
 from .predictor import ALONE_BYTES, CACHE_BYTES, Clock, SlicePredictor
 from .sharing import failed, groups_of, joined, part_of
@@ -214,6 +215,8 @@ class Segmenter:
             run.agreement_kji,
         )
         run.forget()
+        kept.clear()
+        give_back()
         if finished and any(box.strokes for box in boxes):
             self._heard(result, volume, boxes, frame, window, keep_all)
         return result

@@ -17,11 +17,12 @@ _mine = threading.local()
 def in_turn(turn: threading.Lock) -> Iterator[None]:
     """Work while nobody else does who shares the lock."""
     with turn:
+        before = getattr(_mine, "turn", None)
         _mine.turn = turn
         try:
             yield
         finally:
-            _mine.turn = None
+            _mine.turn = before
 
 
 @contextmanager

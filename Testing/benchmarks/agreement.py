@@ -23,7 +23,7 @@ from qmedsam.evaluation.cases import read_manifest
 from qmedsam.evaluation.prompts import prompts_of
 from qmedsam.evaluation.scores import dsc
 from qmedsam.evaluation.summary import NOT_PROMPTABLE
-from qmedsam.network.openvino_network import OpenVINONetwork, Requests
+from qmedsam.network.openvino_network import OpenVINONetwork
 from qmedsam.network.processor import processor_name
 from qmedsam.network.runtime import import_openvino
 
@@ -37,12 +37,10 @@ NOISE = 2.0**-23
 class InFloat(OpenVINONetwork):
     """The same graph, its fake quantization computed in float: nothing can saturate."""
 
-    def _compiled(self, path: Path, shapes: Dict[str, list]) -> Requests:
-        graph = self._core.read_model(path)
-        graph.reshape(shapes)
+    def _compiled(self, path: Path, count: int = 0) -> Any:
+        graph = self._read(path, self._prompted(count) if count else self._shapes)
         self._disturb(graph)
-        kept = {name: value for name, value in self._options.items() if name != "CACHE_DIR"}
-        return Requests(self._core.compile_model(graph, "CPU", {**kept, "LP_TRANSFORMS_MODE": "NO"}), self.streams)
+        return self._core.compile_model(graph, "CPU", {**self._options, "LP_TRANSFORMS_MODE": "NO"})
 
     def _disturb(self, graph: Any) -> None:
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from qmedsam import ModelStore, QMedSAMError
 from qmedsam.models import Model, shipped_folder
 from qmedsam.network.compiled import keep_network
-from qmedsam.network.openvino_network import OpenVINONetwork
+from qmedsam.network.openvino_network import PATIENCE, OpenVINONetwork
 from qmedsam.network.products import as_convolutions
 from qmedsam.network.runtime import import_openvino
 
@@ -114,6 +115,28 @@ def test_two_threads_get_their_own_answers(network) -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda picture: network.decode(network.encode(picture), box)[0], pictures * 5))
     assert all((found == alone[n % 4]).all() for n, found in enumerate(together))
+
+
+def test_copies_answer_as_the_first_and_go_with_their_network() -> None:
+    network = OpenVINONetwork(SHIPPED[0], threads=2)
+    picture, box = _picture(network.input_size, 6), np.array([[0.2, 0.2, 0.8, 0.8]], np.float32) * network.input_size
+
+    def answer(asked: OpenVINONetwork) -> np.ndarray:
+        return asked.decode(asked.encode(picture), box)[0]
+
+    for _ in range(2 * PATIENCE):
+        alone = answer(network)
+    assert network._encoder.copies == 1
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            assert all((found == alone).all() for found in pool.map(answer, [network] * 8))
+            if network._encoder.copies == network._decoders[1].copies == 2:
+                break
+        else:
+            pytest.fail("no copy was made")
+    gone = weakref.ref(network)
+    del network
+    assert gone() is None, "without waiting for the garbage collector"
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 35])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
-from qmedsam import Box, Segmenter, Volume
+from qmedsam import Box, QMedSAMError, Segmenter, Volume
 from qmedsam.network.fake import FakeNetwork
+from qmedsam.network.openvino_network import PATIENCE, Requests
 from qmedsam.strategies.side_by_side import side_by_side
 from shapes import ball, tight
 
@@ -111,3 +113,66 @@ def test_jobs_are_taken_when_a_stream_is_free() -> None:
     assert made == list(range(9)) and len(counted) == 9
     assert not side_by_side((partial(job, n) for n in range(9)), 2, lambda n: True)
     assert side_by_side([], 2, lambda n: False) and side_by_side([], 1, lambda n: False)
+
+
+class Tensor:
+    def __init__(self) -> None:
+        self.data = np.zeros(1)
+
+
+class Compiled:
+    """Stands for OpenVINO's: its one request adds 1, and notices when it is asked twice at the same time."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    def create_infer_request(self) -> Compiled:
+        self.input_tensors, self.output_tensors = [Tensor()], [Tensor()]
+        return self
+
+    def infer(self, share_outputs: bool) -> None:
+        self.inside += 1
+        assert self.inside == 1
+        time.sleep(0.001)
+        self.output_tensors[0].data[:] = self.input_tensors[0].data + 1
+        self.inside -= 1
+
+
+def _asked(requests: Requests, callers: int, times: int) -> None:
+    def ask(caller: int) -> None:
+        for n in range(times):
+            assert requests([np.array([100.0 * caller + n])])[0] == 100 * caller + n + 1
+            time.sleep(0.0005)  # what a caller does with the answer
+
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(ask, range(callers)))
+
+
+def test_a_network_is_copied_when_callers_keep_waiting_for_it_and_no_sooner() -> None:
+    made: list[Compiled] = []
+
+    def one_more() -> Compiled:
+        made.append(Compiled())
+        return made[-1]
+
+    requests = Requests(Compiled(), one_more, 2)
+    _asked(requests, 1, 50)
+    _asked(requests, 2, PATIENCE // 2)
+    assert (requests.copies, made) == (1, []), "one queue, or few that wait"
+    _asked(requests, 4, 40)
+    assert requests.copies == 2 and len(made) == 1, "and no more than there are streams"
+    alone = Requests(Compiled(), one_more, 1)
+    _asked(alone, 3, 20)
+    assert alone.copies == 1 and len(made) == 1
+
+
+def test_no_memory_for_a_copy_costs_time_alone() -> None:
+    tried: list[int] = []
+
+    def one_more() -> Compiled:
+        tried.append(1)
+        raise QMedSAMError("There is not enough memory.")
+
+    requests = Requests(Compiled(), one_more, 3)
+    _asked(requests, 3, 40)
+    assert requests.copies == 1 and len(tried) == 1, "it is not tried again"

@@ -19,7 +19,7 @@ _ANSWER = "answer.json"
 
 
 def cache_folder(model: Model, kind: str) -> Optional[Path]:
-    """A model's own on a kind of processor (``QMEDSAM_CACHE`` overrules where; empty: no cache), rid of what is damaged.
+    """A model's own on a kind of processor (``QMEDSAM_CACHE`` overrules where; empty: no cache).
 
     Args:
         model: by its files' checksums.
@@ -33,19 +33,16 @@ def cache_folder(model: Model, kind: str) -> Optional[Path]:
     folder = (Path(chosen) if chosen else user_folder().parent / "Cache") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for blob in folder.glob("*.blob"):
-            if not (_seal(blob).is_file() and _seal(blob).read_text() == _sum(blob)):
-                blob.unlink()
-                _seal(blob).unlink(missing_ok=True)
-    except (OSError, ValueError):
+    except OSError:
         return None  # a read-only home costs a second per start, not the run
     return folder
 
 
 def kept_network(blob: Optional[Path]) -> Optional[bytes]:
-    """A compiled network whose checksum was compared by :func:`cache_folder`; None where there is none."""
+    """A compiled network as it was kept; None where there is none, or a damaged one."""
     try:
-        return blob.read_bytes() if blob and _seal(blob).is_file() else None
+        content = blob.read_bytes() if blob else b""
+        return content if blob and _seal(blob).read_bytes() == _sum(content) else None
     except OSError:
         return None
 
@@ -54,7 +51,7 @@ def keep_network(blob: Optional[Path], content: bytes) -> None:
     """Keep a compiled network and its checksum; whole or not at all, though programs may do so at the same time."""
     with suppress(OSError):
         if blob:
-            for path, written in ((blob, content), (_seal(blob), hashlib.sha256(content).hexdigest().encode())):
+            for path, written in ((blob, content), (_seal(blob), _sum(content))):
                 beside = path.with_name(f"{path.name}.{os.getpid()}")
                 beside.write_bytes(written)
                 os.replace(beside, path)
@@ -80,5 +77,5 @@ def _seal(blob: Path) -> Path:
     return blob.with_suffix(".sha256")
 
 
-def _sum(blob: Path) -> str:
-    return hashlib.sha256(blob.read_bytes()).hexdigest()
+def _sum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -28,8 +29,13 @@ _log = logging.getLogger("QMedSAM")
 SMALL = 8 * 2**20
 #: Where a network may run. AUTO lets OpenVINO choose among what is there.
 DEVICES = ("CPU", "GPU", "NPU", "AUTO")
-#: Streams at most: each adds some 25 MiB, and a box has two views and a few slices to ask at the same time.
+#: Streams at most: each holds a copy of the networks (some 35 MiB), and a box has two views and a few slices to ask.
 MOST_STREAMS = 3
+#: What follows a product value by value is computed by kernels that OpenVINO has, not by some that it writes for each place when
+#: a network is loaded ("snippets"), which takes most of the time until a first mask and a fifth of the memory (Decision 0038).
+PLAIN = {"SNIPPETS_MODE": "DISABLE"}
+#: How often callers wait for a network that is asked already before one more copy of it is made: few slices do not pay for it.
+PATIENCE = 8
 
 
 class OpenVINONetwork:
@@ -37,8 +43,8 @@ class OpenVINONetwork:
 
     Args:
         model: checked against its checksums before loading.
-        threads: CPU threads, 0 for all. A small network is not cut up over them: it has as many ``streams`` of one thread each,
-            three at most, and may be asked by as many threads at the same time.
+        threads: CPU threads, 0 for all. A small network is not cut up over them: it may be asked by as many threads at the same
+            time, three at most (``streams``), and works in theirs.
         precision: ``INFERENCE_PRECISION_HINT`` for what is not int8 (``f32``, ``bf16``); None leaves it to OpenVINO, which
             takes bf16 where the processor has it. In bf16 the decoder's attention is cut up by the number of threads, which
             moved logits by up to 0.3 and a voxel here and there; in f32 results were the same for 1, 2 and 4 threads.
@@ -88,11 +94,16 @@ class OpenVINONetwork:
         self._options: Dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
         self._cache = None
         if device == "CPU":
-            # Unpinned: two programs pinned to the same core starve each other while other cores are idle.
-            self._options.update(ENABLE_CPU_PINNING=False, NUM_STREAMS=self.streams)
+            # Unpinned: two programs pinned to the same core starve each other while other cores are idle. A small network has no
+            # stream of OpenVINO's (0): it works in whatever thread asks, without handing over and without threads of its own.
+            self._options.update(ENABLE_CPU_PINNING=False, NUM_STREAMS=0 if small else 1)
             if threads or small:
-                self._options["INFERENCE_NUM_THREADS"] = self.streams if small else threads
+                self._options["INFERENCE_NUM_THREADS"] = 1 if small else threads
             self._cache = cache_folder(model, processor_kind(self._core, self._version))
+            if small:
+                with suppress(RuntimeError):  # an OpenVINO that does not know it
+                    self._core.set_property("CPU", PLAIN)
+                    self._options.update(PLAIN)
         size = self.input_size
         self._shapes: Dict[str, list] = {"image": [1, 3, size, size]}  # of what an encoder takes
         self._decoders: Dict[int, Requests] = {}
@@ -101,7 +112,7 @@ class OpenVINONetwork:
         assert openvino.Tensor(np.zeros(1, np.float32)).data.size == 1
         if ahead:
             threading.Thread(target=self._load_ahead, name="qmedsam-decoder").start()
-        self._encoder = self._compiled(model.encoder, lambda: self._shapes)
+        self._encoder = self._requests(model.encoder)
         self._encoder([np.zeros((1, 3, size, size), np.float32)])
         self._reference = Reference.of(model)
         self.doubt, self._compared = "", precision != "f32" or self._reference is None
@@ -129,23 +140,34 @@ class OpenVINONetwork:
         graph.reshape(shapes)  # fixed shapes are faster than dynamic ones
         return graph
 
-    def _compiled(self, path: Path, shapes: Callable[[], Dict[str, list]], count: int = 1) -> Requests:
+    def _requests(self, path: Path, count: int = 0) -> Requests:
+        compiled = WeakMethod(self._compiled)  # else this object and its requests hold each other, and their memory
+
+        def one_more() -> Any:
+            load = compiled()
+            assert load is not None, "who asks holds the network"
+            return load(path, count)
+
+        return Requests(self._compiled(path, count), one_more, self.streams)
+
+    def _compiled(self, path: Path, count: int = 0) -> Any:
+        """The encoder (0), or a decoder of so many boxes."""
         how = hashlib.sha256(repr(sorted(self._options.items())).encode()).hexdigest()[:8]
         blob = self._cache / f"{path.stem}-{count}-{how}.blob" if self._cache else None
         with self._explained(path):
             kept = kept_network(blob)
             if kept is not None:
                 try:
-                    return Requests(self._core.import_model(kept, "CPU", self._options), self.streams)
+                    return self._core.import_model(kept, "CPU", self._options)
                 except RuntimeError:
                     _log.debug("OpenVINO refused what was kept of %s", path.name, exc_info=True)
-            graph = self._read(path, shapes())
+            graph = self._read(path, self._prompted(count) if count else self._shapes)
             if self._device == "CPU" and has_avx2():
                 as_convolutions(self._openvino, graph)
             compiled = self._core.compile_model(graph, self._device, self._options)
             if blob:
                 keep_network(blob, compiled.export_model().getvalue())
-            return Requests(compiled, self.streams)
+            return compiled
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
@@ -175,7 +197,7 @@ class OpenVINONetwork:
 
     def _loaded(self, count: int) -> Requests:
         if count not in self._decoders:
-            self._decoders[count] = self._compiled(self.model.decoder, lambda: self._prompted(count), count)
+            self._decoders[count] = self._requests(self.model.decoder, count)
         return self._decoders[count]
 
     def _prompted(self, count: int) -> Dict[str, list]:
@@ -263,34 +285,52 @@ class OpenVINONetwork:
 
 
 class Requests:
-    """A compiled network and its requests: whoever asks gets a free one, or waits for it.
+    """A compiled network and copies of it: whoever asks gets one that nobody asks, or waits for it.
 
-    A run that was given up goes on until its slice ends while the next one starts, and streams ask side by side.
+    A run that was given up goes on until its slice ends while the next one starts, and streams ask side by side. A copy is made
+    when callers had to wait :data:`PATIENCE` times, so that work with one queue holds one network.
 
     Args:
         compiled: OpenVINO's compiled model.
-        count: of requests.
+        one_more: loads it once more.
+        most: how many, with the first.
     """
 
-    def __init__(self, compiled: Any, count: int) -> None:
-        self.compiled = compiled
+    def __init__(self, compiled: Any, one_more: Callable[[], Any], most: int) -> None:
+        self._one_more, self._most = one_more, most
+        self._lock, self._waited = threading.Lock(), 0
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(count):
-            self._free.put(None)  # made when first taken: each holds its own tensors
+        self._free.put((compiled, None))  # a request is made when first taken: it holds its own tensors
+        self.copies = 1
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> List[np.ndarray]:
         """The outputs, copied: a request's own tensors change under the next one."""
-        request = self._free.get()
+        compiled, request = self._taken()
         try:
             if request is None:
-                request = self.compiled.create_infer_request()
+                request = compiled.create_infer_request()
             # Copied: memory of Python's in a request would be let go of in any thread.
             for tensor, given in zip(request.input_tensors, inputs):
                 np.copyto(tensor.data, given)
             request.infer(share_outputs=True)  # else they are copied once more
             return [tensor.data.copy() for tensor in request.output_tensors]
         finally:
-            self._free.put(request)
+            self._free.put((compiled, request))
+
+    def _taken(self) -> Tuple[Any, Any]:
+        with suppress(queue.Empty):
+            return self._free.get_nowait()
+        with self._lock:
+            self._waited += 1
+            wanted = self._waited > PATIENCE and self.copies < self._most
+            if wanted:
+                self._waited, self.copies = 0, self.copies + 1
+        if wanted:
+            try:
+                return self._one_more(), None
+            except QMedSAMError:  # no memory for one more: wait as before
+                self._most = self.copies = self.copies - 1
+        return self._free.get()
 
 
 def _blocks(count: int, shapes: Sequence[int]) -> Iterator[Tuple[int, int]]:

@@ -1,7 +1,8 @@
-"""The one place where OpenVINO is imported: without its telemetry, and bound to its own symbols."""
+"""The one place where OpenVINO is imported, without its telemetry and bound to its own symbols; and what its memory costs."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -79,3 +80,11 @@ def _own_symbols_first() -> Iterator[None]:
         yield
     finally:
         sys.setdlopenflags(flags)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, in a millisecond or two (glibc keeps tens of MiB of it; others have no such call)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Callable, Iterable, List
 
 from ..turns import in_turn
@@ -18,15 +19,17 @@ def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
 
     Args:
         jobs: taken one by one, in order, as streams become free: what they hold is not there before.
-        streams: 1 runs them one after the other in the caller's thread.
+        streams: the caller's thread is one of them; a single job runs in it alone.
         tick: is called by one stream at a time. When it stops one job, all stop at their next tick.
 
     Raises:
         BaseException: the first that a job raised, or an interrupt of the caller; the other jobs have stopped then.
     """
-    if streams <= 1:
-        return all(job(tick) for job in jobs)
-    waiting, lock, over, turn = iter(jobs), threading.Lock(), threading.Event(), threading.Lock()
+    waiting = iter(jobs)
+    first = list(islice(waiting, 2)) if streams > 1 else []
+    if len(first) < 2:
+        return all(job(tick) for job in chain(first, waiting))
+    lock, over, turn = threading.Lock(), threading.Event(), threading.Lock()
     raised: List[BaseException] = []
 
     def shared(count: int) -> bool:
@@ -39,7 +42,7 @@ def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
         try:
             while not over.is_set():
                 with lock:
-                    job = next(waiting, None)
+                    job = first.pop(0) if first else next(waiting, None)
                 if job is None:
                     return
                 with in_turn(turn):
@@ -51,9 +54,10 @@ def side_by_side(jobs: Iterable[Job], streams: int, tick: Tick) -> bool:
                 raised.append(error)
             over.set()
 
-    with ThreadPoolExecutor(streams, "qmedsam-stream") as pool:
-        done = [pool.submit(work) for _ in range(streams)]
+    with ThreadPoolExecutor(streams - 1, "qmedsam-stream") as pool:
         try:
+            done = [pool.submit(work) for _ in range(streams - 1)]
+            work()
             for one in done:
                 one.result()
         except BaseException:  # Ctrl+C reaches the caller alone
