@@ -31,7 +31,7 @@ from qmedsam_training.config import DataConfig, LossConfig, NetworkConfig, Optim
 from qmedsam_training.data import HeldOut, LabelledData, Preparation
 from qmedsam_training.data.cases import labelled_cases
 from qmedsam_training.data.labelled import objects_of
-from qmedsam_training.embedded import Remembered, calibrated_decoder, embeddings, fit_decoder, lessons
+from qmedsam_training.embedded import Remembered, Teacher, calibrated_decoder, embeddings, fit_decoder, lessons
 from qmedsam_training.evaluation import Result, TorchNetwork, score
 from qmedsam_training.export import to_onnx
 from qmedsam_training.networks import start
@@ -41,17 +41,20 @@ from qmedsam_training.runtimes import OnnxNetwork
 SIDE = 256
 #: Encoder and frame that a decoder's lessons and its objects come from.
 SLICES, AROUND = "int8-slice", "float32-roi"
+#: The encoder whose answers are the target where the float network teaches: the same images and boxes as SLICES.
+TAUGHT_BY = "float32-slice"
 PAPER = OptimizerConfig(kind="sgd", learning_rate=0.01, weight_decay=0.0, clip=None, warmup_epochs=1)
 OURS = OptimizerConfig(learning_rate=1e-4, weight_decay=0.01, warmup_epochs=0.2)
 
 
 class Form(NamedTuple):
-    """A row: on whose embeddings it is scored, whether its decoder is int8, and how that is trained (None: not at all)."""
+    """A row: on whose embeddings it is scored, whether its decoder is int8, how it is trained (None: not), whether by float."""
 
     shown: str
     int8: bool = False
     optimizer: Optional[OptimizerConfig] = None
     loss: LossConfig = LossConfig()
+    taught: bool = False
 
 
 FORMS = {
@@ -59,6 +62,7 @@ FORMS = {
     "int8 encoder": Form(SLICES),
     "PTQ": Form(SLICES, int8=True),
     "stage 2": Form(SLICES, True, PAPER, LossConfig(pixel="focal", iou_weight=0.0)),
+    "stage 2, taught by float": Form(SLICES, True, OURS, LossConfig(), taught=True),
     "frame around the box": Form(AROUND),
     "our data": Form(SLICES, False, OURS),
     "our data and frame": Form(AROUND, False, OURS),
@@ -121,7 +125,11 @@ class Experiment:
             calibrated_decoder(model, self.lessons(form.shown)[:48])
         if form.optimizer:
             shown = self.lessons(form.shown)
-            fit_decoder(model, shown, form.loss, form.optimizer, self.epochs, tell=_tell(name))
+            teacher = None
+            if form.taught:
+                plain, _ = start(NetworkConfig(architecture="litemedsam", input_size=SIDE), checkpoint)
+                teacher = Teacher(plain.eval(), self.lessons(TAUGHT_BY))
+            fit_decoder(model, shown, form.loss, form.optimizer, self.epochs, tell=_tell(name), teacher=teacher)
         if form.int8 or form.optimizer:
             torch.save(model.get_submodule("mask_decoder").state_dict(), path)
         return model

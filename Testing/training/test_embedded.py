@@ -14,7 +14,7 @@ pytest.importorskip("brevitas")
 from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
 from qmedsam_training.config import DataConfig, LossConfig, OptimizerConfig, QuantizationConfig  # noqa: E402
 from qmedsam_training.data import LabelledData, Preparation  # noqa: E402
-from qmedsam_training.embedded import Remembered, calibrated_decoder, embeddings, fit_decoder, lessons  # noqa: E402
+from qmedsam_training.embedded import Remembered, Teacher, calibrated_decoder, embeddings, fit_decoder, lessons  # noqa: E402
 from qmedsam_training.evaluation import TorchNetwork, mean_of_groups, score  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
 from small import TINY  # noqa: E402
@@ -86,3 +86,15 @@ def test_remembered_embeddings_score_as_new_ones_do(manifest: Path, tmp_path: Pa
     anew = score(TorchNetwork(model, SIZE), held)
     remembered = score(Remembered(model, SIZE, embeddings(TorchNetwork(model, SIZE), held, tmp_path)), held)
     assert [r.dsc for r in remembered] == pytest.approx([r.dsc for r in anew], abs=0.02)  # half precision
+
+
+def test_a_teacher_is_imitated_and_does_not_learn(shown: List[Path]) -> None:
+    model, teacher = _model(), _model()
+    with torch.no_grad():
+        for value in model.get_submodule("mask_decoder").parameters():
+            value.add_(0.05 * torch.randn_like(value))
+    before, told = {name: value.clone() for name, value in teacher.state_dict().items()}, []
+    tell = lambda epoch, dsc: told.append(dsc)  # noqa: E731
+    fit_decoder(model, shown, LossConfig(), FAST, epochs=10, batch_size=2, tell=tell, teacher=Teacher(teacher, shown))
+    assert told[-1] > told[0]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

@@ -6,10 +6,11 @@ LiteMedSAM's encoder costs thirty times what its decoder does; where it does not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Sequence
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from qmedsam.files import writing
 from qmedsam.network import Network
 from torch import Tensor
@@ -18,7 +19,7 @@ from .architectures.promptable import Promptable
 from .config import LossConfig, OptimizerConfig
 from .data import HeldOut, Source
 from .evaluation import TorchNetwork
-from .losses import prompt_loss
+from .losses import overlap, prompt_loss
 from .networks import make_folder
 from .optimization import cosine, make_optimizer, warm_up
 from .quantization import calibrated
@@ -32,6 +33,18 @@ class Lesson(NamedTuple):
     embedding: Tensor
     boxes: Tensor
     masks: Tensor
+
+
+class Teacher(NamedTuple):
+    """A network whose answers are learned in place of the labels.
+
+    Attributes:
+        model: asked for its logits and predicted IoU; does not learn.
+        paths: of :func:`lessons` of the same source and seed, encoded by this network: the same images and boxes, in order.
+    """
+
+    model: Promptable
+    paths: Sequence[Path]
 
 
 def lessons(
@@ -80,6 +93,7 @@ def fit_decoder(
     batch_size: int = 8,
     seed: int = 0,
     tell: Callable[[int, float], None] = lambda epoch, dsc: None,
+    teacher: Optional[Teacher] = None,
 ) -> Promptable:
     """Train a network's mask decoder, float or quantized, in place; everything else stays as it is.
 
@@ -91,7 +105,8 @@ def fit_decoder(
         epochs: rounds over all lessons; nothing is chosen, the last one is kept.
         batch_size: images a step.
         seed: of the order.
-        tell: after every epoch, with the mean DSC of what was shown in it.
+        tell: after every epoch, with the mean DSC of what was shown in it (against the teacher's masks where there is one).
+        teacher: its soft masks and predicted IoU are the target, by cross entropy and squared error; ``loss`` weighs the two.
     """
     model.eval().requires_grad_(False)
     decoder = model.get_submodule("mask_decoder").train().requires_grad_(True)
@@ -107,11 +122,15 @@ def fit_decoder(
             for group in learner.param_groups:
                 group["lr"] = optimizer.learning_rate * factor
             learner.zero_grad()
-            shown = [read_lesson(paths[n]) for n in order[number * batch_size : (number + 1) * batch_size]]
+            chosen = order[number * batch_size : (number + 1) * batch_size]
+            shown = [read_lesson(paths[n]) for n in chosen]
             masks = sum(len(lesson.boxes) for lesson in shown)
-            for lesson in shown:  # the sum of the gradients is the batch's, at the memory of one image
+            for n, lesson in zip(chosen, shown):  # the sum of the gradients is the batch's, at the memory of one image
                 logits, confidence = model.predict(lesson.embedding, lesson.boxes * model.prompt_scale)
-                losses, dscs = prompt_loss(logits, confidence, lesson.masks, loss)
+                if teacher:
+                    losses, dscs = _agreement(logits, confidence, lesson, teacher, teacher.paths[n], loss)
+                else:
+                    losses, dscs = prompt_loss(logits, confidence, lesson.masks, loss)
                 (losses.sum() / masks).backward()
                 scores += dscs.tolist()
             if optimizer.clip:
@@ -119,6 +138,19 @@ def fit_decoder(
             learner.step()
         tell(epoch, float(np.mean(scores)))
     return model.eval()
+
+
+def _agreement(
+    logits: Tensor, confidence: Tensor, lesson: Lesson, teacher: Teacher, path: Path, loss: LossConfig
+) -> Tuple[Tensor, Tensor]:
+    """Loss and DSC of every mask of a lesson, ``N`` each, against what the teacher answers to the same boxes."""
+    theirs = read_lesson(path)
+    assert torch.equal(theirs.boxes, lesson.boxes), f"{path} is another image's lesson"
+    with torch.no_grad():
+        answer, quality = teacher.model.predict(theirs.embedding, theirs.boxes * teacher.model.prompt_scale)
+        dsc, _ = overlap(logits, (answer > 0).float())
+    pixel = F.binary_cross_entropy_with_logits(logits, answer.sigmoid(), reduction="none").flatten(1).mean(1)
+    return loss.pixel_weight * pixel + loss.iou_weight * F.mse_loss(confidence, quality, reduction="none"), dsc
 
 
 def calibrated_decoder(model: Promptable, paths: Sequence[Path]) -> Promptable:
