@@ -31,7 +31,7 @@ from qmedsam_training.config import DataConfig, LossConfig, NetworkConfig, Optim
 from qmedsam_training.data import HeldOut, LabelledData, Preparation
 from qmedsam_training.data.cases import labelled_cases
 from qmedsam_training.data.labelled import objects_of
-from qmedsam_training.embedded import Remembered, Teacher, calibrated_decoder, embeddings, fit_decoder, lessons
+from qmedsam_training.embedded import Answers, Remembered, calibrated_decoder, embeddings, fit_decoder, lessons
 from qmedsam_training.evaluation import Result, TorchNetwork, score
 from qmedsam_training.export import to_onnx
 from qmedsam_training.networks import start
@@ -128,7 +128,7 @@ class Experiment:
             teacher = None
             if form.taught:
                 plain, _ = start(NetworkConfig(architecture="litemedsam", input_size=SIDE), checkpoint)
-                teacher = Teacher(plain.eval(), self.lessons(TAUGHT_BY))
+                teacher = Answers(plain.eval(), self.lessons(TAUGHT_BY))
             fit_decoder(model, shown, form.loss, form.optimizer, self.epochs, tell=_tell(name), teacher=teacher)
         if form.int8 or form.optimizer:
             torch.save(model.get_submodule("mask_decoder").state_dict(), path)

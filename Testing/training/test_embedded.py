@@ -14,7 +14,7 @@ pytest.importorskip("brevitas")
 from qmedsam_training.architectures import ARCHITECTURES, build  # noqa: E402
 from qmedsam_training.config import DataConfig, LossConfig, OptimizerConfig, QuantizationConfig  # noqa: E402
 from qmedsam_training.data import LabelledData, Preparation  # noqa: E402
-from qmedsam_training.embedded import Remembered, Teacher, calibrated_decoder, embeddings, fit_decoder, lessons  # noqa: E402
+from qmedsam_training.embedded import Answers, Remembered, calibrated_decoder, embeddings, fit_decoder, lessons  # noqa: E402
 from qmedsam_training.evaluation import TorchNetwork, mean_of_groups, score  # noqa: E402
 from qmedsam_training.networks import quantize_parts  # noqa: E402
 from small import TINY  # noqa: E402
@@ -94,7 +94,7 @@ def test_a_teacher_is_imitated_and_does_not_learn(shown: List[Path]) -> None:
         for value in model.get_submodule("mask_decoder").parameters():
             value.add_(0.05 * torch.randn_like(value))
     before, told = {name: value.clone() for name, value in teacher.state_dict().items()}, []
-    tell = lambda epoch, dsc: told.append(dsc)  # noqa: E731
-    fit_decoder(model, shown, LossConfig(), FAST, epochs=10, batch_size=2, tell=tell, teacher=Teacher(teacher, shown))
+    answers, fast = Answers(teacher, shown), {"epochs": 10, "batch_size": 2}
+    fit_decoder(model, shown, LossConfig(), FAST, **fast, tell=lambda _, dsc: told.append(dsc), teacher=answers)
     assert told[-1] > told[0]
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

@@ -35,8 +35,8 @@ class Lesson(NamedTuple):
     masks: Tensor
 
 
-class Teacher(NamedTuple):
-    """A network whose answers are learned in place of the labels.
+class Answers(NamedTuple):
+    """What a network says of its own lessons, learned in place of the labels.
 
     Attributes:
         model: asked for its logits and predicted IoU; does not learn.
@@ -93,7 +93,7 @@ def fit_decoder(
     batch_size: int = 8,
     seed: int = 0,
     tell: Callable[[int, float], None] = lambda epoch, dsc: None,
-    teacher: Optional[Teacher] = None,
+    teacher: Optional[Answers] = None,
 ) -> Promptable:
     """Train a network's mask decoder, float or quantized, in place; everything else stays as it is.
 
@@ -141,7 +141,7 @@ def fit_decoder(
 
 
 def _agreement(
-    logits: Tensor, confidence: Tensor, lesson: Lesson, teacher: Teacher, path: Path, loss: LossConfig
+    logits: Tensor, confidence: Tensor, lesson: Lesson, teacher: Answers, path: Path, loss: LossConfig
 ) -> Tuple[Tensor, Tensor]:
     """Loss and DSC of every mask of a lesson, ``N`` each, against what the teacher answers to the same boxes."""
     theirs = read_lesson(path)

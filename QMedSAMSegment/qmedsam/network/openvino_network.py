@@ -329,7 +329,8 @@ class Requests:
             try:
                 return self._one_more(), None
             except QMedSAMError:  # no memory for one more: wait as before
-                self._most = self.copies = self.copies - 1
+                with self._lock:
+                    self._most = self.copies = self.copies - 1
         return self._free.get()
 
 
